@@ -1,0 +1,115 @@
+"""The life of a job: one table.  No row, no move; the error tells the job's whole story."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from ifmesh.protocol import NEVER, Request, StageRun, Token
+
+
+class State(Enum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Cause(Enum):
+    ASSIGNED = "assigned"  # a worker of its stage was granted it
+    ADOPTED = "adopted"  # a worker already has it: after a restart, or a late answer under the newest token
+    ADVANCED = "advanced"  # the stage is done, more are to come
+    RETRIED = "retried"  # the worker is lost; attempts are left
+    COMPLETED = "completed"  # the result is on disk
+    EXHAUSTED = "exhausted"  # no attempt is left, or the request can never work
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+MOVES: Final = {
+    (State.QUEUED, Cause.ASSIGNED): State.RUNNING,
+    (State.QUEUED, Cause.ADOPTED): State.RUNNING,
+    (State.RUNNING, Cause.ADVANCED): State.QUEUED,
+    (State.RUNNING, Cause.RETRIED): State.QUEUED,
+    (State.RUNNING, Cause.COMPLETED): State.FINISHED,
+    (State.RUNNING, Cause.EXHAUSTED): State.FAILED,
+    (State.QUEUED, Cause.CANCELLED): State.CANCELLED,
+    (State.RUNNING, Cause.CANCELLED): State.CANCELLED,
+    (State.QUEUED, Cause.EXPIRED): State.FAILED,
+    (State.RUNNING, Cause.EXPIRED): State.FAILED,
+}
+
+
+class IllegalMove(AssertionError):
+    """Our own bug: a job was moved where the table has no row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A finished bag that lives in a worker's outbox.  digest: xxh3-128; size: bytes."""
+
+    life: str
+    token: Token
+    digest: str
+    size: int
+
+
+@dataclass(slots=True)
+class Job:
+    """One request on its way.  Times are the coordinator's monotonic seconds.
+
+    stage: index into route: the stage it waits for or runs in.  token: of its newest grant.  life: the worker it was granted to,
+    "" when queued.  received: that worker has the bag.  outputs: by stage index, every finished bag known to live.
+    blame: deaths of a worker's own making while this ran in it.  errors: times a stage raised.
+    """
+
+    id: str
+    request: Request
+    route: tuple[str, ...]
+    accepted: float
+    order: int
+    state: State = State.QUEUED
+    stage: int = 0
+    token: Token = NEVER
+    life: str = ""
+    received: bool = False
+    running: bool = False
+    step: int = 0
+    steps: int = 0
+    outputs: dict[int, Output] = field(default_factory=dict)
+    watchers: set[bytes] = field(default_factory=set)
+    blame: int = 0
+    errors: int = 0
+    pushed: float = 0.0
+    pushes: int = 0
+    queued_at: float = 0.0
+    started_at: float = 0.0
+    size_in: int = 0
+    runs: dict[int, StageRun] = field(default_factory=dict)
+    classes: dict[int, str] = field(default_factory=dict)
+    reproducible: bool = True
+    story: list[tuple[float, str]] = field(default_factory=list)
+
+    @property
+    def at(self) -> str:
+        """The name of the stage it waits for or runs in."""
+        return self.route[self.stage]
+
+    @property
+    def ended(self) -> bool:
+        return self.state not in (State.QUEUED, State.RUNNING)
+
+    def tell(self, now: float, text: str) -> None:
+        """Add a line to its story.  A long life is told by its beginning and its end."""
+        if len(self.story) >= 200:
+            del self.story[100]
+        self.story.append((now - self.accepted, text))
+
+    def move(self, now: float, cause: Cause, why: str = "") -> None:
+        after = MOVES.get((self.state, cause))
+        if after is None:
+            raise IllegalMove(f"{self.id}: {self.state.value}, but {cause.value}; so far {self.story}")
+        self.tell(now, f"{self.at}: {cause.value}{': ' + why if why else ''}")
+        self.state = after

@@ -1,0 +1,475 @@
+"""Every message on the wire, grouped by direction, and the Request.
+
+Past tense: it happened (`Done`).  Imperative: an order (`Run`).  Every message carries what fences it: `token`, a new one for every
+grant, totally ordered; `life`, one start of one worker process.  One union per door: a message at the wrong door does not decode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+VERSION = 1
+
+STAGES = ("encoder", "stage_one", "stage_two", "upscaler", "guard")
+TASKS = ("generate", "vary", "inpaint", "upscale", "encode")
+
+Token = tuple[int, int]
+"""(coordinator epoch, number).  Issuing a newer one is what invalidates the older; (0, 0) is older than any."""
+
+NEVER: Token = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one stage draws.  None: the cascade's default.
+
+    steps: number of denoising steps, or timesteps: the explicit falling list within 999..0.  guidance: classifier-free guidance
+    scale.  strength: (0, 1], vary and inpaint.  noise_level: 0..999, noise put on the low-resolution input (Stage II, upscaler).
+    """
+
+    steps: int | None = None
+    timesteps: tuple[int, ...] | None = None
+    guidance: float | None = None
+    strength: float | None = None
+    noise_level: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody wants drawn.  The same Request gives the same bytes within one numeric class.
+
+    seed: of the one CPU generator that travels in the bag.  settings: by stage name.  width, height: base pixels (Stage I).
+    seeding: "chained" (one generator through all stages) or "per_stage" (fresh in each).  stages: publish the pictures of the
+    earlier stages too.  priority: higher goes first.  deadline: seconds from acceptance to the end.  keep: seconds to keep the
+    last bag beside the result.  continues: job id whose kept bag to start from.
+    """
+
+    prompt: str
+    seed: int
+    task: str = "generate"
+    negative: str = ""
+    settings: dict[str, Settings] = field(default_factory=dict)
+    width: int | None = None
+    height: int | None = None
+    seeding: Literal["chained", "per_stage"] = "chained"
+    first_stage: str = "encoder"
+    last_stage: str = "upscaler"
+    stages: bool = True
+    priority: int = 0
+    deadline: float | None = None
+    keep: float = 0.0
+    continues: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a PULL listens.  host: id of the host on which only it can be reached (ipc), "" for everywhere (tcp)."""
+
+    host: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """What one stage did for one job, as published.  Seconds and bytes; runs: how often it was started."""
+
+    stage: str
+    worker: str
+    pid: int
+    device: str
+    queued_s: float
+    run_s: float
+    steps: int
+    bytes_in: int
+    bytes_out: int
+    runs: int
+
+
+# ---- client -> coordinator
+
+
+@dataclass(frozen=True, slots=True)
+class Hi:
+    """A client is here.  Answered by Welcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Please run this, once, whatever happens.  Repeating it is safe: the job id is the client's own."""
+
+    job: str
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Tell me of this job from now on; answered at once with where it stands."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Send the published result."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Show the books: a page of jobs (job == ""), or one job with its whole story."""
+
+    page: int = 0
+    job: str = ""
+
+
+# ---- coordinator -> client
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """stages: of the running cascade.  epoch: of the coordinator.  Limits: a client can check before it sends."""
+
+    stages: tuple[str, ...]
+    epoch: int
+    max_prompt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """It is on disk; it will end."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not taken.  reason "invalid" is the request's fault, "busy" says when to come back; job "" is about the connection."""
+
+    job: str
+    reason: Literal["busy", "conflict", "invalid", "unknown", "version"]
+    detail: str
+    retry_after: float = 0.0
+    field: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """position: how many jobs of this stage go before it; 0 is next."""
+
+    job: str
+    stage: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    job: str
+    stage: str
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """step of steps is done."""
+
+    job: str
+    stage: str
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The result is on disk.  digest: SHA-256 (hex) of the published frame, size: its bytes.
+
+    reproducible: every stage stayed within one numeric class over all its runs.
+    """
+
+    job: str
+    digest: str
+    size: int
+    seed: int
+    reproducible: bool
+    runs: tuple[StageRun, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It has ended without a picture.  cause: "request", "error" (attempts used up), "poison" or "expired"."""
+
+    job: str
+    cause: Literal["request", "error", "poison", "expired"]
+    stage: str
+    worker: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Answers Fetch.  The published safetensors frame follows as the next part of the same message."""
+
+    job: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRow:
+    """One process of the mesh, as `ifmesh ps` shows it.  state: loading, ready, busy, draining, aside, starting or lost."""
+
+    service: str
+    stage: str
+    pid: int
+    host: str
+    device: str
+    state: str
+    running: int
+    held: int
+    done: int
+    seen_s: float
+    numeric: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    job: str
+    state: str
+    stage: str
+    step: int
+    steps: int
+    worker: str
+    age_s: float
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Answers Inspect.  story: [(seconds since acceptance, what happened)], for one job only; missing: stages without a worker."""
+
+    page: int
+    pages: int
+    services: tuple[ServiceRow, ...]
+    jobs: tuple[JobRow, ...]
+    queued: dict[str, int]
+    missing: tuple[str, ...]
+    story: tuple[tuple[float, str], ...] = ()
+    runs: tuple[StageRun, ...] = ()
+    ending: str = ""
+
+
+# ---- worker -> coordinator
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A worker lives.  life: one start of one process, never reused; name: the service it is, kept over restarts.
+
+    capacity: jobs it may hold unfinished (running and prefetched).  numeric: its numeric class; equal strings, equal bits.
+    """
+
+    stage: str
+    life: str
+    name: str
+    pid: int
+    host: str
+    device: str
+    endpoints: tuple[Endpoint, ...]
+    capacity: int
+    numeric: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One thing a worker has.  waiting: granted, no bag yet; ready: the bag is here; running: stepping; done: in the outbox.
+
+    digest (xxh3-128, hex), size (bytes) and seconds (spent stepping) belong to done.
+    """
+
+    job: str
+    token: Token
+    state: Literal["waiting", "ready", "running", "done"]
+    step: int = 0
+    steps: int = 0
+    digest: str = ""
+    size: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Everything that this worker holds and runs.  Sent each second; answered by Verdicts.  full: the outbox takes no more."""
+
+    life: str
+    number: int
+    state: Literal["loading", "ready", "draining"]
+    held: tuple[Held, ...]
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Progress between beats.  step 0: it begins now."""
+
+    life: str
+    job: str
+    token: Token
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The bag is here, whole, and of the right shape."""
+
+    life: str
+    job: str
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The stage's bag is in the outbox."""
+
+    life: str
+    job: str
+    token: Token
+    digest: str
+    size: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The stage raised.  fault "request": it can never work; "stage": try elsewhere."""
+
+    life: str
+    job: str
+    token: Token
+    error: str
+    fault: Literal["request", "stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """A drained worker leaves; it holds nothing."""
+
+    life: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """From a worker's parent, repeated until Noted: that life is over.
+
+    cause: "ended" (as asked), "killed" (from outside), "crashed" (of its own making: exit code, SEGV, ABRT), "stalled" (by our Kill).
+    """
+
+    life: str
+    cause: Literal["ended", "killed", "crashed", "stalled"]
+    detail: str
+
+
+# ---- coordinator -> worker, and its parent
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Do this.  The bag comes over PULL, under the same job and token."""
+
+    job: str
+    token: Token
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Send the bag you hold for this job to `life`, under its `token`, and keep yours until Release.  kind: bag or result."""
+
+    job: str
+    token: Token
+    life: str
+    to: tuple[Endpoint, ...]
+    kind: Literal["bag", "result"] = "bag"
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget the task under this token: cancelled, or given to another."""
+
+    job: str
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The finished bag that you made under this token is needed no more."""
+
+    job: str
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Answers a Beat: it was heard.  Whatever of it is to go: `drop` tasks, `release` bags."""
+
+    number: int
+    drop: tuple[tuple[str, Token], ...] = ()
+    release: tuple[tuple[str, Token], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """No new work; finish what runs, hand over the outbox, say Bye, end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """I do not know you: say Hello, then Beat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """To the parent: that life is stalled; end it."""
+
+    life: str
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """To the parent: its Exited was booked."""
+
+    life: str
+
+
+ClientMessage = Hi | Submit | Cancel | Watch | Fetch | Inspect
+WorkerMessage = Hello | Beat | Step | Received | Done | Raised | Bye | Exited
+ToCoordinator = ClientMessage | WorkerMessage
+ToClient = Welcome | Accepted | Refused | Queued | Started | Progress | Finished | Failed | Cancelled | Result | Books
+ToWorker = Run | Push | Drop | Release | Verdicts | Drain | Who | Refused
+ToParent = Kill | Noted | Refused
+Ended = Finished | Failed | Cancelled
+
+
+# ---- data: the first frame of every PUSH, before the safetensors frame
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """kind: "bag" to a worker, "result" to the coordinator.  token: of the grant it is for.  digest: xxh3-128 (hex) of the frame."""
+
+    kind: Literal["bag", "result"]
+    job: str
+    stage: str
+    token: Token
+    digest: str

@@ -1,0 +1,1 @@
+"""The heavy half of ifmesh: the only place that imports torch."""

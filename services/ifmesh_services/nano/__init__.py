@@ -1,0 +1,1 @@
+"""The built-in cascade: small weights in the layout of the hub."""
