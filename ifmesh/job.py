@@ -60,9 +60,13 @@ class Output:
 class Job:
     """One request on its way.  Times are the coordinator's monotonic seconds.
 
-    stage: index into route: the stage it waits for or runs in.  token: of its newest grant.  life: the worker it was granted to,
-    "" when queued.  received: that worker has the bag.  outputs: by stage index, every finished bag known to live.
-    blame: deaths of a worker's own making while this ran in it.  errors: times a stage raised.
+    stage: index into route: the stage it waits for or runs in.  order: of acceptance; the older goes first.  ticket: names its one
+    valid place in a queue.
+    The grant: token, life (the worker, "" when queued), received (that worker has the bag), running (it has begun), publishing
+    (the last stage is done, and its result is on its way to disk), pushed and pushes (when last, and how often, the bag was sent).
+    tokens: the newest grant of each stage, by index: an answer under an older one is stale.
+    outputs: by stage index, every finished bag known to live.  classes: the numeric class in which each stage ran.
+    blame: deaths of a worker's own making while this ran in it.  errors: times a stage raised; avoid: the workers it raised in.
     """
 
     id: str
@@ -72,24 +76,28 @@ class Job:
     order: int
     state: State = State.QUEUED
     stage: int = 0
+    ticket: int = 0
     token: Token = NEVER
     life: str = ""
     received: bool = False
     running: bool = False
-    step: int = 0
-    steps: int = 0
-    outputs: dict[int, Output] = field(default_factory=dict)
-    watchers: set[bytes] = field(default_factory=set)
-    blame: int = 0
-    errors: int = 0
+    publishing: bool = False
     pushed: float = 0.0
     pushes: int = 0
-    queued_at: float = 0.0
-    started_at: float = 0.0
-    size_in: int = 0
-    runs: dict[int, StageRun] = field(default_factory=dict)
+    step: int = 0
+    steps: int = 0
+    tokens: dict[int, Token] = field(default_factory=dict)
+    outputs: dict[int, Output] = field(default_factory=dict)
     classes: dict[int, str] = field(default_factory=dict)
     reproducible: bool = True
+    blame: int = 0
+    errors: int = 0
+    avoid: set[str] = field(default_factory=set)
+    watchers: set[bytes] = field(default_factory=set)
+    queued_at: float = 0.0
+    started_at: float = 0.0
+    starts: dict[int, int] = field(default_factory=dict)
+    runs: dict[int, StageRun] = field(default_factory=dict)
     story: list[tuple[float, str]] = field(default_factory=list)
 
     @property
@@ -98,8 +106,14 @@ class Job:
         return self.route[self.stage]
 
     @property
-    def ended(self) -> bool:
-        return self.state not in (State.QUEUED, State.RUNNING)
+    def last(self) -> int:
+        """The index of its last stage."""
+        return len(self.route) - 1
+
+    @property
+    def floor(self) -> int:
+        """Outputs of stages below this index are needed no more: their successor exists twice."""
+        return self.stage - 1 if self.received else self.stage - 2
 
     def tell(self, now: float, text: str) -> None:
         """Add a line to its story.  A long life is told by its beginning and its end."""

@@ -1,14 +1,39 @@
-"""The worker's mind: pure.  Tasks, early bags, the outbox, the beat.  (Skeleton: bodies follow.)
+"""The worker's mind: pure.  Tasks, early bags, the outbox, the beat.
 
-Only the worker's I/O thread touches it; what the compute thread did is told to it there.
+Only the worker's I/O thread touches it; what the compute thread did is told to it there.  A task is here from its Run until its
+bag is done; the finished bag is here until the coordinator says Release.  All of it is in every Beat.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from ifmesh.protocol import Endpoint, Header, Hello, Request, Token, ToWorker, WorkerMessage
+from ifmesh.protocol import (
+    Beat,
+    Bye,
+    Done,
+    Drain,
+    Drop,
+    Endpoint,
+    Header,
+    Held,
+    Hello,
+    Push,
+    Raised,
+    Received,
+    Refused,
+    Release,
+    Request,
+    Run,
+    Step,
+    Token,
+    ToWorker,
+    Verdicts,
+    Who,
+    WorkerMessage,
+)
 
 Frame = bytes | memoryview
 """A bag as one safetensors frame."""
@@ -64,52 +89,228 @@ class Task:
     frame: Frame
 
 
-class Keeper:
-    """Feed it what arrived and the time; carry out what it returns."""
+@dataclass(slots=True)
+class _Task:
+    """A granted job that is not done.  frame: its bag, once here.  told: when its last Step was sent."""
 
-    def __init__(self, hello: Hello, outbox_bytes: int = 1 << 30, beat: float = 1.0, patience: float = 3.0) -> None: ...
+    token: Token
+    request: Request
+    frame: Frame | None = None
+    running: bool = False
+    step: int = 0
+    steps: int = 0
+    told: float = 0.0
+    spoils: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A finished bag in the outbox."""
+
+    token: Token
+    frame: Frame
+    digest: str
+    steps: int
+    seconds: float
+
+
+EARLY = 8  # bags that may wait for their Run: PUSH and DEALER are two connections, so their order is not certain
+
+
+class Keeper:
+    """Feed it what arrived and the time; carry out what it returns.
+
+    outbox_bytes: from there on nothing new is taken.  beat: seconds between Beats.  patience: seconds without a word from the
+    coordinator until the control socket is made anew.
+    """
+
+    def __init__(self, hello: Hello, outbox_bytes: int = 1 << 30, beat: float = 1.0, patience: float = 3.0) -> None:
+        self.hello = hello
+        self.tasks: dict[str, _Task] = {}  # in the order of their grants
+        self.outbox: dict[str, _Kept] = {}
+        self.state: Literal["loading", "ready", "draining"] = "loading"
+        self._early: OrderedDict[tuple[str, Token], Frame] = OrderedDict()
+        self._outbox_bytes = outbox_bytes
+        self._beat, self._patience = beat, patience
+        self._number = 0
+        self._next = 0.0
+        self._heard = 0.0
+        self._said_bye = False
 
     def start(self, now: float) -> list[Command]:
         """Say Hello; loading."""
-        raise NotImplementedError
+        self._heard = now
+        return self._introduce(now)
 
     def loaded(self, now: float, numeric: str) -> list[Command]:
         """The weights are there: ready for work, in this numeric class."""
-        raise NotImplementedError
+        self.hello = replace(self.hello, numeric=numeric)
+        if self.state == "loading":
+            self.state = "ready"
+        return self._introduce(now)
 
     def receive(self, now: float, message: ToWorker) -> list[Command]:
-        raise NotImplementedError
+        self._heard = now
+        match message:
+            case Run():
+                return self._run(now, message)
+            case Push():
+                return self._push(message)
+            case Drop(job, token):
+                return self._drop(job, token)
+            case Release(job, token):
+                return self._release(job, token)
+            case Verdicts():
+                out = [c for job, token in message.drop for c in self._drop(job, token)]
+                return out + [c for job, token in message.release for c in self._release(job, token)]
+            case Drain():
+                return self.drain(now)
+            case Who():
+                return self._introduce(now)
+            case Refused():
+                return [Stop(message.detail)]
 
     def arrived(self, now: float, header: Header, frame: Frame) -> list[Command]:
         """A bag came over PULL, and its digest is right.  It may be earlier than its Run, or for nobody."""
-        raise NotImplementedError
+        task = self.tasks.get(header.job)
+        if task is None or task.token < header.token:
+            self._early[header.job, header.token] = frame
+            if len(self._early) > EARLY:
+                self._early.popitem(last=False)
+            return []
+        if task.token != header.token or task.frame is not None:
+            return []  # stale, or twice
+        task.frame = frame
+        return [Send(Received(self.hello.life, header.job, task.token))]
 
     def take(self, now: float) -> tuple[Task | None, list[Command]]:
-        """The next task to start, for a compute thread with a free slot."""
-        raise NotImplementedError
+        """The next task to start, for a compute thread with a free slot: higher priority first, then the older grant."""
+        ready = [(-t.request.priority, t.token, job) for job, t in self.tasks.items() if t.frame is not None and not t.running]
+        if not ready:
+            return None, []
+        job = min(ready)[2]
+        task = self.tasks[job]
+        task.running, task.told = True, now
+        assert task.frame is not None
+        return Task(job, task.token, task.request, task.frame), []
 
     def spoiled(self, now: float, job: str, token: Token, error: str) -> list[Command]:
         """The bag does not decode to what the stage needs: wait for it again; the third time raises it."""
-        raise NotImplementedError
+        task = self._current(job, token)
+        if task is None:
+            return []
+        task.frame, task.running = None, False
+        task.spoils += 1
+        return self.raised(now, job, token, f"the bag is spoiled: {error}", "stage") if task.spoils >= 3 else []
 
     def advanced(self, now: float, job: str, token: Token, step: int, steps: int) -> list[Command]:
-        """One step further; told on at most ten times a second."""
-        raise NotImplementedError
+        """One step further; told on at most ten times a second.  step 0: it begins."""
+        task = self._current(job, token)
+        if task is None:
+            return []
+        task.step, task.steps = step, steps
+        if step and now - task.told < 0.1:
+            return []
+        task.told = now
+        return [Send(Step(self.hello.life, job, token, step, steps))]
 
     def completed(self, now: float, job: str, token: Token, frame: Frame, digest: str, seconds: float) -> list[Command]:
         """The stage's bag, encoded: into the outbox."""
-        raise NotImplementedError
+        task = self._current(job, token)
+        if task is None:
+            return []
+        del self.tasks[job]
+        self.outbox[job] = _Kept(token, frame, digest, task.steps, seconds)
+        return [Send(Done(self.hello.life, job, token, digest, len(frame), task.steps, seconds))]
 
     def raised(self, now: float, job: str, token: Token, error: str, fault: Literal["request", "stage"]) -> list[Command]:
-        raise NotImplementedError
+        if self._current(job, token) is None:
+            return []
+        del self.tasks[job]
+        return [Send(Raised(self.hello.life, job, token, error, fault)), *self._leave()]
 
     def drain(self, now: float) -> list[Command]:
         """No new work; end when nothing is held."""
-        raise NotImplementedError
+        if self.state == "draining":
+            return []
+        self.state = "draining"
+        return [*self._say_beat(now), *self._leave()]
 
     def tick(self, now: float) -> list[Command]:
         """The beat, and the watch over the coordinator's silence."""
-        raise NotImplementedError
+        out: list[Command] = []
+        if now - self._heard >= self._patience:
+            self._heard = now
+            out += [Rebuild(), Send(self.hello)]
+            self._next = now
+        if now >= self._next:
+            out += self._say_beat(now)
+        return out
 
     def wakeup(self) -> float:
-        raise NotImplementedError
+        return min(self._next, self._heard + self._patience)
+
+    # ---- orders
+
+    def _run(self, now: float, m: Run) -> list[Command]:
+        if (kept := self.outbox.get(m.job)) is not None and kept.token >= m.token:
+            return []  # done already; the Beat says so
+        task = self.tasks.get(m.job)
+        if task is not None and task.token >= m.token:
+            return []  # said twice
+        out: list[Command] = [] if task is None else [Forget(m.job, task.token)]
+        self.tasks.pop(m.job, None)
+        self.tasks[m.job] = _Task(m.token, m.request)
+        early = self._early.pop((m.job, m.token), None)
+        if early is None:
+            return out
+        return out + self.arrived(now, Header("bag", m.job, "", m.token, ""), early)
+
+    def _push(self, m: Push) -> list[Command]:
+        kept = self.outbox.get(m.job)
+        if kept is None:
+            return []  # the next Beat shows that it is not here
+        return [Carry(m.life, m.to, Header(m.kind, m.job, self.hello.stage, m.token, kept.digest), kept.frame)]
+
+    def _drop(self, job: str, token: Token) -> list[Command]:
+        self._early.pop((job, token), None)
+        task = self.tasks.get(job)
+        if task is None or task.token > token:
+            return []
+        del self.tasks[job]
+        return [Forget(job, task.token), *self._leave()]
+
+    def _release(self, job: str, token: Token) -> list[Command]:
+        kept = self.outbox.get(job)
+        if kept is not None and kept.token <= token:
+            del self.outbox[job]
+        return self._leave()
+
+    # ---- what it says
+
+    def _introduce(self, now: float) -> list[Command]:
+        return [Send(self.hello), *self._say_beat(now)]
+
+    def _say_beat(self, now: float) -> list[Command]:
+        self._number += 1
+        self._next = now + self._beat
+        held = [Held(job, t.token, self._phase(t), t.step, t.steps) for job, t in self.tasks.items()]
+        held += [Held(job, k.token, "done", k.steps, k.steps, k.digest, len(k.frame), k.seconds) for job, k in self.outbox.items()]
+        full = sum(len(k.frame) for k in self.outbox.values()) >= self._outbox_bytes
+        return [Send(Beat(self.hello.life, self._number, self.state, tuple(held), full))]
+
+    def _leave(self) -> list[Command]:
+        """Draining, and nothing is held any more: the end."""
+        if self.state != "draining" or self.tasks or self.outbox or self._said_bye:
+            return []
+        self._said_bye = True
+        return [Send(Bye(self.hello.life)), Stop("")]
+
+    def _current(self, job: str, token: Token) -> _Task | None:
+        """The task, if what the compute thread speaks of is still wanted."""
+        task = self.tasks.get(job)
+        return task if task is not None and task.token == token else None
+
+    @staticmethod
+    def _phase(task: _Task) -> Literal["waiting", "ready", "running"]:
+        return "running" if task.running else "waiting" if task.frame is None else "ready"

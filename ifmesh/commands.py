@@ -1,0 +1,127 @@
+"""What the broker wants done, what the journal remembers, and the broker's numbers.  Plain values: tests compare them with ==."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ifmesh.protocol import Ended, Endpoint, Request, StageRun, ToClient, Token, ToParent, ToWorker
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The broker's numbers.  Seconds unless said."""
+
+    silence: float = 5.0  # a worker that says nothing for this long is dead
+    grace: float = 5.0  # after a restart: adopt only, grant nothing
+    transfer: float = 5.0  # a bag that has not arrived after this is pushed again ...
+    transfers: int = 3  # ... so often, then another worker gets the job
+    loading: float = 600.0  # patience with a worker that loads its weights
+    blames: int = 4  # this death of its own making fails the request as poison
+    alone: int = 2  # after so many it runs with nobody beside it
+    errors: int = 3  # so many raises of a stage fail the request
+    aside: int = 3  # a worker that killed so many different requests ...
+    window: float = 600.0  # ... within this time is put aside
+    max_jobs: int = 1000  # unfinished jobs; beyond: Refused(busy)
+    remember: int = 10000  # endings kept in memory
+    page: int = 100  # rows of one Books
+    retry_after: float = 2.0  # what a refused client is told to wait
+    patience: Mapping[str, float] = field(default_factory=dict)  # by stage, instead of the cascade's own
+
+
+# ---- what the broker wants done
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Over the ROUTER.  A peer that cannot be reached is told back with `gone`."""
+
+    to: bytes
+    message: ToClient | ToWorker | ToParent
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """PUSH the job's first bag (empty, for a job without uploads) to the worker, under a "bag" header with this stage and token."""
+
+    job: str
+    token: Token
+    stage: str
+    life: str
+    to: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """Send the published result of this job to a client: Result, and the frame from disk."""
+
+    to: bytes
+    job: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """Journal: the job is accepted.  Every Book, Close and Blame of a batch is on disk before any of its Sends leaves."""
+
+    job: str
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Journal: the job has ended, unless it had already (compare-and-set)."""
+
+    job: str
+    ending: Ended
+    story: tuple[tuple[float, str], ...]
+    runs: tuple[StageRun, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """Journal: so many deaths are held against the job."""
+
+    job: str
+    count: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """For the log.  job "": about the mesh."""
+
+    job: str
+    text: str
+
+
+Command = Send | Give | Hand | Book | Close | Blame | Note
+
+
+# ---- what the journal remembers
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """An accepted job without an ending.  age: seconds since acceptance, by the wall clock."""
+
+    job: str
+    request: Request
+    age: float
+    blame: int
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """An ended job."""
+
+    job: str
+    request: Request
+    ending: Ended
+    story: tuple[tuple[float, str], ...]
+    runs: tuple[StageRun, ...]
+
+
+def parent_of(life: str) -> bytes:
+    """The routing id of the parent process that watches this life."""
+    return f"{life}/parent".encode()

@@ -1,0 +1,96 @@
+"""The workers that live, and which of them has room."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Literal
+
+from ifmesh.protocol import Hello, Token
+
+
+@dataclass(slots=True)
+class Worker:
+    """One life of one worker.  Times are the coordinator's monotonic seconds.
+
+    tasks: what it was granted and has not finished.  outputs: jobs whose finished bag is in its outbox.  beat: number of its last
+    Beat, 0 before the first; nothing is granted before it, because it may hold tasks of an earlier epoch.  reserved: the one job
+    that it is kept empty for.
+    """
+
+    hello: Hello
+    peer: bytes
+    since: float
+    seen: float
+    progressed: float
+    state: Literal["loading", "ready", "draining"] = "loading"
+    full: bool = False
+    beat: int = 0
+    reserved: str = ""
+    done: int = 0
+    tasks: dict[str, Token] = field(default_factory=dict)
+    outputs: set[str] = field(default_factory=set)
+
+    @property
+    def life(self) -> str:
+        return self.hello.life
+
+    @property
+    def name(self) -> str:
+        return self.hello.name
+
+    @property
+    def stage(self) -> str:
+        return self.hello.stage
+
+    @property
+    def room(self) -> bool:
+        """May it be granted one more job?"""
+        return self.state == "ready" and not self.full and not self.reserved and len(self.tasks) < self.hello.capacity
+
+
+class Roster:
+    """All workers, by life, by name and by stage; the least loaded with room comes first, found in a heap, not by a scan."""
+
+    def __init__(self, stages: tuple[str, ...]) -> None:
+        self.lives: dict[str, Worker] = {}
+        self.names: dict[str, Worker] = {}
+        self.stages: dict[str, dict[str, Worker]] = {stage: {} for stage in stages}
+        self.aside: set[str] = set()  # names of workers that killed too many different requests
+        self._free: dict[str, list[tuple[int, int, str]]] = {stage: [] for stage in stages}
+        self._serial = count()
+
+    def add(self, worker: Worker) -> None:
+        self.lives[worker.life] = self.names[worker.name] = self.stages[worker.stage][worker.life] = worker
+
+    def remove(self, worker: Worker) -> None:
+        del self.lives[worker.life], self.stages[worker.stage][worker.life]
+        if self.names.get(worker.name) is worker:
+            del self.names[worker.name]
+
+    def offer(self, worker: Worker) -> None:
+        """Its load or its state has changed: it may have room."""
+        if worker.room and worker.name not in self.aside:
+            heap = self._free[worker.stage]
+            heapq.heappush(heap, (len(worker.tasks), next(self._serial), worker.life))
+            if len(heap) > 64 and len(heap) > 8 * len(self.stages[worker.stage]):
+                self._free[worker.stage] = [e for e in set(heap) if self._true(e)]
+                heapq.heapify(self._free[worker.stage])
+
+    def _true(self, entry: tuple[int, int, str]) -> bool:
+        """Does this entry of a heap still tell the truth?"""
+        load, _, life = entry
+        worker = self.lives.get(life)
+        return worker is not None and worker.room and len(worker.tasks) == load and worker.name not in self.aside
+
+    def least_loaded(self, stage: str) -> Worker | None:
+        """The worker of this stage with room and the fewest tasks; entries that the truth has left behind are dropped."""
+        heap = self._free[stage]
+        while heap and not self._true(heap[0]):
+            heapq.heappop(heap)
+        return self.lives[heap[0][2]] if heap else None
+
+    def usable(self, stage: str) -> list[Worker]:
+        """The workers of this stage that serve, with room or without."""
+        return [w for w in self.stages[stage].values() if w.state == "ready" and w.name not in self.aside]
