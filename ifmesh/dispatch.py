@@ -1,0 +1,251 @@
+"""Where jobs meet workers and part from them: grants, hand-overs, retries, losses, blame.  Pure.
+
+`_assign` is the only place where a waiting job meets a worker; it runs after every change.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from ifmesh.cascade import Cascade
+from ifmesh.commands import Blame, Give, Policy
+from ifmesh.job import Cause, Job, Output, State
+from ifmesh.ledger import Ledger
+from ifmesh.protocol import Drop, Ended, Endpoint, Failed, Held, Progress, Push, Run, StageRun, Started, Token
+from ifmesh.roster import Worker
+
+
+class Dispatch(Ledger):
+    """The ledger, and the rules by which work is given, taken back and held against it."""
+
+    def __init__(self, cascade: Cascade, epoch: int, inlet: tuple[Endpoint, ...], policy: Policy | None = None) -> None:
+        super().__init__(cascade, epoch, policy)
+        self._inlet = inlet
+        self._grants = 0
+        self._over: OrderedDict[str, None] = OrderedDict()  # lives known to have ended: nothing of theirs counts
+        self._suspects: dict[str, tuple[str, set[str]]] = {}  # lives lost without a witness: name, and what ran there
+        self._crimes: dict[str, list[tuple[float, str]]] = {}  # a worker's deaths of its own making: when, and what ran
+
+    # ---- the one rule
+
+    def _assign(self, now: float) -> None:
+        """The only place where a job meets a worker.  Drain before admitting: the last stage first."""
+        if self._orphans:
+            return
+        for stage in reversed(self.queues):
+            queue = self.queues[stage]
+            if not queue or not self.roster.stages[stage]:
+                continue
+            for job in queue.drain():
+                if self.draining and job.stage == 0:
+                    continue
+                picky = job.avoid or job.blame >= self.policy.alone or job.stage in job.classes
+                worker = self._pick(job) if picky else self.roster.least_loaded(stage)
+                if worker is not None:
+                    queue.remove(job)
+                    self._grant(now, job, worker)
+                elif not picky:
+                    break
+
+    def _pick(self, job: Job) -> Worker | None:
+        """A worker for a job with a past: alone after deaths, in its numeric class if one serves it, away from where it raised."""
+        usable = self.roster.usable(job.at)
+        usable = [w for w in usable if w.hello.numeric == job.classes.get(job.stage)] or usable
+        usable = [w for w in usable if w.name not in job.avoid] or usable
+        if job.blame < self.policy.alone:
+            return min((w for w in usable if w.room), key=lambda w: (len(w.tasks), w.life), default=None)
+        mine = [w for w in usable if w.reserved == job.id] or [w for w in usable if not w.reserved]
+        worker = min(mine, key=lambda w: (len(w.tasks), w.life), default=None)
+        self._unreserve(job)
+        if worker is None:
+            return None
+        worker.reserved, self._reserved[job.id] = job.id, worker.life
+        return worker if not worker.tasks and not worker.full else None
+
+    def _grant(self, now: float, job: Job, worker: Worker) -> None:
+        self._grants += 1
+        self._move(now, job, Cause.ASSIGNED, worker.name)
+        self._take(now, job, worker, job.stage, (self.epoch, self._grants))
+        job.starts[job.stage] = job.starts.get(job.stage, 0) + 1
+        job.pushes = 0
+        self._send(worker.peer, Run(job.id, job.token, job.request))
+        self._push(now, job, worker)
+
+    def _adopt(self, now: float, job: Job, worker: Worker, index: int, token: Token, why: str) -> None:
+        """A worker already has it, under the newest token."""
+        self._leave(job)
+        job.stage = index
+        self._move(now, job, Cause.ADOPTED, why)
+        self._take(now, job, worker, index, token)
+        job.starts.setdefault(index, 1)
+        job.pushed, job.pushes = now, 0
+
+    def _take(self, now: float, job: Job, worker: Worker, index: int, token: Token) -> None:
+        if job.classes.setdefault(index, worker.hello.numeric) != worker.hello.numeric:
+            job.reproducible = False
+        job.token = job.tokens[index] = token
+        job.life = worker.life
+        job.received = job.running = False
+        job.step = job.steps = 0
+        worker.tasks[job.id] = token
+        self.roster.offer(worker)
+
+    # ---- a grant's way
+
+    def _push(self, now: float, job: Job, worker: Worker) -> None:
+        """Have the bag sent to the worker of the grant, by whoever holds it."""
+        job.pushed = now
+        job.pushes += 1
+        if job.stage == 0:
+            self._out.append(Give(job.id, job.token, job.at, worker.life, worker.hello.endpoints))
+        elif (source := job.outputs.get(job.stage - 1)) is not None:
+            self._send(self.roster.lives[source.life].peer, Push(job.id, job.token, worker.life, worker.hello.endpoints))
+        elif not self._orphans:
+            self._retry(now, job, "its bag is gone")
+
+    def _has_bag(self, now: float, worker: Worker, job: Job) -> None:
+        if job.received:
+            return
+        job.received = True
+        worker.progressed = max(worker.progressed, now)
+        self._trim(job)
+
+    def _advance(self, now: float, worker: Worker, job: Job, step: int, steps: int) -> None:
+        if job.running and step <= job.step:
+            return
+        if not job.running:
+            job.running, job.started_at = True, now
+            self._story(now, job, f"{job.at}: begun on {worker.name}")
+            self._tell(job, Started(job.id, job.at, worker.name))
+        job.step, job.steps = step, steps
+        worker.progressed = now
+        self._tell(job, Progress(job.id, job.at, step, steps))
+
+    def _completed(self, now: float, worker: Worker, job: Job, output: Output, held: Held) -> None:
+        """The granted stage is done: on to the next, or the result to disk."""
+        begun = job.started_at if job.running else now
+        before = job.runs.get(job.stage - 1)
+        job.runs[job.stage] = StageRun(
+            stage=job.at,
+            worker=worker.name,
+            pid=worker.hello.pid,
+            device=worker.hello.device,
+            queued_s=max(0.0, begun - job.queued_at),
+            run_s=held.seconds,
+            steps=held.steps,
+            bytes_in=before.bytes_out if before else 0,
+            bytes_out=held.size,
+            runs=job.starts.get(job.stage, 1),
+        )
+        worker.progressed = now
+        worker.done += 1
+        self._tell(job, Progress(job.id, job.at, held.steps, held.steps))
+        self._has_bag(now, worker, job)
+        self._keep(worker, job, job.stage, output)
+        if job.stage == job.last:
+            self._story(now, job, f"{job.at}: done on {worker.name}, {held.steps} steps, {held.seconds:.2f} s")
+            del worker.tasks[job.id]
+            self._unreserve(job)
+            self.roster.offer(worker)
+            job.publishing, job.running = True, False
+            self._publish(now, job, worker)
+            return
+        self._move(now, job, Cause.ADVANCED, f"done on {worker.name}, {held.steps} steps, {held.seconds:.2f} s")
+        self._detach(job)
+        job.stage += 1
+        self._enqueue(now, job)
+
+    def _publish(self, now: float, job: Job, worker: Worker) -> None:
+        job.pushed = now
+        self._send(worker.peer, Push(job.id, job.token, "", self._inlet, "result"))
+
+    # ---- back, or to the end
+
+    def _retry(self, now: float, job: Job, why: str) -> None:
+        """Back to its queue, from the deepest output that still lives."""
+        self._move(now, job, Cause.RETRIED, why)
+        worker = self.roster.lives.get(job.life)
+        if worker is not None and job.id in worker.tasks:
+            self._send(worker.peer, Drop(job.id, job.token))
+        self._detach(job)
+        self._deepest(now, job)
+        self._enqueue(now, job)
+
+    def _reconsider(self, now: float, job: Job, why: str) -> None:
+        """One of its bags is gone: does it still have what its next step needs?"""
+        if job.id in self._orphans:
+            return
+        if job.publishing:
+            if job.stage not in job.outputs:
+                self._retry(now, job, why)
+        elif job.stage > 0 and job.stage - 1 not in job.outputs:
+            if job.state is State.RUNNING and not job.received:
+                self._retry(now, job, why)
+            elif job.state is State.QUEUED:
+                self._leave(job)
+                self._story(now, job, f"{job.at}: {why}")
+                self._deepest(now, job)
+                self._enqueue(now, job)
+
+    def _lose(self, now: float, worker: Worker, why: str, own: bool) -> None:
+        """This worker is no more.  own: the death is of its own making, and held against what ran in it."""
+        self.roster.remove(worker)
+        self._note("", f"{worker.name} is lost: {why}")
+        ran = {j for j in worker.tasks if self.jobs[j].running}
+        self._suspects[worker.life] = (worker.name, ran)
+        while len(self._suspects) > 1000:
+            self._suspects.pop(next(iter(self._suspects)))
+        for job_id in list(worker.outputs):
+            job = self.jobs[job_id]
+            for index in [i for i, o in job.outputs.items() if o.life == worker.life]:
+                del job.outputs[index]
+        for job_id in list(worker.tasks):
+            job = self.jobs[job_id]
+            if own and job_id in ran:
+                self._blame(now, job, worker.name, f"{worker.name} {why}")
+            if job_id in self.jobs:
+                self._retry(now, job, f"{worker.name} {why}")
+        for job_id in list(worker.outputs):
+            if job_id in self.jobs:
+                self._reconsider(now, self.jobs[job_id], f"its bag died with {worker.name}")
+
+    def _blame(self, now: float, job: Job, name: str, cause: str) -> None:
+        """A process died of its own making while this ran in it."""
+        job.blame += 1
+        crimes = [c for c in self._crimes.get(name, []) if now - c[0] <= self.policy.window]
+        crimes.append((now, job.id))
+        self._crimes[name] = crimes
+        self._out.append(Blame(job.id, job.blame, cause))
+        self._story(now, job, f"{job.at}: blamed, {job.blame} of {self.policy.blames}: {cause}")
+        if len({c[1] for c in crimes}) >= self.policy.aside and name not in self.roster.aside:
+            self.roster.aside.add(name)
+            self._note("", f"{name} is put aside: {len(crimes)} deaths in it, of different requests")
+            for _, job_id in crimes:
+                if (victim := self.jobs.get(job_id)) is not None:
+                    victim.blame = max(0, victim.blame - 1)
+                    self._out.append(Blame(job_id, victim.blame, f"given back: {name} was put aside"))
+        elif job.blame >= self.policy.blames:
+            self._fail(now, job, "poison", f"{job.blame} workers died of it; the last: {cause}")
+
+    def _bury(self, life: str) -> None:
+        self._over[life] = None
+        self._suspects.pop(life, None)
+        while len(self._over) > 10000:
+            self._over.popitem(last=False)
+
+    def _fail(self, now: float, job: Job, cause: Any, error: str) -> None:
+        worker = self.roster.lives.get(job.life)
+        if job.state is State.QUEUED:  # blamed for a death that was explained late: it is over all the same
+            self._leave(job)
+            self._move(now, job, Cause.ADOPTED, "to be ended")
+        self._end(now, job, Cause.EXHAUSTED, Failed(job.id, cause, job.at, worker.name if worker else "", error))
+
+    def _end(self, now: float, job: Job, cause: Cause, ending: Ended) -> None:
+        """Cancelled, expired or exhausted: whoever works on it drops it."""
+        self._leave(job)
+        self._move(now, job, cause)
+        worker = self.roster.lives.get(job.life)
+        if worker is not None and job.id in worker.tasks:
+            self._send(worker.peer, Drop(job.id, job.token))
+        self._close(now, job, ending)

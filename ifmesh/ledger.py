@@ -1,0 +1,179 @@
+"""The broker's ledger: jobs, workers, queues, and the small moves that keep them balanced.  Pure.
+
+Nothing here decides.  Every method leaves the books such that `check` holds, or is one half of a pair that does.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from typing import Any
+
+from ifmesh.cascade import Cascade
+from ifmesh.commands import Close, Closed, Command, Note, Policy, Send
+from ifmesh.job import Cause, Job, Output, State
+from ifmesh.protocol import Ended, Progress, Queued, Release, Started, ToClient
+from ifmesh.roster import Roster, Worker
+from ifmesh.waiting import Waiting
+
+
+class Ledger:
+    """What the broker knows.  Commands pile up in `_out` until the broker hands them over."""
+
+    def __init__(self, cascade: Cascade, epoch: int, policy: Policy | None = None) -> None:
+        self.cascade = cascade
+        self.epoch = epoch
+        self.policy = policy or Policy()
+        self.jobs: dict[str, Job] = {}
+        self.ended: OrderedDict[str, Closed] = OrderedDict()
+        self.roster = Roster(tuple(s.name for s in cascade.stages))
+        self.queues = {s.name: Waiting() for s in cascade.stages}
+        self.draining = False
+        self._orders = 0
+        self._orphans: set[str] = set()  # after a restart: jobs that no worker has claimed yet
+        self._reserved: dict[str, str] = {}  # job that must run alone -> life of the worker kept empty for it
+        self._watching: dict[bytes, set[str]] = {}
+        self._timers: list[tuple[float, int, str, str]] = []
+        self._out: list[Command] = []
+
+    # ---- jobs in their places
+
+    def _book(self, now: float, job_id: str, request: Any) -> Job:
+        self._orders += 1
+        job = self.jobs[job_id] = Job(job_id, request, self.cascade.route(request), now, self._orders)
+        self._story(now, job, "accepted")
+        if request.deadline is not None:
+            self._timer(now + request.deadline, "deadline", job_id)
+        return job
+
+    def _enqueue(self, now: float, job: Job) -> None:
+        job.queued_at = now
+        self.queues[job.at].add(job)
+        self._tell(job, Queued(job.id, job.at, len(self.queues[job.at]) - 1))
+
+    def _leave(self, job: Job) -> None:
+        """Out of its queue, or of the orphans."""
+        if job.ticket:
+            self.queues[job.at].remove(job)
+        self._orphans.discard(job.id)
+
+    def _detach(self, job: Job) -> None:
+        """From the worker it was granted to."""
+        if (worker := self.roster.lives.get(job.life)) is not None:
+            worker.tasks.pop(job.id, None)
+            self.roster.offer(worker)
+        self._unreserve(job)
+        job.life = ""
+        job.received = job.running = job.publishing = False
+
+    def _unreserve(self, job: Job) -> None:
+        worker = self.roster.lives.get(self._reserved.pop(job.id, ""))
+        if worker is not None:
+            worker.reserved = ""
+            self.roster.offer(worker)
+
+    def _deepest(self, now: float, job: Job) -> None:
+        stage = max((i + 1 for i in job.outputs if i < job.stage), default=0)
+        if stage != job.stage:
+            self._story(now, job, f"{job.at}: back to {job.route[stage]}")
+            job.stage = stage
+
+    def _close(self, now: float, job: Job, ending: Ended) -> None:
+        self._detach(job)
+        for output in job.outputs.values():
+            holder = self.roster.lives[output.life]
+            holder.outputs.discard(job.id)
+            self._send(holder.peer, Release(job.id, output.token))
+        del self.jobs[job.id]
+        self._out.append(Close(job.id, ending, tuple(job.story), tuple(job.runs[i] for i in sorted(job.runs))))
+        self._remember(Closed(job.id, job.request, ending, tuple(job.story), tuple(job.runs[i] for i in sorted(job.runs))))
+        self._tell(job, ending)
+        for peer in job.watchers:
+            self._watching[peer].discard(job.id)
+            if not self._watching[peer]:
+                del self._watching[peer]
+
+    def _remember(self, closed: Closed) -> None:
+        self.ended[closed.job] = closed
+        while len(self.ended) > self.policy.remember:
+            self.ended.popitem(last=False)
+
+    def _index(self, job: Job, worker: Worker) -> int | None:
+        return job.route.index(worker.stage) if worker.stage in job.route else None
+
+    # ---- finished bags
+
+    def _keep(self, worker: Worker, job: Job, index: int, output: Output) -> None:
+        job.outputs[index] = output
+        job.tokens[index] = output.token
+        worker.outputs.add(job.id)
+
+    def _trim(self, job: Job) -> None:
+        """Release what is needed no more, because its successor exists twice."""
+        for index in [i for i in job.outputs if i < job.floor]:
+            output = job.outputs.pop(index)
+            holder = self.roster.lives[output.life]
+            holder.outputs.discard(job.id)
+            self._send(holder.peer, Release(job.id, output.token))
+
+    # ---- who hears of it
+
+    def _watched(self, job: Job, peer: bytes) -> None:
+        """From now on, and at once where it stands."""
+        job.watchers.add(peer)
+        self._watching.setdefault(peer, set()).add(job.id)
+        if job.state is State.QUEUED:
+            self._send(peer, Queued(job.id, job.at, self.queues[job.at].position(job)))
+        elif job.running:
+            self._send(peer, Started(job.id, job.at, self.roster.lives[job.life].name))
+            self._send(peer, Progress(job.id, job.at, job.step, job.steps))
+
+    def _send(self, to: bytes, message: Any) -> None:
+        self._out.append(Send(to, message))
+
+    def _tell(self, job: Job, message: ToClient) -> None:
+        self._out += [Send(peer, message) for peer in sorted(job.watchers)]
+
+    def _move(self, now: float, job: Job, cause: Cause, why: str = "") -> None:
+        job.move(now, cause, why)
+        self._note(job.id, job.story[-1][1])
+
+    def _story(self, now: float, job: Job, text: str) -> None:
+        job.tell(now, text)
+        self._note(job.id, text)
+
+    def _note(self, job: str, text: str) -> None:
+        self._out.append(Note(job, text))
+
+    def _timer(self, when: float, kind: str, key: str) -> None:
+        self._orders += 1
+        heapq.heappush(self._timers, (when, self._orders, kind, key))
+
+    def check(self) -> None:
+        """The books balance, or AssertionError."""
+        for job in self.jobs.values():
+            queued = job.state is State.QUEUED
+            assert queued or job.state is State.RUNNING, f"{job.id}: ended, but in the books"
+            assert bool(job.ticket) == queued or job.id in self._orphans, f"{job.id}: queued and in its queue are one thing"
+            if queued:
+                assert not job.life, f"{job.id}: queued, but {job.life} has it"
+                assert job.stage == 0 or job.stage - 1 in job.outputs or job.id in self._orphans, f"{job.id}: waits without its bag"
+            else:
+                worker = self.roster.lives[job.life]
+                assert (worker.tasks.get(job.id) == job.token) != job.publishing, f"{job.id}: {job.life} disagrees"
+                assert not job.publishing or job.outputs[job.last].life == job.life, f"{job.id}: publishes what nobody holds"
+                assert job.token == job.tokens[job.stage], f"{job.id}: runs under a stale token"
+            for index, output in job.outputs.items():
+                assert job.id in self.roster.lives[output.life].outputs, f"{job.id}: {output.life} does not know of bag {index}"
+                assert index >= job.floor, f"{job.id}: bag {index} should have been released"
+        for worker in self.roster.lives.values():
+            for job_id in worker.tasks:
+                assert self.jobs[job_id].life == worker.life, f"{job_id}: {worker.life} has it, the job says otherwise"
+            for job_id in worker.outputs:
+                assert any(o.life == worker.life for o in self.jobs[job_id].outputs.values()), f"{job_id}: {worker.life} holds nothing"
+            assert not worker.reserved or self._reserved.get(worker.reserved) == worker.life, f"{worker.life}: reserved for nobody"
+        if not self._orphans and not self.draining:
+            for stage, queue in self.queues.items():
+                plain = [j for j in self.jobs.values() if j.ticket and j.at == stage and not (j.avoid or j.blame or j.stage in j.classes)]
+                assert not plain or self.roster.least_loaded(stage) is None, f"{plain[0].id} waits while a worker of {stage} has room"
+                assert len(queue) == sum(1 for j in self.jobs.values() if j.ticket and j.at == stage), f"{stage}: the queue miscounts"
