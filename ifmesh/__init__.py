@@ -1,1 +1,80 @@
-"""ifmesh: serve cascaded diffusion models, each stage its own process.  (The map of the layers follows.)"""
+"""ifmesh: serve cascaded diffusion models, each stage its own process, tensors over ZeroMQ, no request lost.
+
+    from ifmesh import Client
+
+    with Client() as mesh:
+        mesh.generate("a red panda reading a map", seed=7).save("panda.png")
+
+The layers, each knowing only those above it (a test holds them to it):
+
+  the vocabulary      errors      whose fault it is
+                      protocol    every message on the wire, by direction; Request
+                      cascade     what flows between the stages, declared once
+                      stage       the contract of the code that computes
+  the minds (pure)    job         the life of a job: one table
+                      broker      the coordinator's: who does what, when, and what if it dies
+                      keeper      the worker's: tasks, early bags, the outbox, the beat
+                      caller      the client's: repeats what was not answered
+  codecs              typed       plain data <-> dataclasses, checked
+                      wire        message <-> msgpack frame, one union per door
+                      bags        named tensors <-> safetensors frame, without a tensor library
+                      config      ifmesh.toml, IFMESH_* and flags -> frozen Config
+  shells              sockets     the only file with socket options
+                      journal     requests and endings in SQLite; results on disk
+                      coordinator Broker behind a ROUTER
+                      worker      Keeper beside a stage; a parent watches it
+                      client      Caller behind a DEALER: Client, Job
+                      image       what comes out: Image
+                      supervisor  `ifmesh up`: starts what an operator would type, and again when it dies
+                      toy         stages without models, with the same names and sizes
+                      cli, demo   the commands
+
+The services themselves are in ifmesh_services, the only place that imports torch; this half names them by a string.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ifmesh.client import Client, Job
+    from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
+    from ifmesh.image import Image, Picture
+    from ifmesh.protocol import Request, Settings
+
+__all__ = [
+    "BadRequest",
+    "Client",
+    "DeadlineExceeded",
+    "Image",
+    "Job",
+    "JobCancelled",
+    "JobFailed",
+    "Lost",
+    "MeshBusy",
+    "MeshError",
+    "Misconfigured",
+    "Picture",
+    "Request",
+    "Settings",
+]
+
+_HOME = {
+    **dict.fromkeys(("Client", "Job"), "client"),
+    **dict.fromkeys(("Image", "Picture"), "image"),
+    **dict.fromkeys(("Request", "Settings"), "protocol"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Public names are fetched when first used: a worker or `ifmesh --help` does not pay for the client."""
+    if name not in __all__:
+        raise AttributeError(f"module 'ifmesh' has no attribute {name!r}")
+    value: object = getattr(import_module(f"ifmesh.{_HOME.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -319,11 +319,12 @@ class Broker(Dispatch):
 
     def _chase(self, now: float, worker: Worker, job: Job, held: Held | None) -> None:
         """The worker beats, and this grant of it waits for something: send again what may be lost."""
-        late = now - job.pushed >= self.policy.transfer
         if held is None:
             self._send(worker.peer, Run(job.id, job.token, job.request))
-        if job.received and held is not None and held.state == "waiting":
-            job.received = job.running = False  # it was spoiled there
+        lost = job.received and (held is None or held.state == "waiting")  # its Raised was lost, or the bag was spoiled there
+        late = lost or now - job.pushed >= self.policy.transfer
+        if lost:
+            job.received = job.running = False
         if job.received or not late:
             return
         if job.pushes < self.policy.transfers:
