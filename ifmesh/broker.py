@@ -221,7 +221,7 @@ class Broker(Dispatch):
 
     def _hello(self, now: float, peer: bytes, m: Hello) -> None:
         if m.life in self._over:
-            self._send(peer, Refused("", "conflict", f"{m.life} is over; or another process runs as {m.name}"))
+            self._dismiss(peer, m.life)
             return
         if m.stage not in self.queues:
             self._send(peer, Refused("", "invalid", f"no stage {m.stage!r} in this cascade: {', '.join(self.queues)}", field="stage"))
@@ -237,11 +237,17 @@ class Broker(Dispatch):
         self._timer(now + self.policy.silence, "silence", m.life)
         self._note("", f"{m.name} is here: {m.stage} on {m.device}, pid {m.pid}")
 
+    def _dismiss(self, peer: bytes, life: str) -> None:
+        """A life that was given up still speaks (its Kill was lost, or another runs under its name): it is to end."""
+        self._send(peer, Refused("", "conflict", f"{life} was given up, or another process runs under its name"))
+
     def _known(self, peer: bytes, life: str) -> Worker | None:
         """The living worker that speaks; a stranger is asked who it is."""
         worker = self.roster.lives.get(life)
         if worker is None or worker.peer != peer:
-            if life not in self._over:
+            if life in self._over:
+                self._dismiss(peer, life)
+            else:
                 self._send(peer, Who())
             return None
         return worker
@@ -330,6 +336,7 @@ class Broker(Dispatch):
         if job.pushes < self.policy.transfers:
             self._push(now, job, worker)
         else:
+            job.avoid.add(worker.name)  # the way there may be cut: rather another, if there is one
             self._retry(now, job, f"its bag did not reach {worker.name} in {job.pushes} tries")
 
     def _missing(self, now: float, worker: Worker, job: Job) -> None:

@@ -185,7 +185,7 @@ class Caller:
         line = self._line
         if not self._outstanding:
             return []
-        if now - line.quiet >= self._silence:
+        if now >= line.quiet + self._silence:  # as wakeup() says it: the difference would round otherwise, and the shell spin
             # Until anybody answers, one Hi is asked instead of everything: a dead address is not to be flooded.
             line.quiet, line.probing, line.hi = now, True, now + self._again
             return [Rebuild(), Send(Hi())]

@@ -45,8 +45,8 @@ class Dispatch(Ledger):
                 if worker is not None:
                     queue.remove(job)
                     self._grant(now, job, worker)
-                elif not picky:
-                    break
+                elif not picky and not self._reserved:
+                    break  # nobody has room; but one that must run alone, further back, may have its worker ready
 
     def _pick(self, job: Job) -> Worker | None:
         """A worker for a job with a past: alone after deaths, in its numeric class if one serves it, away from where it raised."""
@@ -224,6 +224,8 @@ class Dispatch(Ledger):
             for _, job_id in crimes:
                 if (victim := self.jobs.get(job_id)) is not None:
                     victim.blame = max(0, victim.blame - 1)
+                    if victim.blame < self.policy.alone:
+                        self._unreserve(victim)
                     self._out.append(Blame(job_id, victim.blame, f"given back: {name} was put aside"))
         elif job.blame >= self.policy.blames:
             self._fail(now, job, "poison", f"{job.blame} workers died of it; the last: {cause}")

@@ -172,6 +172,11 @@ class Ledger:
             for job_id in worker.outputs:
                 assert any(o.life == worker.life for o in self.jobs[job_id].outputs.values()), f"{job_id}: {worker.life} holds nothing"
             assert not worker.reserved or self._reserved.get(worker.reserved) == worker.life, f"{worker.life}: reserved for nobody"
+        for job_id, life in self._reserved.items():
+            job, holder = self.jobs[job_id], self.roster.lives.get(life)
+            assert job.blame >= self.policy.alone, f"{job_id}: {life} is kept empty for it without a reason"
+            idle = holder is not None and holder.state == "ready" and not (holder.tasks or holder.full or holder.name in self.roster.aside)
+            assert not (idle and job.ticket) or self._orphans or self.draining, f"{job_id} waits while {life} is empty for it"
         if not self._orphans and not self.draining:
             for stage, queue in self.queues.items():
                 plain = [j for j in self.jobs.values() if j.ticket and j.at == stage and not (j.avoid or j.blame or j.stage in j.classes)]

@@ -1,0 +1,39 @@
+# Two commands: `make demo` and `make test`.  Each sets up what it needs on a machine that has python3 (3.11 or newer) and make.
+# PIP_ARGS goes to pip as it is: for a CPU build of torch, or an index of your own (see the README).
+PYTHON ?= python3
+PIP_ARGS ?=
+MAKEFLAGS += --no-print-directory
+
+# The stamp carries the folder's name: an editable install points there, so a checkout that was moved is installed again.
+STAMP := .venv/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
+PY := .venv/bin/python
+
+.PHONY: demo test
+.DELETE_ON_ERROR:
+
+# exec: make itself is the parent of the demo, which ends with it, however it ends
+demo: $(STAMP)
+	@exec $(PY) -m ifmesh demo --out demo
+
+test: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy --strict ifmesh services tests
+	$(PY) -m pytest -q -rs
+
+$(STAMP): pyproject.toml deploy/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "ifmesh needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "installing python3-venv, which Debian keeps apart from python3" >&2; \
+	    become=; [ "$$(id -u)" = 0 ] || become=sudo; \
+	    { command -v apt-get && { [ -z "$$become" ] || command -v sudo; }; } >/dev/null && \
+	    $$become apt-get update -qq >&2 && \
+	    $$become env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >&2 || \
+	    { echo "could not: install Python's venv and ensurepip by hand (Debian: apt-get install python3-venv), then run make again" >&2; \
+	      exit 1; }; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo "installing ifmesh into .venv (the first time takes minutes: torch is large; CPU only: see the README)" >&2
+	@$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c deploy/constraints.txt -e ".[services,dev]"
+	@rm -f .venv/.installed-*
+	@touch $@

@@ -1,0 +1,177 @@
+"""The commands `ifmesh up` and `ifmesh down`: the whole mesh of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ifmesh import cli_options as options
+from ifmesh.cli_mesh import check_services, not_ready
+from ifmesh.errors import MeshError, Misconfigured
+
+if TYPE_CHECKING:
+    from ifmesh.config import Config
+
+BANNER = """\
+This is the built-in cascade: the true geometry (64 -> 256 -> 1024), but small networks without training.  It draws patterns, not pictures.
+Real weights: accept the licence of DeepFloyd/IF-I-XL-v1.0 on its hub page, log in with `hf auth login`, then `ifmesh up --cascade if-xl`
+(smaller: if-l, if-m), or `ifmesh up --cascade FOLDER` with your own cascade.json."""
+
+
+@click.command(short_help="Start a whole mesh on this machine.")
+@click.option("--detach", is_flag=True, help="In the background; `ifmesh down` ends it.")
+@click.option("--wait", is_flag=True, help="With --detach: return when every stage has a ready worker.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=600.0, show_default=True, metavar="S", help="Of --wait.")
+@click.option("--no-logs", is_flag=True, help="Do not show the services' log lines; `ifmesh logs` does.")
+@options.toy
+@options.cascade
+@options.copies
+@options.listen
+@options.keep_bags
+@options.configured
+@options.tied
+def up(detach: bool, wait: bool, timeout: float, no_logs: bool, tied: bool, config_file: Path | None) -> int:
+    """Start coordinator and workers, watch them, start them again when they die.
+
+    The first Ctrl-C lets the jobs under way finish, the second kills.
+
+    \b
+    ifmesh up --toy
+    ifmesh up --cascade if-xl --copies stage_one=2 --detach --wait
+    """
+    from ifmesh import lease, screen, supervisor
+
+    config, flags = options.configuration(config_file)
+    if config.mesh.coordinator:
+        remedy = "`up` starts its own coordinator: leave this out, or start `ifmesh worker STAGE` for that one"
+        raise Misconfigured(f"mesh.coordinator: {config.mesh.coordinator!r}: {remedy}")
+    check_services(config)
+    if not config.cascade.toy and not config.cascade.path:
+        screen.say(BANNER, "yellow")
+    if detach:
+        return _detached(config, flags, wait, timeout)
+    if tied:
+        from ifmesh.tied import to_stdin
+
+        to_stdin()
+    with lease.lock(config.mesh.state):
+        kept = supervisor.services(config, tuple(flags))
+        say = _prefixed([s.name for s in kept], only_own=no_logs)
+        return supervisor.Supervisor(config, kept, say, lambda: readiness(config)).run()
+
+
+def readiness(config: Config) -> str:
+    """The line to say when every stage has a ready worker; "": not yet, or nobody answers."""
+    from ifmesh.client import Client
+
+    try:
+        with Client(config.control(), timeout=2.0) as client:
+            books = client.inspect()
+    except MeshError:
+        return ""
+    if not_ready(books):
+        return ""
+    return f"ready: {len(books.services)} workers, coordinator at {config.control()}; try: ifmesh submit 'a red panda' -o panda.png"
+
+
+def _prefixed(names: list[str], only_own: bool) -> Callable[[str, str], None]:
+    """Log lines behind their service's name, each in its own colour."""
+    from rich.text import Text
+
+    from ifmesh import screen
+
+    console = screen.stderr()
+    width = max(len(n) for n in names)
+    styles = {name: screen.COLOURS[i % len(screen.COLOURS)] for i, name in enumerate(names)}
+
+    def say(name: str, line: str) -> None:
+        if name in styles and only_own:
+            return
+        console.print(Text.assemble((f"{name:<{width}} | ", styles.get(name, "bold")), line), overflow="ignore", no_wrap=True, crop=False)
+
+    return say
+
+
+def _detached(config: Config, flags: list[str], wait: bool, timeout: float) -> int:
+    """Start another `ifmesh up` in a session of its own and see it take the lock (and become ready)."""
+    import subprocess
+
+    from ifmesh import lease, screen, supervisor
+
+    state = config.mesh.state
+    if pid := lease.holder(state):
+        raise MeshError(f"`ifmesh up` (pid {pid}) runs this mesh already: {state}")
+    path = state / "logs" / "up.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as log:
+        begin = log.tell()
+        command = supervisor.python("up", "--no-logs", *flags)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    until = time.monotonic() + timeout
+    while True:
+        told = lease.written(state)
+        if told.get("pid") == process.pid and (told.get("ready") or not wait):
+            where = told.get("control") or config.mesh.listen
+            screen.say(f"{'ready' if wait else 'up'}: pid {process.pid}, coordinator at {where}; logs in {path.parent}")
+            return 0
+        if (code := process.poll()) is not None:
+            said = path.read_bytes()[begin:].decode(errors="replace").strip().removeprefix(BANNER).strip()
+            screen.say(f"ifmesh: `up` has ended:\n{said or '(it said nothing)'}\n{_reason(state, told)}".rstrip(), "red")
+            return code if code > 0 else 1
+        services = told.get("services")
+        hopeless = [row for row in services if row.get("code") == supervisor.CONFIGURATION] if isinstance(services, list) else []
+        if wait and hopeless and told.get("pid") == process.pid and hopeless[0]["service"] != "coordinator":
+            name = hopeless[0]["service"]
+            screen.say(f"ifmesh: {name} cannot run: {_last_line(state, name)}", "red")
+            screen.say("the rest of the mesh runs, and goes on trying: `ifmesh logs`, `ifmesh ps`, `ifmesh down`")
+            return 3
+        if time.monotonic() >= until:
+            screen.say(f"ifmesh: not ready after {timeout:g} s; it goes on: `ifmesh ps`, `ifmesh logs`, `ifmesh down`", "red")
+            return 4
+        time.sleep(0.05)
+
+
+def _last_line(state: Path, service: str) -> str:
+    try:
+        lines = (state / "logs" / f"{service}.log").read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "it said nothing"
+
+
+def _reason(state: Path, told: dict[str, object]) -> str:
+    """The coordinator's last line, when it is why `up` has ended."""
+    return f"coordinator: {_last_line(state, 'coordinator')}" if (state / "logs" / "coordinator.log").exists() else ""
+
+
+@click.command(short_help="Finish what is under way, and end the mesh.")
+@click.option("--now", is_flag=True, help="Kill it.  Jobs under way start again with the next `ifmesh up`.")
+@options.configured
+def down(now: bool, config_file: Path | None) -> int:
+    """End the mesh that `ifmesh up` started.  Exit 0: nothing runs any more."""
+    from ifmesh import lease, screen, supervisor
+
+    config, _ = options.configuration(config_file)
+    state = config.mesh.state
+    if not (pid := lease.holder(state)):
+        screen.say(f"nothing to end: no `ifmesh up` runs with the state folder {state}")
+        return 0
+    until = time.monotonic() + config.mesh.drain + 3 * supervisor.LAST_WORDS
+    os.kill(pid, signal.SIGTERM)
+    asked = time.monotonic()
+    while lease.holder(state) == pid:
+        if time.monotonic() >= until:
+            screen.say(f"ifmesh: pid {pid} has not ended; `ifmesh down --now` kills it", "red")
+            return 1
+        if now and time.monotonic() >= asked + 0.5:
+            os.kill(pid, signal.SIGTERM)  # the second one kills; two at once would arrive as one
+            asked = time.monotonic()
+        time.sleep(0.02)
+    screen.say("down")
+    return 0

@@ -1,0 +1,230 @@
+"""The compute thread of a worker: the stage, stepping.  It knows tasks and bags, no sockets, no clock of the mesh.
+
+It asks for a task with `Free` whenever it has a free slot, and tells with the other events what became of each; `tell` may be called
+from its thread.  Orders come through `give` and are looked at between steps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from time import perf_counter
+from typing import Literal
+
+from ifmesh import bags
+from ifmesh.cascade import Cascade
+from ifmesh.errors import BadRequest, Misconfigured
+from ifmesh.keeper import Forget, Task
+from ifmesh.log import logger
+from ifmesh.protocol import Token
+from ifmesh.stage import Bag, Setup, Stage
+from ifmesh.wire import Garbled
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The weights are there.  numeric: the numeric class."""
+
+    numeric: str
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """One slot waits for a task.  Said once for each; the next `Task` answers it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """step 0: admitted."""
+
+    job: str
+    token: Token
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The stage's bag, whole.  digest: xxh3-128; seconds: spent stepping."""
+
+    job: str
+    token: Token
+    frame: bytes
+    digest: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spoilt:
+    """The bag that came in is not what the stage needs."""
+
+    job: str
+    token: Token
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Threw:
+    job: str
+    token: Token
+    error: str
+    fault: Literal["request", "stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The thread is over: it could not load, or met a bug.  code: for the process to exit with."""
+
+    code: int
+    error: str
+
+
+Event = Loaded | Free | Stepped | Made | Spoilt | Threw | Ended
+
+
+@dataclass(slots=True)
+class _Work:
+    task: Task
+    bag: Bag
+    seconds: float = 0.0
+
+
+def load_stage(factory: str) -> Stage:
+    """``ifmesh_services.stage_one:StageOne`` to a stage.  Only a worker process calls this."""
+    module, _, name = factory.partition(":")
+    try:
+        stage: Stage = getattr(import_module(module), name)()
+    except (ImportError, AttributeError) as error:
+        extra = "; install ifmesh[services]" if module.startswith("ifmesh_services") else ""
+        raise Misconfigured(f"{factory}: {error}{extra}") from error
+    return stage
+
+
+class Compute:
+    """keep_bags: also write each finished bag into this folder, as JOB.STAGE.safetensors."""
+
+    def __init__(
+        self, stage: str, factory: str, setup: Setup, cascade: Cascade, keep_bags: Path | None, tell: Callable[[Event], None]
+    ) -> None:
+        self._name, self._factory, self._setup, self._cascade, self._keep_bags, self._tell = stage, factory, setup, cascade, keep_bags, tell
+        self._orders: SimpleQueue[Task | Forget] = SimpleQueue()
+        self._work: dict[str, _Work] = {}
+        self._asked = 0
+
+    def start(self) -> None:
+        Thread(target=self._run, name="compute", daemon=True).start()
+
+    def give(self, order: Task | Forget) -> None:
+        self._orders.put(order)
+
+    def _run(self) -> None:
+        try:
+            stage = load_stage(self._factory)
+            self._tell(Loaded(stage.load(self._setup)))
+            while True:
+                self._turn(stage)
+        except Misconfigured as error:
+            self._tell(Ended(3, str(error)))
+        except BaseException as error:
+            logger.exception("the compute thread ends")
+            self._tell(Ended(1, brief(error)))
+
+    def _turn(self, stage: Stage) -> None:
+        """Orders first, then one step for all that is admitted."""
+        while self._asked + len(self._work) < stage.slots:
+            self._asked += 1
+            self._tell(Free())
+        try:
+            while True:
+                order = self._orders.get(block=not self._work)
+                if isinstance(order, Task):
+                    self._asked -= 1
+                    self._admit(stage, order)
+                else:
+                    self._forget(stage, order)
+                if not self._work:
+                    return
+        except Empty:
+            pass
+        self._step(stage)
+
+    def _admit(self, stage: Stage, task: Task) -> None:
+        try:
+            bag = bags.decode(task.frame, self._cascade.enters(task.request, self._name))
+        except Garbled as error:
+            self._tell(Spoilt(task.job, task.token, brief(error)))
+            return
+        try:
+            steps = stage.admit(task.job, task.request, bag)
+        except Exception as error:
+            self._failed(stage, task, error)
+            return
+        self._work[task.job] = _Work(task, bag)
+        self._tell(Stepped(task.job, task.token, 0, steps))
+
+    def _forget(self, stage: Stage, order: Forget) -> None:
+        work = self._work.get(order.job)
+        if work is not None and work.task.token == order.token:
+            del self._work[order.job]
+            stage.drop(order.job)
+
+    def _step(self, stage: Stage) -> None:
+        began = perf_counter()
+        try:
+            for advance in stage.step():
+                work = self._work[advance.job]
+                work.seconds += perf_counter() - began
+                if advance.output is None:
+                    self._tell(Stepped(advance.job, work.task.token, advance.step, advance.steps))
+                else:
+                    del self._work[advance.job]
+                    self._made(stage, work, advance.output)
+        except Exception as error:  # it concerns all that were admitted
+            concerned, self._work = self._work, {}
+            for work in concerned.values():
+                self._failed(stage, work.task, error)
+
+    def _made(self, stage: Stage, work: _Work, output: Bag) -> None:
+        """What the stage gives and what rides along, as one frame, checked as its receiver will."""
+        task = work.task
+        carried = self._cascade.carries(task.request, self._name)
+        given = {blob.name for blob in self._cascade[self._name].gives(task.request)}
+        try:
+            if missing := [b.name for b in carried if b.name in given and b.name not in output]:
+                raise ValueError(f"{self._name} gave no {', '.join(missing)}")
+            frame = bags.encode({b.name: output[b.name] if b.name in given else work.bag[b.name] for b in carried})
+            bags.decode(frame, carried)
+        except Exception as error:
+            self._failed(stage, task, error)
+            return
+        self._keep(task.job, frame)
+        self._tell(Made(task.job, task.token, frame, bags.digest(frame), work.seconds))
+
+    def _keep(self, job: str, frame: bytes) -> None:
+        if self._keep_bags is None:
+            return
+        path = self._keep_bags / f"{job}.{self._name}.safetensors"
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            self._keep_bags.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(frame)
+            part.replace(path)
+        except OSError as error:  # a copy for the curious: the job goes on
+            logger.warning("keep_bags: %s", error, extra={"job": job})
+
+    def _failed(self, stage: Stage, task: Task, error: Exception) -> None:
+        fault: Literal["request", "stage"] = "request" if isinstance(error, BadRequest) else "stage"
+        if fault == "stage":
+            logger.error("%s failed", self._name, exc_info=error, extra={"job": task.job})
+        self._tell(Threw(task.job, task.token, str(error) if fault == "request" else brief(error), fault))
+        stage.drop(task.job)
+
+
+def brief(error: BaseException) -> str:
+    """Class and message on one line of at most 300 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,0 +1,304 @@
+"""Configuration, read once, strictly, into frozen values: defaults < ifmesh.toml < IFMESH_* < flags.
+
+Nothing else in ifmesh looks at the environment.  A typo is an error that names the key and the nearest valid one.  Every key and
+its default is shown and explained in ``deploy/ifmesh.toml``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from ifmesh import typed
+from ifmesh.errors import Misconfigured
+from ifmesh.protocol import STAGES
+
+FILE = "ifmesh.toml"  # read when it lies in the current folder and no other is named
+PUBLISHED = ("if-xl", "if-l", "if-m")
+DTYPES = ("", "fp32", "bf16", "fp16")
+DEVICES = "auto, cpu, cuda or cuda:N"
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+CLASSES = {"encoder": "Encoder", "stage_one": "StageOne", "stage_two": "StageTwo", "upscaler": "Upscaler", "guard": "Guard"}
+
+Scalar = str | int | float | bool
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """state: folder of journal, results and logs, absolute.  listen: control address of the coordinator; port 0 is any free one.
+
+    coordinator: where workers and clients find it; "": as ``endpoint.json`` in the state folder says.  keep_bags: workers write a
+    copy of each finished bag into this folder.  max_jobs: unfinished ones.  drain: seconds that jobs under way get at the end.
+    """
+
+    state: Path = Path()
+    listen: str = "tcp://127.0.0.1:7640"
+    coordinator: str = ""
+    keep_bags: Path | None = None
+    max_jobs: int = 1000
+    drain: float = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """path: a folder with cascade.json (absolute), "if-xl", "if-l", "if-m", or "" for the built-in one.  toy: stages without torch."""
+
+    path: str = ""
+    toy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One stage as a service.  run: "module:Class" of the Stage, "": ifmesh's own.  copies: processes that `ifmesh up` starts.
+
+    device: "auto" (the first CUDA card, else the CPU; decided in the worker), "cpu", "cuda:0" ...  dtype: "fp32", "bf16", "fp16",
+    "": the device's default.  threads: of torch, on the CPU.  patience: seconds without a step after which the worker is stalled, 0:
+    the cascade's own.  outbox_bytes: of finished bags held for others; beyond it the worker takes no new work.  options: the stage's own.
+    """
+
+    run: str = ""
+    copies: int = 1
+    device: str = "auto"
+    dtype: str = ""
+    threads: int = 1
+    patience: float = 0.0
+    outbox_bytes: int = 1 << 30
+    options: dict[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All that a process is told.  services: by stage name, each stage of the cascade."""
+
+    mesh: Mesh
+    cascade: Weights
+    services: Mapping[str, Service]
+
+    def factory(self, stage: str) -> str:
+        """ "module:Class" of the stage."""
+        return self.services[stage].run or (
+            f"ifmesh.toy:{CLASSES[stage]}" if self.cascade.toy else f"ifmesh_services.{stage}:{CLASSES[stage]}"
+        )
+
+    def control(self) -> str:
+        """The coordinator's control URL: as configured, else as it wrote it down itself, else as it would listen."""
+        if self.mesh.coordinator:
+            return self.mesh.coordinator
+        try:
+            told = json.loads((self.mesh.state / "endpoint.json").read_text())["control"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return self.mesh.listen
+        return told if isinstance(told, str) else self.mesh.listen
+
+    def check_weights(self) -> None:
+        """Misconfigured when this machine has no such cascade.  Only those who load weights ask: a client need not have them."""
+        path = self.cascade.path
+        if path and path not in PUBLISHED and not self.cascade.toy and not (Path(path) / "cascade.json").is_file():
+            remedy = f"no folder with a cascade.json; or one of {', '.join(PUBLISHED)}{_nearest(Path(path).name, PUBLISHED)}"
+            raise Misconfigured(f"cascade.path: {path!r}: {remedy}")
+
+
+SECTIONS: Mapping[str, type] = {"mesh": Mesh, "cascade": Weights, **{f"services.{stage}": Service for stage in STAGES}}
+KEYS = tuple(f"{section}.{key.name}" for section, cls in SECTIONS.items() for key in fields(cls))
+SHORT: Mapping[str, str] = {"IFMESH_COORDINATOR": "mesh.coordinator", "IFMESH_STATE": "mesh.state", "IFMESH_CASCADE": "cascade.path"}
+LONG: Mapping[str, str] = {f"IFMESH_{key.upper().replace('.', '_')}": key for key in KEYS if not key.endswith(".options")}
+CONFIG = "IFMESH_CONFIG"  # names the file, as --config does
+
+
+def read(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Config:
+    """The configuration of this process.
+
+    path: the file; None: $IFMESH_CONFIG, else ./ifmesh.toml if there is one.  overrides: from flags, by dotted key
+    ("services.stage_one.copies"); text is understood as the key's type.  Misconfigured: names the key and the nearest valid one.
+    """
+    tree: dict[str, object] = {}
+    if (found := locate(path, environ)) is not None:
+        tree = _loaded(found)
+    for key, value, said in (*_environment(environ), *((k, v, f"--set {k}") for k, v in overrides.items())):
+        _put(tree, key, value, said)
+    sections = _sections(tree)
+    mesh = _mesh(sections["mesh"], environ)
+    services = {stage: _service(stage, sections[f"services.{stage}"]) for stage in STAGES}
+    return Config(mesh, _weights(sections["cascade"]), services)
+
+
+def locate(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file that `read` reads, absolute; None: none."""
+    if path is None and environ.get(CONFIG):
+        path = Path(environ[CONFIG])
+    if path is None:
+        return Path(FILE).absolute() if Path(FILE).is_file() else None
+    return path.expanduser().absolute()
+
+
+def setting(text: str) -> tuple[str, str]:
+    """("mesh.listen", "tcp://...") of "mesh.listen=tcp://..."."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise Misconfigured(f"--set {text}: write KEY=VALUE, as in --set services.stage_one.copies=2")
+    return key.strip(), value.strip()
+
+
+def _loaded(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Misconfigured(f"{path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{path}: not TOML: {error}") from None
+
+
+def _environment(environ: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
+    """(key, value, as said) of each IFMESH_ variable; the short forms first, so that the long ones win."""
+    yield from ((key, environ[name], name) for name, key in SHORT.items() if name in environ)
+    for name in sorted(environ):
+        if not name.startswith("IFMESH_") or name in SHORT or name == CONFIG:
+            continue
+        options = next((f"services.{s}.options." for s in STAGES if name.startswith(f"IFMESH_SERVICES_{s.upper()}_OPTIONS_")), "")
+        if name in LONG:
+            yield LONG[name], environ[name], name
+        elif options:
+            yield options + name[len("IFMESH_") + len(options) :].lower(), environ[name], name
+        else:
+            raise Misconfigured(f"{name}: no such setting{_nearest(name, (*SHORT, *LONG, CONFIG))}")
+
+
+def _put(tree: dict[str, object], key: str, value: object, said: str) -> None:
+    """Set a dotted key; text becomes the type that the key has."""
+    section, _, name = key.rpartition(".")
+    if section.endswith(".options") and section.removesuffix(".options") in SECTIONS:
+        value = _guessed(value) if isinstance(value, str) else value
+    elif key in KEYS and not key.endswith(".options"):
+        kind = type(next(f.default for f in fields(SECTIONS[section]) if f.name == name))
+        value = _parsed(value, kind, said) if isinstance(value, str) else value
+    else:
+        raise Misconfigured(f"{said}: no such key{_nearest(key, KEYS)}")
+    for part in section.split("."):
+        inner = tree.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise Misconfigured(f"{part}: {inner!r}: a table, [{section}]")
+        tree = inner
+    tree[name] = value
+
+
+def _parsed(text: str, kind: type, said: str) -> object:
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}[text.lower()]
+        return kind(text) if kind in (int, float) else text
+    except (ValueError, KeyError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise Misconfigured(f"{said}: {text!r}: {wanted}") from None
+
+
+def _guessed(text: str) -> Scalar:
+    """The value of an option, whose type nobody declared: as TOML would read it, else the text itself."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, str | int | float | bool) else text
+
+
+def _sections(tree: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """The tables by dotted name, all of them; an unknown table is an error."""
+    tables: dict[str, object] = {}
+    for name, table in tree.items():
+        if name == "services" and isinstance(table, dict):
+            tables |= {f"services.{stage}": inner for stage, inner in table.items()}
+        else:
+            tables[name] = table
+    found: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
+    for name, table in tables.items():
+        if name not in found:
+            raise Misconfigured(f"{name}: no such section{_nearest(name, SECTIONS)}")
+        if not isinstance(table, dict):
+            raise Misconfigured(f"{name}: {table!r}: a table, [{name}]")
+        found[name] = dict(table)
+    return found
+
+
+def _mesh(table: dict[str, object], environ: Mapping[str, str]) -> Mesh:
+    folders = {name: table.pop(name, "") for name in ("state", "keep_bags")}
+    for name, folder in folders.items():
+        if not isinstance(folder, str | Path):
+            raise Misconfigured(f"mesh.{name}: {folder!r}: the name of a folder")
+    mesh = _built(Mesh, table, "mesh")
+    _check_url("mesh.listen", mesh.listen, loopback=True)
+    if mesh.coordinator:
+        _check_url("mesh.coordinator", mesh.coordinator, loopback=False)
+    _check("mesh.max_jobs", mesh.max_jobs, 1, 1_000_000)
+    _check("mesh.drain", mesh.drain, 0, 86400)
+    state = Path(str(folders["state"])).expanduser().absolute() if folders["state"] else _state(environ)
+    keep = Path(str(folders["keep_bags"])).expanduser().absolute() if folders["keep_bags"] else None
+    return replace(mesh, state=state, keep_bags=keep)
+
+
+def _state(environ: Mapping[str, str]) -> Path:
+    home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    above = environ.get("XDG_STATE_HOME", "")
+    return (Path(above) if above.startswith("/") else home / ".local" / "state") / "ifmesh"
+
+
+def _weights(table: dict[str, object]) -> Weights:
+    weights = _built(Weights, table, "cascade")
+    if not weights.path or weights.path in PUBLISHED:
+        return weights
+    return replace(weights, path=str(Path(weights.path).expanduser().absolute()))
+
+
+def _service(stage: str, table: dict[str, object]) -> Service:
+    where = f"services.{stage}"
+    service = _built(Service, table, where)
+    if service.run and not all(part.replace(".", "_").isidentifier() for part in service.run.partition(":")[::2]):
+        raise Misconfigured(f"{where}.run: {service.run!r}: module:Class, as in ifmesh.toy:{CLASSES[stage]}")
+    kind, _, number = service.device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (service.device != kind and not (kind == "cuda" and number.isdecimal())):
+        raise Misconfigured(f"{where}.device: {service.device!r}: {DEVICES}")
+    if service.dtype not in DTYPES:
+        near = _nearest(service.dtype, DTYPES)
+        raise Misconfigured(f"{where}.dtype: {service.dtype!r}: fp32, bf16, fp16, or leave it out{near}")
+    _check(f"{where}.copies", service.copies, 0, 256)
+    _check(f"{where}.threads", service.threads, 1, 1024)
+    _check(f"{where}.patience", service.patience, 0, 86400)
+    _check(f"{where}.outbox_bytes", service.outbox_bytes, 1 << 24, 1 << 40)  # below 16 MiB three large pictures would not fit
+    return service
+
+
+def _built(cls: type[T], table: Mapping[str, object], where: str) -> T:
+    try:
+        return typed.build(cls, table, where, unknown="error")
+    except typed.Mismatch as error:
+        raise Misconfigured(str(error)) from None
+
+
+def _check(key: str, value: float, least: float, most: float) -> None:
+    if not (math.isfinite(value) and least <= value <= most):
+        raise Misconfigured(f"{key}: {value!r}: from {least:.16g} to {most:.16g}")
+
+
+def _check_url(key: str, url: str, loopback: bool) -> None:
+    """tcp://HOST:PORT.  Without keys nothing leaves the machine: a listener on another address refuses to start."""
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme == "tcp" and parts.hostname and parts.port is not None and not (parts.path or parts.query or parts.fragment)
+    except ValueError:  # a port that is none
+        fine = False
+    if not fine and not (url.startswith("ipc://") and not loopback):
+        raise Misconfigured(f"{key}: {url!r}: tcp://HOST:PORT, as in {Mesh().listen}")
+    if loopback and parts.hostname not in LOOPBACK:
+        raise Misconfigured(f"{key}: {url!r}: this version has no keys and listens on loopback only: tcp://127.0.0.1:PORT")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean ...?", or nothing when nothing is near."""
+    near = get_close_matches(name, [k for k in known if k], n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,89 @@
+"""The PUSH side of the data links: one socket per life of a receiver, and what waits for its link to come up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import zmq
+
+from ifmesh import sockets
+from ifmesh.log import logger
+from ifmesh.protocol import Endpoint, Header
+from ifmesh.wire import HEADER
+
+Frame = bytes | memoryview
+
+MOST = 256
+
+
+@dataclass(slots=True)
+class Link:
+    """pending: by job, the newest bag that its pipe did not take yet, and until when to try."""
+
+    socket: zmq.Socket[bytes]
+    to: tuple[Endpoint, ...]
+    used: float
+    pending: dict[str, tuple[Header, Frame, float]]
+
+
+class Outlets:
+    """Sends bags, best effort: whatever is lost here the broker sees missing and orders again, so nothing is kept for long.
+
+    patience: seconds that a bag waits for its link.  idle: seconds after which an unused link is closed; a life never comes back, so
+    links to the dead go this way too.
+    """
+
+    def __init__(self, ctx: zmq.Context[zmq.Socket[bytes]], host: str, patience: float = 5.0, idle: float = 30.0) -> None:
+        self._ctx, self._host, self._patience, self._idle = ctx, host, patience, idle
+        self._links: dict[str, Link] = {}
+
+    def send(self, now: float, life: str, to: tuple[Endpoint, ...], header: Header, frame: Frame) -> bool:
+        """PUSH it to that life, now or as soon as its link is up.  False: it has no address that we could reach."""
+        link = self._links.get(life)
+        if link is not None and link.to != to:
+            self._close(life)
+            link = None
+        if link is None:
+            while len(self._links) >= MOST:
+                self._close(min(self._links, key=lambda other: self._links[other].used))
+            try:
+                link = Link(sockets.outlet(self._ctx, sockets.choose(to, self._host)), to, now, {})
+            except (zmq.ZMQError, ValueError, LookupError) as error:
+                logger.warning("no way to %s: %s", life or "the coordinator", error, extra={"job": header.job})
+                return False
+            self._links[life] = link
+        link.used = now
+        link.pending.pop(header.job, None)
+        link.pending[header.job] = (header, frame, now + self._patience)
+        self._flush(link)
+        return True
+
+    @property
+    def waiting(self) -> list[zmq.Socket[bytes]]:
+        """To be polled for POLLOUT; then `flush`."""
+        return [link.socket for link in self._links.values() if link.pending]
+
+    def flush(self, now: float) -> None:
+        """Send what can be sent; give up what has waited too long, and its link, which may be dead without a sign of it."""
+        for life, link in list(self._links.items()):
+            self._flush(link)
+            late = [job for job, (_, _, until) in link.pending.items() if until <= now]
+            for job in late:
+                logger.info("no link to %s in %.0f s", life or "the coordinator", self._patience, extra={"job": job})
+            if late or (not link.pending and now - link.used > self._idle):
+                self._close(life)
+
+    def close(self) -> None:
+        for life in list(self._links):
+            self._close(life)
+
+    def _flush(self, link: Link) -> None:
+        for job, (header, frame, _) in list(link.pending.items()):
+            try:
+                link.socket.send_multipart([HEADER.encode(header), frame], zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return
+            del link.pending[job]
+
+    def _close(self, life: str) -> None:
+        self._links.pop(life).socket.close()

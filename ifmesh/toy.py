@@ -1,0 +1,217 @@
+"""Stages without weights: the same names, tensors and sizes as the real cascade in fp16, in a millisecond, without torch.
+
+For trying a mesh, for its tests and for breaking it on purpose.  What a stage gives is a pure function of the request and of the
+bag that came in (a hash of both picks the colours of a small tiled pattern), so a bag that went astray shows in the pixels.
+
+Options (the stage's section of ifmesh.toml): `steps` (default 5), `step_ms` (milliseconds per step, default 0), `slots` (jobs that
+step together, default 1).  A prompt may ask for trouble, with the stage's name: `toy:raise=stage_one` raises an error in the second
+step, `toy:abort=...` aborts the process there, `toy:hang=...` never returns from there, `toy:bad=...` calls the request wrong, and
+`toy:flag` makes the guard blank the pictures.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b, shake_128
+
+import xxhash
+
+from ifmesh.cascade import DRAWN, EMBEDS, IMAGE64, IMAGE256, IMAGE1024, PNG, RNG
+from ifmesh.errors import BadRequest
+from ifmesh.protocol import Request
+from ifmesh.stage import Advance, Bag, Setup, Tensor
+
+TILE = 16
+CHANNELS = 4096
+HALVES = tuple(struct.pack("<e", level / 127.5 - 1) for level in range(256))
+"""A grey level 0..255 as the F16 within -1..1 that stands for it."""
+LEVELS = {struct.unpack("<H", half)[0]: level for level, half in enumerate(HALVES)}
+
+
+@dataclass(slots=True)
+class Work:
+    request: Request
+    bag: Bag
+    steps: int
+    step: int = 0
+
+
+class Toy:
+    """What all toy stages do: count steps, make trouble when asked to, and give `draw` at the end."""
+
+    name = ""
+
+    def __init__(self) -> None:
+        self.slots = 1
+        self._steps, self._pause = 5, 0.0
+        self._work: dict[str, Work] = {}
+
+    def load(self, setup: Setup) -> str:
+        options = setup.options or {}
+        self.slots = int(options.get("slots", 1))
+        self._steps = int(options.get("steps", 5))
+        self._pause = float(options.get("step_ms", 0)) / 1000
+        return "toy/1"
+
+    def admit(self, job: str, request: Request, bag: Bag) -> int:
+        if f"toy:bad={self.name}" in request.prompt:
+            raise BadRequest("prompt", request.prompt, f"asks {self.name} to call it wrong: leave that word out")
+        settings = request.settings.get(self.name)
+        steps = (settings.steps or len(settings.timesteps or ()) or self._steps) if settings else self._steps
+        self._work[job] = Work(request, bag, steps)
+        return steps
+
+    def step(self) -> Iterable[Advance]:
+        if self._pause:
+            time.sleep(self._pause)
+        for job, work in list(self._work.items()):
+            work.step += 1
+            if work.step == min(2, work.steps):
+                self._trouble(work.request.prompt)
+            if work.step < work.steps:
+                yield Advance(job, work.step, work.steps)
+            else:
+                del self._work[job]
+                yield Advance(job, work.step, work.steps, self.draw(work.request, work.bag))
+
+    def drop(self, job: str) -> None:
+        self._work.pop(job, None)
+
+    def draw(self, request: Request, bag: Bag) -> Bag:
+        """The stage's output; see `ifmesh.cascade` for what each gives."""
+        raise NotImplementedError
+
+    def _trouble(self, prompt: str) -> None:
+        if f"toy:raise={self.name}" in prompt:
+            raise RuntimeError(f"the prompt asked {self.name} to raise this")
+        if f"toy:abort={self.name}" in prompt:
+            os.abort()
+        while f"toy:hang={self.name}" in prompt:
+            time.sleep(3600)
+
+
+class Encoder(Toy):
+    name = "encoder"
+
+    def draw(self, request: Request, bag: Bag) -> Bag:
+        source = _mix(self.name, request, bag)
+        row = b"".join(HALVES[level] for level in shake_128(source).digest(64)) * (CHANNELS // 64)
+        embeds = Tensor("F16", (2, 77, CHANNELS), row * (2 * 77))
+        return {EMBEDS.name: embeds, RNG.name: _rng(source)}
+
+
+class StageOne(Toy):
+    name = "stage_one"
+
+    def draw(self, request: Request, bag: Bag) -> Bag:
+        source = _mix(self.name, request, bag)
+        return {IMAGE64.name: _halves(source, *_sides(request, 1)), RNG.name: _rng(source)}
+
+
+class StageTwo(Toy):
+    name = "stage_two"
+
+    def draw(self, request: Request, bag: Bag) -> Bag:
+        source = _mix(self.name, request, bag)
+        return {IMAGE256.name: _halves(source, *_sides(request, 4)), RNG.name: _rng(source)}
+
+
+class Upscaler(Toy):
+    name = "upscaler"
+
+    def draw(self, request: Request, bag: Bag) -> Bag:
+        source = _mix(self.name, request, bag)
+        height, width = _sides(request, 16)
+        data = b"".join(_planes(source, height, width, bytes))
+        return {IMAGE1024.name: Tensor("U8", (3, height, width), data), RNG.name: _rng(source)}
+
+
+class Guard(Toy):
+    name = "guard"
+
+    def draw(self, request: Request, bag: Bag) -> Bag:
+        flag = "toy:flag" in request.prompt
+        out = {"flagged": Tensor("U8", (1,), bytes([flag]))}
+        for stage, blob in DRAWN.items():
+            if blob.name in bag:
+                png = _png(bag[blob.name], blank=flag)
+                out[PNG[stage].name] = Tensor("U8", (len(png),), png)
+        return out
+
+
+def _mix(stage: str, request: Request, bag: Bag) -> bytes:
+    """32 bytes that depend on the stage, on the request and on every byte that came in."""
+    asked = (stage, request.prompt, request.negative, request.seed, request.settings.get(stage))
+    mixed = blake2b(repr(asked).encode(), digest_size=32)
+    for name in sorted(bag):
+        tensor = bag[name]
+        mixed.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+        mixed.update(xxhash.xxh3_128_digest(tensor.data))
+    return mixed.digest()
+
+
+def _rng(source: bytes) -> Tensor:
+    return Tensor("U8", (5056,), shake_128(b"rng" + source).digest(5056))
+
+
+def _sides(request: Request, scale: int) -> tuple[int, int]:
+    """(height, width) in pixels."""
+    return (request.height or 64) * scale, (request.width or 64) * scale
+
+
+def _halves(source: bytes, height: int, width: int) -> Tensor:
+    """[3, height, width] F16 within -1..1."""
+    as_halves = partial(map, HALVES.__getitem__)
+    return Tensor("F16", (3, height, width), b"".join(_planes(source, height, width, lambda row: b"".join(as_halves(row)))))
+
+
+def _planes(source: bytes, height: int, width: int, convert: Callable[[bytes], bytes]) -> Iterable[bytes]:
+    """Three planes (R, G, B) of a tiled 16 x 16 pattern in four colours; convert: from a row of levels to its bytes."""
+    drawn = shake_128(source).digest(12 + 64)
+    palette, cells = drawn[:12], drawn[12:]
+    for channel in range(3):
+        tile = []
+        for y in range(TILE):
+            colours = [palette[3 * (cells[y // 2 * 8 + x // 2] & 3) + channel] for x in range(TILE)]
+            tile.append(convert(bytes((colours * (width // TILE + 1))[:width])))
+        yield b"".join((tile * (height // TILE + 1))[:height])
+
+
+def _png(image: Tensor, blank: bool) -> bytes:
+    """image: [3, h, w], F16 within -1..1 or U8 -> a PNG file, 8 bits RGB.  Equal rows are converted once."""
+    _, height, width = image.shape
+    data = memoryview(image.data).cast("B")
+    row = width * (2 if image.dtype == "F16" else 1)
+    known: dict[bytes, bytes] = {}
+    lines = []
+    for y in range(height):
+        planes = b"".join(data[(c * height + y) * row : (c * height + y + 1) * row] for c in range(3))
+        if planes not in known:
+            levels = bytes(map(_level, memoryview(planes).cast("H"))) if image.dtype == "F16" else planes
+            line = bytearray(1 + 3 * width)  # a PNG line begins with its filter, 0: none
+            for c in range(3):
+                line[1 + c :: 3] = levels[c * width : (c + 1) * width]
+            known[planes] = bytes(len(line)) if blank else bytes(line)
+        lines.append(known[planes])
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"".join(lines), 1)),
+        (b"IEND", b""),
+    )
+    parts = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _level(half: int) -> int:
+    """An F16 by its 16 bits to the nearest grey level."""
+    known = LEVELS.get(half)
+    if known is not None:
+        return known
+    value = struct.unpack("<e", struct.pack("<H", half))[0]
+    return round(min(255.0, max(0.0, (value + 1) * 127.5))) if value == value else 0

@@ -1,0 +1,210 @@
+"""A worker process: the I/O thread (this one, the main thread) owns every socket and the Keeper; the stage computes beside it.
+
+It decides nothing: what came goes to the Keeper, and what the Keeper returns is carried out.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import zmq
+
+from ifmesh import keeper, log, sockets, tied
+from ifmesh.bell import Bell
+from ifmesh.cascade import IF
+from ifmesh.compute import Compute, Ended, Event, Free, Loaded, Made, Spoilt, Stepped, Threw
+from ifmesh.config import Config
+from ifmesh.inlet import deliveries
+from ifmesh.keeper import Carry, Forget, Keeper, Rebuild, Send, Stop
+from ifmesh.log import Garbage, logger
+from ifmesh.outlets import Outlets
+from ifmesh.places import socket_file
+from ifmesh.protocol import Endpoint, Hello
+from ifmesh.stage import Setup
+from ifmesh.uplink import Uplink
+from ifmesh.wire import TO_COORDINATOR, TO_WORKER, Garbled, VersionMismatch
+
+CONFIGURATION = 3
+AT_ONCE = 75
+
+
+def run(stage: str, name: str, life: str, config: Config, tied_: bool) -> int:
+    """Serve one stage until the end of this life.  life: the routing id, never used before.  The exit code:
+
+    0 drained; 3 the stage cannot be loaded, or the coordinator refused; 75 told to stop twice; 1 a bug.
+    """
+    log.start()
+    if tied_:
+        tied.to_parent()
+        tied.to_stdin()
+    code = Worker(stage, name, life, config).serve()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the compute thread may be deep in native code; an interpreter that waits for it, or not, may crash
+
+
+def device(config: Config, stage: str) -> str:
+    """ "auto" is the first CUDA card, else the CPU.  Decided without torch, because Hello says it before anything is loaded."""
+    wanted = config.services[stage].device
+    if wanted != "auto":
+        return wanted
+    card = Path("/dev/nvidia0").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+    return "cuda:0" if card and not config.cascade.toy else "cpu"
+
+
+class Worker:
+    def __init__(self, stage: str, name: str, life: str, config: Config) -> None:
+        self._stage, self._name, self._life, self._config = stage, name, life, config
+        self._ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._bell = Bell()
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._garbage = Garbage()
+        self._wanted = 0  # tasks that the compute thread has asked for
+        self._stops = 0
+        self._code: int | None = None
+
+    def serve(self) -> int:
+        service = self._config.services[self._stage]
+        host = sockets.host_id()
+        where = device(self._config, self._stage)
+        self._bell.answer((signal.SIGTERM, signal.SIGINT))
+        path = socket_file(self._config.mesh.state, self._life)
+        self._inlet, urls = sockets.inlet(self._ctx, [f"ipc://{path}", "tcp://127.0.0.1:*"])
+        endpoints = tuple(Endpoint(host if url.startswith("ipc:") else "", url) for url in urls)
+        capacity = 1 + int(service.options.get("slots", 1))  # one more is prefetched
+        hello = Hello(self._stage, self._life, self._name, os.getpid(), host, where, endpoints, capacity, "")
+        self._keeper = Keeper(hello, service.outbox_bytes)
+        self._uplink = Uplink(self._ctx, self._config, self._life.encode())
+        self._outlets = Outlets(self._ctx, host)
+        setup = Setup(self._config.cascade.path, where, service.dtype, service.threads, service.options)
+        factory = self._config.factory(self._stage)
+        self._compute = Compute(self._stage, factory, setup, IF, self._config.mesh.keep_bags, self._told)
+        self._uplink.dial()
+        self._carry_out(self._keeper.start(time.monotonic()))
+        self._compute.start()
+        try:
+            while self._code is None:
+                self._turn()
+        finally:
+            self._uplink.hang_up()
+            self._outlets.close()
+            self._inlet.close()
+            with suppress(OSError):
+                path.unlink()
+        self._ctx.term()  # the last words leave
+        return self._code
+
+    def _told(self, event: Event) -> None:
+        """Called in the compute thread."""
+        self._events.put(event)
+        self._bell.ring()
+
+    def _turn(self) -> None:
+        """Wait for something, then one round of everything."""
+        self._wait()
+        if self._uplink.socket is None:
+            self._uplink.dial()
+        self._uplink.flush()
+        self._outlets.flush(time.monotonic())
+        for received in self._bell.hear():
+            self._stop(received)
+        for parts in self._uplink.received():
+            self._heard(parts)
+        for header, frame in deliveries(self._inlet, "bag", self._garbage):
+            self._carry_out(self._keeper.arrived(time.monotonic(), header, frame))
+        with suppress(Empty):
+            while True:
+                self._happened(self._events.get_nowait())
+        if time.monotonic() >= self._keeper.wakeup():
+            self._carry_out(self._keeper.tick(time.monotonic()))
+        while self._wanted:
+            task, commands = self._keeper.take(time.monotonic())
+            self._carry_out(commands)
+            if task is None:
+                break
+            self._wanted -= 1
+            self._compute.give(task)
+
+    def _wait(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._inlet, zmq.POLLIN)
+        poller.register(self._bell.fileno(), zmq.POLLIN)
+        for socket in self._outlets.waiting:
+            poller.register(socket, zmq.POLLOUT)
+        most = 1.0
+        if self._uplink.socket is not None:
+            poller.register(self._uplink.socket, zmq.POLLIN | (zmq.POLLOUT if self._uplink.waiting else 0))
+        else:
+            most = 0.2  # the coordinator is about to write down where it listens
+        pause = min(most, max(0.0, self._keeper.wakeup() - time.monotonic()))
+        poller.poll(int(pause * 1000) + 1)
+
+    def _heard(self, parts: list[bytes]) -> None:
+        try:
+            if len(parts) != 1:
+                raise Garbled(f"{len(parts)} parts")
+            message = TO_WORKER.decode(parts[0])
+        except VersionMismatch as error:
+            self._end(CONFIGURATION, f"the coordinator speaks protocol version {error.theirs}, this worker {error.ours}")
+        except Garbled as error:
+            self._garbage.dropped("the coordinator", error)
+        else:
+            self._carry_out(self._keeper.receive(time.monotonic(), message))
+
+    def _happened(self, event: Event) -> None:
+        """One branch for each kind of event of the compute thread."""
+        now = time.monotonic()
+        match event:
+            case Loaded(numeric):
+                logger.info("%s is loaded: %s", self._name, numeric)
+                self._carry_out(self._keeper.loaded(now, numeric))
+            case Free():
+                self._wanted += 1
+            case Stepped(job, token, step, steps):
+                self._carry_out(self._keeper.advanced(now, job, token, step, steps))
+            case Made(job, token, frame, digest, seconds):
+                self._carry_out(self._keeper.completed(now, job, token, frame, digest, seconds))
+            case Spoilt(job, token, error):
+                self._garbage.dropped(f"the sender of job {job}", error)
+                self._carry_out(self._keeper.spoiled(now, job, token, error))
+            case Threw(job, token, error, fault):
+                self._carry_out(self._keeper.raised(now, job, token, error, fault))
+            case Ended(code, error):
+                self._end(code, error)
+
+    def _carry_out(self, commands: list[keeper.Command]) -> None:
+        now = time.monotonic()
+        for command in commands:
+            match command:
+                case Send(message):
+                    self._uplink.send(TO_COORDINATOR.encode(message))
+                case Carry(life, to, header, frame):
+                    self._outlets.send(now, life, to, header, frame)
+                case Forget():
+                    self._compute.give(command)
+                case Rebuild():
+                    logger.info("no word from the coordinator: dialling again")
+                    self._uplink.dial()
+                case Stop(detail):
+                    self._end(CONFIGURATION if detail else 0, detail)
+
+    def _stop(self, received: signal.Signals) -> None:
+        """The first time: finish what runs, hand over, leave.  The second time: now."""
+        self._stops += 1
+        if self._stops > 1:
+            self._end(AT_ONCE, f"{received.name} again: leaving at once")
+        else:
+            logger.info("%s: finishing what runs", received.name)
+            self._carry_out(self._keeper.drain(time.monotonic()))
+
+    def _end(self, code: int, why: str) -> None:
+        if self._code is None:
+            self._code = code
+            if why:
+                logger.error("%s", why)

@@ -1,0 +1,97 @@
+"""The upscaler: four times larger again, through a latent space, as diffusers' StableDiffusionUpscalePipeline draws it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ifmesh.cascade import IMAGE256, IMAGE1024, RNG
+from ifmesh.protocol import Request
+from ifmesh.stage import Advance, Bag, Setup
+
+from . import loading
+from .denoising import Draw, Pool, noise, noise_source
+from .schedules import planned, scheduled
+from .tensors import take, to_blob
+
+NAME = "upscaler"
+SCALING = 0.08333  # of the latents.  The pipeline sets it, whatever the VAE's configuration says
+
+
+class Upscaler:
+    """Needs image256 [3, h, w], about -1 to 1, and rng; gives image1024 U8 [3, 4h, 4w] and rng.  The last step decodes the latents.
+
+    The prompt comes with the request: this model was trained with CLIP, not T5.
+    """
+
+    slots: int = 1
+
+    def load(self, setup: Setup) -> str:
+        recipe = loading.recipe(setup.cascade)
+        repo, self._defaults = recipe.repos[NAME], recipe.defaults[NAME]
+        self._dtype, self._device = loading.dtype_of(setup), torch.device(setup.device)
+        self._tokenizer: CLIPTokenizer = loading.tokenizer(repo, CLIPTokenizer)
+        self._text: CLIPTextModel = loading.component(repo, "text_encoder", CLIPTextModel, self._dtype, setup.device)
+        self._unet: Any = loading.component(repo, "unet", UNet2DConditionModel, self._dtype, setup.device)
+        self._vae: Any = _upcast(loading.component(repo, "vae", AutoencoderKL, self._dtype, setup.device))
+        self._scheduler: Any = loading.scheduler(repo, "scheduler", DDIMScheduler)
+        self._noising: Any = loading.scheduler(repo, "low_res_scheduler", DDPMScheduler)
+        self._pool = Pool(self._unet)
+        self._drawn: dict[str, Draw] = {}  # latents that wait for their decode
+        return loading.numeric_class(setup, self._dtype, self._text, self._unet, self._vae, self._scheduler, self._noising)
+
+    def admit(self, job: str, request: Request, bag: Bag) -> int:
+        plan = planned(self._defaults, request.settings.get(NAME))
+        scheduler = scheduled(self._scheduler, plan, NAME)
+        source = noise_source(request, bag)
+        low = 2 * (take(bag, IMAGE256)[None] / 2 + 0.5).clamp(0, 1) - 1  # the pipeline wants 0 to 1, and its VAE's processor -1 to 1
+        low = low.to(self._device, self._dtype)
+        level = torch.tensor([plan.noise_level], device=self._device)
+        # The order of the draws is the pipeline's: first the low resolution's noise, then the latents'.
+        low = self._noising.add_noise(low, noise(low.shape, source, self._dtype, self._device), level)
+        shape = (1, self._vae.config.latent_channels, *low.shape[2:])
+        latents = noise(shape, source, self._dtype, self._device) * scheduler.init_noise_sigma
+        texts = [request.negative, request.prompt] if plan.guidance > 1 else [request.prompt]
+        embeds = torch.cat([self._embeds(text) for text in texts])
+        draw = Draw(latents, embeds, plan.guidance, scheduler, source, low, level.repeat(len(embeds)))
+        self._pool.admit(job, draw)
+        return draw.steps + 1
+
+    def step(self) -> list[Advance]:
+        """One denoising step, or the decode, for each admitted job."""
+        decoded, self._drawn = self._drawn, {}
+        made = [Advance(job, draw.steps + 1, draw.steps + 1, self._output(draw)) for job, draw in decoded.items()]
+        for job, draw in self._pool.step():
+            if draw.done == draw.steps:
+                self._drawn[job] = draw
+            made.append(Advance(job, draw.done, draw.steps + 1))
+        return made
+
+    def drop(self, job: str) -> None:
+        self._pool.drop(job)
+        self._drawn.pop(job, None)
+
+    @torch.inference_mode()
+    def _embeds(self, text: str) -> torch.Tensor:
+        """[1, 77, C].  As the pipeline does it: each text in a call of its own; SD's text encoders attend to the padding."""
+        length = self._tokenizer.model_max_length
+        tokens = self._tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        mask = tokens.attention_mask.to(self._device) if getattr(self._text.config, "use_attention_mask", False) else None
+        embeds: torch.Tensor = self._text(tokens.input_ids.to(self._device), attention_mask=mask)[0]
+        return embeds.to(self._dtype)
+
+    @torch.inference_mode()
+    def _output(self, draw: Draw) -> Bag:
+        latents = draw.x.to(next(self._vae.post_quant_conv.parameters()).dtype)
+        image = self._vae.decode(latents / SCALING, return_dict=False)[0]
+        image = (image * 0.5 + 0.5).clamp(0, 1).float().cpu()
+        pixels = (image[0] * 255).round().to(torch.uint8)  # as output_type="pil" rounds: half to even
+        return {IMAGE1024.name: to_blob(pixels), RNG.name: to_blob(draw.source.get_state())}
+
+
+def _upcast(vae: Any) -> Any:
+    """The VAE in fp32 when it overflows in fp16.  The pipeline goes there and back for every picture: the same weights."""
+    return vae.float() if vae.dtype == torch.float16 and vae.config.force_upcast else vae

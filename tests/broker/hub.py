@@ -1,0 +1,209 @@
+"""The coordinator's shell in the simulated mesh: one process at a time behind a disk that survives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ifmesh.broker import Broker
+from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Give, Hand, Note, Send
+from ifmesh.protocol import Ended, Endpoint, Finished, Header, Request, Result, StageRun, ToCoordinator, Token
+from tests.broker.toyland import digest, published, sha
+
+if TYPE_CHECKING:
+    from tests.broker.world import World
+
+
+@dataclass(slots=True)
+class Record:
+    """One row of the simulated journal.  accepted: by the wall clock of the world; given_back: blames that were taken back."""
+
+    request: Request
+    accepted: float
+    blame: int = 0
+    given_back: int = 0
+    ending: Ended | None = None
+    story: tuple[tuple[float, str], ...] = ()
+    runs: tuple[StageRun, ...] = ()
+
+
+@dataclass(slots=True)
+class Disk:
+    rows: dict[str, Record] = field(default_factory=dict)
+    results: dict[str, bytes] = field(default_factory=dict)
+
+    def commit(self, now: float, commands: list[Command]) -> None:
+        """One transaction for all that a batch wants remembered."""
+        for command in commands:
+            if isinstance(command, Book):
+                assert command.job not in self.rows, f"{command.job} is booked twice"
+                self.rows[command.job] = Record(command.request, now)
+            elif isinstance(command, Blame):
+                assert command.job in self.rows, f"blame for {command.job}, which was never booked"
+                row = self.rows[command.job]
+                row.given_back += max(0, row.blame - command.count)
+                row.blame = command.count
+            elif isinstance(command, Close):
+                row = self.rows[command.job]
+                assert row.ending is None, f"{command.job} is closed twice: {row.ending}, then {command.ending}"
+                row.ending, row.story, row.runs = command.ending, command.story, command.runs
+                if isinstance(command.ending, Finished):
+                    frame = self.results.get(command.job)
+                    assert frame is not None, f"{command.job} is finished, but nothing is on disk"
+                    assert sha(frame) == command.ending.digest, f"{command.job}: digest of something else"
+                    assert frame == published(row.request), f"{command.job}: wrong bytes were published"
+
+
+class Hub:
+    """Broker, inbox, disk.  A crash may come before the commit, between commit and sends, or in the middle of the sends."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.disk = Disk()
+        self.epoch = 0
+        self.alive = False
+        self.crashes = 0
+        self.doom: str = ""
+        self.broker: Broker
+        self._inbox: list[tuple[bytes, ToCoordinator] | tuple[str, Token, str, int]] = []
+        self._turn_at = float("inf")
+        self._paused = 0.0
+        self._skew = 0.0
+
+    def clock(self) -> float:
+        return self.world.now + self._skew
+
+    @property
+    def inlet(self) -> Endpoint:
+        return Endpoint("", f"tcp://hub/{self.epoch}")
+
+    def start(self) -> None:
+        world = self.world
+        self.epoch += 1
+        self.alive = True
+        self._skew = world.rng.uniform(0, 1e6)
+        self.broker = world.minds.broker(world.cascade, self.epoch, (self.inlet,), world.policy)
+        world.say("hub", f"starts, epoch {self.epoch}")
+        rows = self.disk.rows.items()
+        open_jobs = [Booked(job, r.request, world.now - r.accepted, r.blame) for job, r in rows if r.ending is None]
+        ended = [Closed(job, r.request, r.ending, r.story, r.runs) for job, r in rows if r.ending is not None]
+        commands = self.broker.recover(self.clock(), open_jobs, ended)
+        self.broker.check()
+        self._finish(commands)
+        world.links.reopen()
+
+    def crash(self) -> None:
+        if self.alive:
+            self.world.say("hub", "CRASHES")
+            self.crashes += 1
+            self.alive, self.doom, self._inbox, self._turn_at, self._paused = False, "", [], float("inf"), 0.0
+            self.world.links.reset()
+
+    def stop(self, epoch: int) -> None:
+        """The same end, as asked; it may be alive no more, or another."""
+        if epoch == self.epoch:
+            self.crash()
+
+    def pause(self, seconds: float) -> None:
+        self._paused = self.world.now + seconds
+        self.world.at(self._paused, self._turn)
+
+    # ---- what comes in
+
+    def hears(self, peer: bytes, message: ToCoordinator) -> None:
+        self.world.watch(peer, message)
+        self._inbox.append((peer, message))
+        self._soon(self.world.rng.uniform(0.0, 0.002))
+
+    def arrives(self, epoch: int, header: Header, frame: bytes) -> None:
+        """A bag on the inlet."""
+        if not self.alive or epoch != self.epoch:
+            return
+        if digest(frame) != header.digest:
+            self.world.say("hub", "drops a result of the wrong digest:", header)
+            return
+        if self.broker.expects(header.job, header.token):
+            self.world.say("hub", "stores", header)
+            self.world.later(self.world.rng.uniform(0.002, 0.2), self._stored, epoch, header, frame)
+        else:
+            self.world.say("hub", "does not expect", header)
+
+    def _stored(self, epoch: int, header: Header, frame: bytes) -> None:
+        if self.alive and epoch == self.epoch:
+            row = self.disk.rows.get(header.job)
+            if row is None or row.ending is None or header.job not in self.disk.results:
+                self.disk.results[header.job] = frame
+            self._inbox.append((header.job, header.token, sha(frame), len(frame)))
+            self._soon(0.0)
+
+    def _soon(self, delay: float) -> None:
+        at = self.world.now + delay
+        if at < self._turn_at:
+            self._turn_at = at
+            self.world.at(at, self._turn)
+
+    # ---- one turn of the loop
+
+    def _turn(self) -> None:
+        world = self.world
+        if not self.alive or world.now < self._paused or (world.now < self._turn_at and world.now != self._paused):
+            return
+        self._turn_at = float("inf")
+        inbox, self._inbox = self._inbox, []
+        commands: list[Command] = []
+        for item in inbox:
+            if len(item) == 2:
+                world.say("hub", f"{item[0].decode()} >", item[1])
+                commands += self.broker.receive(self.clock(), *item)
+            else:
+                world.say("hub", f"landed {item[0]} {item[1]}")
+                commands += self.broker.landed(self.clock(), *item)
+        wakeup = self.broker.wakeup()
+        if wakeup is not None and wakeup <= self.clock():
+            commands += self.broker.tick(self.clock())
+        self.broker.check()
+        world.events += 1
+        self._finish(commands)
+
+    def command(self, commands: list[Command]) -> None:
+        """Carry out what somebody asked of the broker directly."""
+        self.broker.check()
+        self._finish(commands)
+
+    def _finish(self, commands: list[Command]) -> None:
+        world = self.world
+        doom = self.doom if len(commands) > 1 or any(isinstance(c, Book | Close | Blame) for c in commands) else ""
+        if doom == "before the commit":
+            return self.crash()
+        self.disk.commit(world.now, commands)
+        if doom == "after the commit":
+            return self.crash()
+        stop = world.rng.randrange(len(commands)) if doom else -1
+        for n, command in enumerate(commands):
+            if n == stop:
+                return self.crash()
+            self._carry_out(command)
+        wakeup = self.broker.wakeup()
+        if wakeup is not None:
+            self._soon(max(0.0, wakeup - self.clock()) + 1e-6)
+        return None
+
+    def _carry_out(self, command: Command) -> None:
+        world = self.world
+        if isinstance(command, Send):
+            world.say("hub", f"  {command.to.decode()} <", command.message)
+            if not world.links.down(command.to, command.message):
+                self.broker.gone(self.clock(), command.to)
+        elif isinstance(command, Give):
+            world.say("hub", "  gives", command)
+            world.give(command)
+        elif isinstance(command, Hand):
+            frame = self.disk.results[command.job]
+            assert sha(frame) == command.digest
+            if not world.links.down(command.to, Result(command.job, command.digest), frame):
+                self.broker.gone(self.clock(), command.to)
+        elif isinstance(command, Note):
+            world.say("hub", f"  # {command.job}: {command.text}")
+        else:
+            assert isinstance(command, Book | Close | Blame), command
+            world.say("hub", "  journal:", command)

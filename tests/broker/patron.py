@@ -1,0 +1,140 @@
+"""One client process in the simulated mesh, with the real Caller.  It may vanish, and come back with its job ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ifmesh.caller import Caller, Command, Rebuild, Send, Tell
+from ifmesh.protocol import Accepted, Cancelled, Failed, Finished, Refused, Request, Result
+from tests.broker.links import Down, Link
+from tests.broker.toyland import published
+
+if TYPE_CHECKING:
+    from tests.broker.world import World
+
+
+@dataclass(slots=True)
+class Wish:
+    """One job of this client.  ending: what it was told, once; refused: how often the mesh was full."""
+
+    job: str
+    request: Request
+    submitted: float = -1.0
+    accepted: bool = False
+    cancelled: bool = False
+    ending: Finished | Failed | Cancelled | None = None
+    ended: float = 0.0
+    fetched: bool = False
+    refused: int = 0
+
+
+class Patron:
+    """A client, session after session."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.sessions = 0
+        self.alive = False
+        self.wishes: dict[str, Wish] = {}
+        self.told: set[str] = set()  # jobs whose ending this session was told
+        self.caller: Caller
+        self.link: Link
+        self._tick_at = float("inf")
+
+    def start(self) -> None:
+        self.sessions += 1
+        self.alive, self.told, self._tick_at = True, set(), float("inf")
+        self.caller = self.world.minds.caller()
+        peer = f"{self.name}.{self.sessions}"
+        self.link = self.world.links.join(peer.encode(), peer, self._hear)
+        self.world.say(peer, "starts")
+        self._do(self.caller.hi(self.world.now))
+        for wish in self.wishes.values():
+            if isinstance(wish.ending, Finished) and not wish.fetched:
+                self._do(self.caller.fetch(self.world.now, wish.job))
+            if wish.submitted >= 0 and wish.ending is None:
+                if wish.accepted and self.world.rng.random() < 0.7:
+                    self._do(self.caller.watch(self.world.now, wish.job))
+                else:
+                    self._do(self.caller.submit(self.world.now, wish.job, wish.request))
+                if wish.cancelled:
+                    self._do(self.caller.cancel(self.world.now, wish.job))
+
+    def vanish(self) -> None:
+        if self.alive:
+            self.world.say(self.link.name, "VANISHES")
+            self.alive = False
+            self.world.links.leave(self.link)
+
+    def submit(self, wish: Wish) -> None:
+        if wish.job in self.wishes:
+            return
+        wish.submitted = self.world.now
+        self.wishes[wish.job] = wish
+        if self.alive:
+            self._do(self.caller.submit(self.world.now, wish.job, wish.request))
+
+    def cancel(self, job: str) -> None:
+        wish = self.wishes.get(job)
+        if wish is not None and wish.ending is None:
+            wish.cancelled = True
+            if self.alive:
+                self.world.say(self.link.name, f"cancels {job}")
+                self._do(self.caller.cancel(self.world.now, job))
+
+    def _again(self, job: str, session: int) -> None:
+        if self.alive and session == self.sessions and self.wishes[job].ending is None:
+            self._do(self.caller.submit(self.world.now, job, self.wishes[job].request))
+
+    def _hear(self, message: Down, payload: bytes) -> None:
+        if self.alive:
+            self._do(self.caller.receive(self.world.now, message, payload))  # type: ignore[arg-type]
+
+    def _tick(self, session: int, at: float) -> None:
+        if self.alive and session == self.sessions and at == self._tick_at:
+            self._tick_at = float("inf")
+            self._do(self.caller.tick(self.world.now))
+
+    def _do(self, commands: list[Command]) -> None:
+        world = self.world
+        for command in commands:
+            if isinstance(command, Send):
+                world.links.up(self.link, command.message)
+            elif isinstance(command, Rebuild):
+                world.rebuilds += 1
+                world.links.rebuild(self.link)
+            else:
+                assert isinstance(command, Tell), command
+                self._told(command)
+        wakeup = self.caller.wakeup()
+        if self.alive and wakeup is not None and wakeup < self._tick_at - 1e-9:
+            self._tick_at = max(wakeup, world.now) + 1e-6
+            world.at(self._tick_at, self._tick, self.sessions, self._tick_at)
+
+    def _told(self, tell: Tell) -> None:
+        world, message, wish = self.world, tell.message, self.wishes.get(tell.job)
+        world.say(self.link.name, "is told", message)
+        if wish is None:
+            return
+        if isinstance(message, Accepted):
+            wish.accepted = True
+        elif isinstance(message, Refused):
+            assert message.reason in ("busy", "unknown"), message
+            if message.reason == "busy":
+                wish.refused += 1
+                world.refused += 1
+                assert message.retry_after > 0
+            else:
+                assert not wish.accepted, f"{wish.job} was accepted, and now nobody knows it"
+            world.later(max(message.retry_after, 0.1), self._again, wish.job, self.sessions)
+        elif isinstance(message, Finished | Failed | Cancelled):
+            assert wish.job not in self.told, f"{self.link.name} is told twice of the end of {wish.job}: {wish.ending}, then {message}"
+            assert wish.ending is None or wish.ending == message, f"{wish.job} ended as {wish.ending} and as {message}"
+            self.told.add(wish.job)
+            wish.ending, wish.accepted, wish.ended = message, True, world.now
+            if isinstance(message, Finished):
+                self._do(self.caller.fetch(world.now, wish.job))
+        elif isinstance(message, Result):
+            assert tell.payload == published(wish.request), f"{wish.job}: the client got the wrong bytes"
+            wish.fetched = True

@@ -1,0 +1,312 @@
+"""The interpreter of the stories: a transcript of inputs, and below each what the mind did.
+
+A line of input is `TIME WHO WHAT`; a line that starts with `#` is a remark; what is indented was recorded.  Lives are written as
+they are (`enc.1`, its parent `enc.1/parent`), clients by a plain name.  Before each input the clock ticks as often as the mind
+asked for, and what comes of it stands under a line of its own.
+
+    mesh                       five workers, one for each stage, are there and have said that they hold nothing
+    policy transfer=2.0        other numbers for the broker (first line)
+    keeper one.1 stage_one     the story is about a worker's mind, not the coordinator's (first line)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass, replace
+from typing import Any
+
+from ifmesh import keeper, protocol
+from ifmesh.broker import Broker
+from ifmesh.cascade import IF
+from ifmesh.commands import Blame, Book, Booked, Close, Closed, Give, Hand, Note, Policy, Send
+from ifmesh.keeper import Keeper
+from ifmesh.protocol import Beat, Done, Endpoint, Exited, Header, Held, Hello, Raised, Received, Request, StageRun, Step, Token
+from tests.broker.world import Minds
+
+INLET = (Endpoint("", "tcp://hub"),)
+CREW = {"enc.1": "encoder", "one.1": "stage_one", "two.1": "stage_two", "up.1": "upscaler", "guard.1": "guard"}
+REQUESTS = {
+    "fox": Request("a fox", 1, last_stage="stage_one"),
+    "owl": Request("an owl", 2, last_stage="stage_one"),
+    "elk": Request("an elk", 3, last_stage="stage_one", priority=5),
+    "hare": Request("a hare", 4, last_stage="stage_one", deadline=3.0),
+    "whole": Request("a whole cascade", 5),
+    "empty": Request(" ", 6),
+}
+
+
+def show(value: object) -> str:
+    """A value in few words: what is as usual is left out."""
+    if isinstance(value, Request):
+        return next((name for name, request in REQUESTS.items() if request == value), repr(value))
+    if isinstance(value, Endpoint):
+        return value.url
+    if isinstance(value, StageRun):
+        return f"{value.stage} on {value.worker}" + (f" x{value.runs}" if value.runs > 1 else "")
+    if is_dataclass(value):
+        said = []
+        for field in fields(value):
+            what = getattr(value, field.name)
+            usual = field.default_factory() if field.default_factory is not MISSING else field.default
+            if what != usual:
+                said.append(f"{field.name}={show(what)}")
+        return f"{type(value).__name__}({', '.join(said)})"
+    if isinstance(value, tuple) and value and is_dataclass(value[0]):
+        return "[" + ", ".join(show(v) for v in value) + "]"
+    return repr(round(value, 3)) if isinstance(value, float) else repr(value)
+
+
+def _numbers(words: str) -> dict[str, Any]:
+    return {name: float(number) if "." in number else int(number) for name, number in (w.split("=") for w in words.split())}
+
+
+class _Teller:
+    """Reads a story line by line, and writes it again with what really happens."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.names: dict[str, object] = {**REQUESTS, **{n: getattr(protocol, n) for n in dir(protocol) if n[0].isupper()}}
+
+    def wakeup(self) -> float | None:
+        raise NotImplementedError
+
+    def tick(self) -> list[str]:
+        raise NotImplementedError
+
+    def hear(self, who: str, what: str) -> list[str]:
+        raise NotImplementedError
+
+    def begin(self, line: str) -> bool:
+        """A first line without a time."""
+        raise NotImplementedError
+
+    def tell(self, text: str) -> str:
+        out: list[str] = []
+        for line in text.splitlines():
+            if line.startswith("    "):
+                continue
+            out.append(line)
+            if not line or line.startswith("#") or self.begin(line):
+                continue
+            when, who, what = line.split(maxsplit=2)
+            before = out.pop()
+            out += self.pass_time(float(when))
+            out.append(before)
+            out += [f"    {said}" for said in self.hear(who, what)]
+        return "\n".join(out) + "\n"
+
+    def pass_time(self, until: float) -> list[str]:
+        out: list[str] = []
+        for _ in range(10000):
+            due = self.wakeup()
+            if due is None or due > until:
+                break
+            self.now = max(self.now, due)
+            if said := self.tick():
+                out += [f"    -- {self.now:g}, the clock", *(f"    {line}" for line in said)]
+        else:
+            raise AssertionError("the mind asks to be woken again and again, and does nothing")
+        self.now = until
+        return out
+
+
+class BrokerStory(_Teller):
+    """The story of a coordinator."""
+
+    def __init__(self, broker: type[Broker] = Broker) -> None:
+        super().__init__()
+        self._type, self._epoch, self._policy = broker, 1, Policy()
+        self._broker = broker(IF, 1, INLET, self._policy)
+        self._beats: dict[str, int] = {}
+        self._rows: dict[str, tuple[float, Request, int]] = {}
+        self._closed: dict[str, Closed] = {}
+
+    def begin(self, line: str) -> bool:
+        word, _, rest = line.partition(" ")
+        if word == "policy":
+            self._policy = replace(self._policy, **_numbers(rest))
+            self._broker = self._type(IF, 1, INLET, self._policy)
+        elif word == "mesh":
+            for life, stage in CREW.items():
+                self.hear(life, f"Hello({stage!r})")
+                self.hear(life, "Beat()")
+        return word in ("policy", "mesh")
+
+    def wakeup(self) -> float | None:
+        return self._broker.wakeup()
+
+    def tick(self) -> list[str]:
+        return self._said(self._broker.tick(self.now))
+
+    def hear(self, who: str, what: str) -> list[str]:
+        if who == "everyone":  # "everyone beats", "everyone but one.1 beats": holding what the broker believes
+            missing = what.split()[1:-1] if what.startswith("but") else []
+            return [
+                line for life in list(self._broker.roster.lives) if life not in missing for line in self.hear(life, self._as_believed(life))
+            ]
+        if who == "hub":
+            doing: dict[str, Callable[..., list[str]]] = {
+                "wait": list, "restart": self._restart, "landed": self._landed, "gone": self._gone, "farewell": self._farewell, "drain": self._drain,
+            }  # fmt: skip
+            verb, _, rest = what.partition(" ")
+            return doing[verb](*rest.split())
+        message = eval(what, {"__builtins__": {}}, self.names | self._voice(who))
+        return self._said(self._broker.receive(self.now, who.encode(), message))
+
+    def _voice(self, life: str) -> dict[str, object]:
+        """The messages of this worker, with what goes without saying filled in."""
+        name = life.partition(".")[0]
+
+        def hello(stage: str, capacity: int = 2, numeric: str = "cpu") -> Hello:
+            return Hello(stage, life, name, 1, "here", "cpu", (Endpoint("", f"tcp://{life}"),), capacity, numeric)
+
+        def beat(*held: Held, state: Any = "ready", full: bool = False) -> Beat:
+            self._beats[life] = self._beats.get(life, 0) + 1
+            return Beat(life, self._beats[life], state, held, full)
+
+        def has(state: Any) -> Callable[..., Held]:
+            def held(job: str, token: Token, step: int = 0, steps: int = 0) -> Held:
+                if state == "done":
+                    return Held(job, token, state, 2, 2, f"{name}-{job}", 100, 1.0)
+                return Held(job, token, state, step, steps)
+
+            return held
+
+        return {
+            "Hello": hello, "Beat": beat, **{state: has(state) for state in ("waiting", "ready", "running", "done")},
+            "Step": lambda *a: Step(life, *a), "Received": lambda *a: Received(life, *a), "Raised": lambda *a: Raised(life, *a),
+            "Done": lambda job, token: Done(life, job, token, f"{name}-{job}", 100, 2, 1.0),
+            "Bye": lambda: protocol.Bye(life), "Exited": lambda cause, detail="": Exited(life.partition("/")[0], cause, detail),
+        }  # fmt: skip
+
+    def _as_believed(self, life: str) -> str:
+        worker = self._broker.roster.lives[life]
+        held = []
+        for job_id, token in worker.tasks.items():
+            job = self._broker.jobs[job_id]
+            state = "running" if job.running else "ready" if job.received else "waiting"
+            held.append(f"{state}({job_id!r}, {token}, {job.step}, {job.steps})")
+        for job_id in sorted(worker.outputs):
+            held += [f"done({job_id!r}, {o.token})" for o in self._broker.jobs[job_id].outputs.values() if o.life == life]
+        return f"Beat({', '.join(held)})"
+
+    def _restart(self) -> list[str]:
+        """The coordinator was killed and started again at once; the journal is all that it knows."""
+        self._epoch += 1
+        self._broker = self._type(IF, self._epoch, INLET, self._policy)
+        rows = [Booked(job, request, self.now - at, blame) for job, (at, request, blame) in self._rows.items() if job not in self._closed]
+        return self._said(self._broker.recover(self.now, rows, self._closed.values()))
+
+    def _landed(self, job: str) -> list[str]:
+        token = self._broker.jobs[job].token if job in self._broker.jobs else protocol.NEVER
+        assert self._broker.expects(job, token) or job not in self._broker.jobs
+        return self._said(self._broker.landed(self.now, job, token, f"sha-{job}", 1000))
+
+    def _gone(self, peer: str) -> list[str]:
+        self._broker.gone(self.now, peer.encode())
+        return []
+
+    def _drain(self) -> list[str]:
+        return [*self._said(self._broker.drain(self.now)), f"drained: {self._broker.drained}"]
+
+    def _farewell(self) -> list[str]:
+        return [f"drained: {self._broker.drained}", *self._said(self._broker.farewell())]
+
+    def _said(self, commands: list[Any]) -> list[str]:
+        self._broker.check()
+        out = []
+        for c in commands:
+            if isinstance(c, Send):
+                out.append(f"{c.to.decode()} < {show(c.message)}")
+            elif isinstance(c, Give):
+                out.append(f"hub > {c.life}: first bag of {c.job!r} under {c.token}")
+            elif isinstance(c, Hand):
+                out.append(f"{c.to.decode()} < Result(job={c.job!r}) and the frame {c.digest}")
+            elif isinstance(c, Note):
+                out.append(f"* {c.job or 'mesh'}: {c.text}")
+            elif isinstance(c, Book):
+                self._rows[c.job] = (self.now, c.request, 0)
+                out.append(f"journal: book {c.job!r}, {show(c.request)}")
+            elif isinstance(c, Blame):
+                self._rows[c.job] = (*self._rows[c.job][:2], c.count)
+                out.append(f"journal: blame {c.job!r}, {c.count}: {c.cause}")
+            else:
+                assert isinstance(c, Close), c
+                assert c.job not in self._closed, f"{c.job} is closed twice"
+                self._closed[c.job] = Closed(c.job, self._rows[c.job][1], c.ending, c.story, c.runs)
+                out.append(f"journal: close {c.job!r}, {type(c.ending).__name__}")
+        return out
+
+
+class KeeperStory(_Teller):
+    """The story of a worker.  WHO is hub (a message), data (a bag over PULL), compute (the compute thread) or shell."""
+
+    def __init__(self, keeper_type: type[Keeper] = Keeper) -> None:
+        super().__init__()
+        self._type = keeper_type
+        self._keeper: Keeper | None = None
+        self._stage = ""
+
+    def begin(self, line: str) -> bool:
+        word, _, rest = line.partition(" ")
+        if word == "keeper":
+            life, self._stage, *numbers = rest.split()
+            hello = Hello(self._stage, life, life.partition(".")[0], 1, "here", "cpu", (Endpoint("", f"tcp://{life}"),), 2, "")
+            self._keeper = self._type(hello, **_numbers(" ".join(numbers)))
+        return word == "keeper"
+
+    def wakeup(self) -> float | None:
+        assert self._keeper is not None
+        return self._keeper.wakeup() if self.now or self._started else None
+
+    _started = False
+
+    def tick(self) -> list[str]:
+        assert self._keeper is not None
+        return self._said(self._keeper.tick(self.now))
+
+    def hear(self, who: str, what: str) -> list[str]:
+        mind = self._keeper
+        assert mind is not None
+        at = lambda job: (Endpoint("", f"tcp://{job}"),)  # noqa: E731  (a name for the stories, not a function of ours)
+        if who == "hub":
+            names = self.names | {"to": at}
+            return self._said(mind.receive(self.now, eval(what, {"__builtins__": {}}, names)))
+        frame = lambda job: f"bag of {job}".encode()  # noqa: E731
+        doing: dict[str, Callable[..., list[Any]]] = {
+            "bag": lambda job, token: mind.arrived(self.now, Header("bag", job, self._stage, token, "d"), frame(job)),
+            "start": lambda: mind.start(self.now),
+            "loaded": lambda numeric: mind.loaded(self.now, numeric),
+            "advanced": lambda *a: mind.advanced(self.now, *a),
+            "completed": lambda job, token: mind.completed(self.now, job, token, frame(job), f"{self._stage}-{job}", 1.0),
+            "raised": lambda *a: mind.raised(self.now, *a),
+            "spoiled": lambda *a: mind.spoiled(self.now, *a),
+            "drain": lambda: mind.drain(self.now),
+            "wait": list,
+            "take": list,
+        }
+        self._started = True
+        if what == "take()":
+            task, commands = mind.take(self.now)
+            return [f"task: {task.job!r} under {task.token}" if task else "task: none", *self._said(commands)]
+        return self._said(eval(what, {"__builtins__": {}}, self.names | doing))
+
+    def _said(self, commands: list[Any]) -> list[str]:
+        out = []
+        for c in commands:
+            if isinstance(c, keeper.Send):
+                out.append(f"hub < {show(c.message)}")
+            elif isinstance(c, keeper.Carry):
+                out.append(f"{c.life or 'hub'} << {c.header.kind} of {c.header.job!r} under {c.header.token} to {show(c.to)}")
+            elif isinstance(c, keeper.Forget):
+                out.append(f"compute: forget {c.job!r} under {c.token}")
+            else:
+                out.append(f"shell: {show(c)}")
+        return out
+
+
+def play(text: str, minds: Minds | None = None) -> str:
+    """The story as it really goes."""
+    minds = minds or Minds()
+    first = next(line for line in text.splitlines() if line and not line.startswith("#"))
+    return (KeeperStory(minds.keeper) if first.startswith("keeper ") else BrokerStory(minds.broker)).tell(text)

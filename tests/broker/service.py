@@ -1,0 +1,301 @@
+"""One worker service in the simulated mesh: parent and child, life after life, with the real Keeper in the child."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from ifmesh.commands import Give, parent_of
+from ifmesh.keeper import Carry, Command, Forget, Keeper, Rebuild, Send, Stop, Task
+from ifmesh.protocol import Beat, Endpoint, Exited, Header, Hello, Kill, Noted, ToWorker
+from tests.broker.links import Down, Link
+from tests.broker.toyland import digest, output
+
+if TYPE_CHECKING:
+    from tests.broker.world import World
+
+Cause = Literal["ended", "killed", "crashed", "stalled"]
+
+
+class Parent:
+    """Watches one life; when it is over it says so until that was noted, at most 10 s."""
+
+    def __init__(self, service: Service, life: str) -> None:
+        self.service, self.world, self.life = service, service.world, life
+        self.link: Link = self.world.links.join(parent_of(life), f"{life}/parent", self.hear)
+        self.exited: Exited | None = None
+        self.alive = True
+        self.since = 0.0
+
+    def hear(self, message: Down, payload: bytes) -> None:
+        if not self.alive:
+            return
+        self.world.say(self.link.name, "hears", message)
+        if isinstance(message, Kill) and message.life == self.life:
+            self.service.die("stalled", "no step for too long", self.life)
+        elif isinstance(message, Noted) and self.exited is not None:
+            self.leave()
+
+    def child_ended(self, cause: Cause, detail: str) -> None:
+        self.exited, self.since = Exited(self.life, cause, detail), self.world.now
+        self._repeat()
+
+    def _repeat(self) -> None:
+        if self.alive and self.exited is not None:
+            if self.world.now - self.since > 10.0:
+                self.leave()
+            else:
+                self.world.links.up(self.link, self.exited)
+                self.world.later(0.5, self._repeat)
+
+    def leave(self) -> None:
+        if self.alive:
+            self.alive = False
+            self.world.links.leave(self.link)
+            self.service.bury(self.life, self.exited)
+
+
+class Service:
+    """A named worker.  life: "" while it is down."""
+
+    def __init__(self, world: World, name: str, stage: str) -> None:
+        self.world, self.name, self.stage = world, name, stage
+        self.life = ""
+        self.lives = 0
+        self.ready = False
+        self.draining = False
+        self.hung = False
+        self.cursed = False  # every life of it crashes in the middle of its first task
+        self.paused = False
+        self.task: Task | None = None
+        self.step = 0
+        self.steps = 0
+        self.held: tuple[object, ...] = ()
+        self.spoilt: set[str] = set()
+        self.keeper: Keeper
+        self.link: Link
+        self.parent: Parent
+        self._asleep: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+        self._tick_at = float("inf")
+        self._skew = 0.0
+        self._pace = world.rng.choice((0.01, 0.05, 0.2, 0.5))
+
+    @property
+    def url(self) -> str:
+        return f"tcp://{self.life}"
+
+    def clock(self) -> float:
+        return self.world.now + self._skew
+
+    # ---- a life
+
+    def start(self) -> None:
+        world = self.world
+        if self.life:
+            return
+        self.lives += 1
+        self.life = f"{self.name}.{self.lives}"
+        self.ready = self.draining = self.hung = self.paused = False
+        self.task, self.held, self._asleep, self._tick_at = None, (), [], float("inf")
+        self._skew = world.rng.uniform(0, 1e6)
+        numeric = f"cpu {self.name[-1]}" if world.mixed else "cpu"
+        hello = Hello(self.stage, self.life, self.name, 1, "here", "cpu", (Endpoint("", self.url),), 2, numeric)
+        self.keeper = world.minds.keeper(hello, world.outbox)
+        self.link = world.links.join(self.life.encode(), self.life, self._hear)
+        self.parent = Parent(self, self.life)
+        world.inlets[self.url] = self
+        world.say(self.life, "starts")
+        self._do(self.keeper.start(self.clock()))
+        self._mine(world.rng.uniform(0.05, 3.0 if world.storm else 0.5), self._loaded, numeric)
+
+    def _loaded(self, numeric: str) -> None:
+        self.ready = True
+        self._do(self.keeper.loaded(self.clock(), numeric))
+
+    def die(self, cause: Cause, detail: str, life: str = "", witness: bool = True) -> None:
+        """The child process is gone.  witness: its parent lives to tell."""
+        if not self.life or (life and life != self.life):
+            return
+        world = self.world
+        world.say(self.life, f"DIES: {cause} {detail} {'' if witness else 'without a witness'}")
+        world.deaths += 1
+        if self.task is not None and cause in ("crashed", "stalled"):
+            world.killed_by(self.task.job, self.life, witness)
+        dead, self.life, self.task = self.life, "", None
+        world.inlets.pop(f"tcp://{dead}", None)
+        world.links.leave(self.link)
+        if witness:
+            self.parent.child_ended(cause, detail)
+        else:
+            self.parent.exited = None
+            self.parent.leave()
+
+    def bury(self, life: str, exited: Exited | None) -> None:
+        """The parent is gone too: whoever started it starts it again."""
+        rng = self.world.rng
+        if exited is None:
+            wait = rng.uniform(0.5, 8.0)
+        else:
+            wait = rng.uniform(0.5, 2.0) if exited.cause in ("crashed", "stalled") else rng.uniform(0.05, 0.5)
+        self.world.later(wait, self.start)
+
+    def pause(self, seconds: float) -> None:
+        if self.life and not self.paused:
+            self.world.say(self.life, f"is stopped for {seconds:.1f} s")
+            self.paused = True
+            self.world.later(seconds, self.resume, self.life)
+
+    def resume(self, life: str) -> None:
+        if self.paused and life == self.life:
+            self.world.say(self.life, "goes on")
+            self.paused = False
+            asleep, self._asleep = self._asleep, []
+            for action, args in asleep:
+                if life == self.life:
+                    action(*args)
+
+    def unhang(self) -> None:
+        """Hung, but with nothing to do: nobody would find out before the next job."""
+        if self.life and self.hung and self.task is None:
+            self.die("killed", "hung and idle")
+
+    def drain(self) -> None:
+        """SIGTERM."""
+        if self.life and not self.paused and not self.draining:
+            self.world.say(self.life, "is told to drain")
+            self.draining = True
+            self._do(self.keeper.drain(self.clock()))
+
+    # ---- events, which a stopped process sees later and a dead one never
+
+    def _mine(self, delay: float, action: Callable[..., None], *args: object) -> None:
+        self.world.later(delay, self._wake, self.life, action, args)
+
+    def _wake(self, life: str, action: Callable[..., None], args: tuple[object, ...]) -> None:
+        if life != self.life:
+            return
+        if self.paused:
+            self._asleep.append((action, args))
+        else:
+            action(*args)
+
+    def _hear(self, message: Down, payload: bytes) -> None:
+        self._wake(self.life, self._heard, (message,))
+
+    def _heard(self, message: ToWorker) -> None:
+        self._do(self.keeper.receive(self.clock(), message))
+
+    def arrives(self, life: str, header: Header, frame: bytes) -> None:
+        self._wake(life, self._arrived, (header, frame))
+
+    def _arrived(self, header: Header, frame: bytes) -> None:
+        if digest(frame) != header.digest:
+            self.world.say(self.life, "drops a bag of the wrong digest:", header)
+            return
+        self.world.say(self.life, "gets", header)
+        self._do(self.keeper.arrived(self.clock(), header, frame))
+
+    def _tick(self, at: float) -> None:
+        if at == self._tick_at:
+            self._tick_at = float("inf")
+            self._do(self.keeper.tick(self.clock()))
+
+    # ---- what the keeper wants
+
+    def _do(self, commands: list[Command]) -> None:
+        self._carry_out(commands)
+        while self.life and self.ready and self.task is None and not self.hung:
+            task, commands = self.keeper.take(self.clock())
+            self._carry_out(commands)
+            if task is None:
+                break
+            self._begin(task)
+        if self.life:
+            wakeup = self.keeper.wakeup() - self._skew
+            if wakeup < self._tick_at - 1e-9:
+                self._tick_at = max(wakeup, self.world.now) + 1e-6
+                self._mine(self._tick_at - self.world.now, self._tick, self._tick_at)
+
+    def _carry_out(self, commands: list[Command]) -> None:
+        world = self.world
+        for command in commands:
+            if isinstance(command, Send):
+                if isinstance(command.message, Beat):
+                    self.held = command.message.held
+                world.links.up(self.link, command.message)
+            elif isinstance(command, Carry):
+                world.say(self.life, f"carries {command.header} to {command.life}")
+                world.carry(self, command.to, command.header, bytes(command.frame))
+            elif isinstance(command, Forget):
+                if self.task is not None and (self.task.job, self.task.token) == (command.job, command.token):
+                    world.say(self.life, "forgets", command)
+                    self.task = None
+            elif isinstance(command, Rebuild):
+                world.say(self.life, "rebuilds its socket")
+                world.rebuilds += 1
+                world.links.rebuild(self.link)
+            else:
+                assert isinstance(command, Stop), command
+                world.drained += not command.detail
+                return self.die("ended", command.detail or "drained")
+        return None
+
+    # ---- the compute thread
+
+    def _begin(self, task: Task) -> None:
+        world, rng = self.world, self.world.rng
+        self.task = task
+        world.runs += 1
+        world.say(self.life, f"begins {task.job} {task.token}")
+        if world.storm and task.job not in self.spoilt and rng.random() < 0.005:
+            self.spoilt.add(task.job)
+            self.task = None
+            self._carry_out(self.keeper.spoiled(self.clock(), task.job, task.token, "the bag does not decode"))
+            return
+        trouble, _, where = task.request.prompt.partition(":")
+        if trouble == "bad" and where == self.stage:
+            self.task = None
+            self._carry_out(self.keeper.raised(self.clock(), task.job, task.token, "it can never work", "request"))
+            return
+        self.step, self.steps = 0, rng.randint(1, 6)
+        self._carry_out(self.keeper.advanced(self.clock(), task.job, task.token, 0, self.steps))
+        self._mine(self._pace * rng.uniform(0.5, 1.5), self._steps, task)
+
+    def _steps(self, task: Task) -> None:
+        """One denoising step; a cancel lands here, and so do most misfortunes."""
+        world = self.world
+        if self.task is not task or self.hung:
+            return None
+        trouble, _, where = task.request.prompt.partition(":")
+        if trouble == "poison" and where == self.stage and self.step >= self.steps // 2:
+            return self.die("crashed", "signal 6")
+        if self.cursed and world.may_hurt(task.job):
+            return self.die("crashed", "a bad card")
+        if where == self.stage and (trouble == "raises" or (trouble == "flaky" and world.raises_once(task.job))):
+            self.task = None
+            return self._do(self.keeper.raised(self.clock(), task.job, task.token, "RuntimeError: no", "stage"))
+        self.step += 1
+        if self.step < self.steps:
+            self._mine(self._pace * world.rng.uniform(0.5, 1.5), self._steps, task)
+            return self._do(self.keeper.advanced(self.clock(), task.job, task.token, self.step, self.steps))
+        self.task = None
+        frame = output(self.stage, task.request, bytes(task.frame))
+        self._carry_out(self.keeper.advanced(self.clock(), task.job, task.token, self.step, self.steps))
+        self._mine(world.rng.uniform(0.0, 0.01), self._encoded, task, frame)
+        return self._do([])
+
+    def _encoded(self, task: Task, frame: bytes) -> None:
+        self._do(self.keeper.completed(self.clock(), task.job, task.token, frame, digest(frame), self.steps * self._pace))
+
+
+def first_bag(world: World, give: Give, frame: bytes) -> None:
+    """The coordinator PUSHes the empty bag to a worker of the first stage."""
+    service = world.inlets.get(give.to[0].url)
+    if service is not None:
+        header = Header("bag", give.job, give.stage, give.token, digest(frame))
+        epoch, life = world.hub.epoch, service.life
+        world.links.pipe(
+            "hub", lambda: world.hub.alive and world.hub.epoch == epoch and service.life == life,
+            service.name, lambda h, f: service.arrives(life, h, f), replace(header), frame,
+        )  # fmt: skip

@@ -1,0 +1,160 @@
+"""Do the tests notice?  The minds are broken on purpose, one line at a time; a story must differ, or a world must fail.
+
+A fault is a piece of text and what takes its place.  When the text is not found any more, the fault is to be written anew.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import ifmesh
+from ifmesh import caller, keeper
+from tests.broker.script import play
+from tests.broker.test_stories import STORIES
+from tests.broker.world import Minds, World
+
+SOURCES = Path(ifmesh.__file__).parent
+BROKER = ("waiting", "roster", "job", "ledger", "dispatch", "broker")  # what the coordinator's mind is made of, in order of import
+SEEDS = 40
+
+FAULTS: dict[str, tuple[str, str, str]] = {
+    # the coordinator's mind: levels, not edges
+    "strangers are not asked who they are": ("broker", "self._send(peer, Who())", "pass"),
+    "the given up are not told to end": ("broker", "self._dismiss(peer, life)", "pass"),
+    "a lost Run is not repeated": ("broker", "self._send(worker.peer, Run(job.id, job.token, job.request))", "pass"),
+    "a lost Push is not repeated": ("broker", "            self._push(now, job, worker)\n", "            pass\n"),
+    "a lost result is not asked for again": ("broker", "                self._publish(now, job, worker)\n", "                pass\n"),
+    "a lost bag is not noticed": ("broker", "self._missing(now, worker, self.jobs[job_id])", "pass"),
+    "an exit is not noted": ("broker", "self._send(peer, Noted(m.life))", "pass"),
+    "the worker that was not reached is tried again": ("broker", "job.avoid.add(worker.name)  # the way", "pass  # the way"),
+    # fences
+    "a task under a stale token goes on": (
+        "broker",
+        '"""A Beat says that the worker has this task.  May it keep it?"""\n        index = self._index(job, worker)\n'
+        "        if index is None or held.token < job.tokens.get(index, NEVER):",
+        "index = self._index(job, worker)\n        if index is None:",
+    ),
+    "a bag under a stale token counts": (
+        "broker",
+        "Is it to be kept?\"\"\"\n        index = self._index(job, worker)\n        if index is None or held.token < job.tokens.get(index, NEVER):",
+        '"""\n        index = self._index(job, worker)\n        if index is None:',
+    ),
+    "an old beat is believed": ("broker", "if worker is None or m.number <= worker.beat:", "if worker is None:"),
+    "any result is stored": ("broker", "known is not None and known.publishing and known.token == token", "True"),
+    "every landing counts": ("broker", "if known is not None and self.expects(job, token):", "if known is not None:"),
+    # acceptance and endings
+    "nothing is booked": ("broker", "self._out.append(Book(m.job, m.request))", "pass"),
+    "a job is booked anew each time": ("broker", "elif (job := self.jobs.get(m.job)) is not None:", "elif (job := None) is not None:"),
+    "endings are forgotten": ("ledger", "self.ended[closed.job] = closed", "pass"),
+    "the mesh is never full": ("broker", "self.draining or len(self.jobs) >= self.policy.max_jobs", "self.draining"),
+    "deadlines do not matter": ("ledger", "if request.deadline is not None:", "if False:"),
+    "nobody is told to drop what was cancelled": (
+        "dispatch",
+        "            self._send(worker.peer, Drop(job.id, job.token))\n        self._close(now, job, ending)",
+        "            pass\n        self._close(now, job, ending)",
+    ),
+    # life and death
+    "alive is progress": ("broker", "            self._stalled(now, worker)\n", "            pass\n"),
+    "silence is not death": ("broker", "elif now - heard >= self.policy.silence:", "elif False:"),
+    "a sleeping coordinator blames the others": ("broker", "heard = max(worker.seen, self._woke)", "heard = worker.seen"),
+    "wedged and silent is left alone": ("broker", "        if life in self._suspects:\n", "        if False:\n"),
+    "nothing is adopted after a restart": ("dispatch", "        if self._orphans:\n            return\n", ""),
+    "a kill from outside is blamed": ("broker", 'own = m.cause in ("crashed", "stalled")', "own = True"),
+    "a late witness is not heard": ("broker", "is not None and own:", "is not None and False:"),
+    "poison goes on for ever": ("dispatch", "elif job.blame >= self.policy.blames:", "elif False:"),
+    "a bad worker is kept": ("dispatch", "if len({c[1] for c in crimes}) >= self.policy.aside", "if False"),
+    "tries are not given back": ("dispatch", "victim.blame = max(0, victim.blame - 1)", "pass"),
+    "the reservation of the rehabilitated stays": ("dispatch", "self._unreserve(victim)", "pass"),
+    "the dangerous wait behind the harmless": ("dispatch", "elif not picky and not self._reserved:", "elif not picky:"),
+    "the dangerous get company": ("roster", "not self.full and not self.reserved and", "not self.full and"),
+    # hand-over
+    "new work before old": ("dispatch", "for stage in reversed(self.queues):", "for stage in self.queues:"),
+    "bags are released too early": ("job", "return self.stage - 1 if self.received", "return self.stage if self.received"),
+    "bags are never released": ("dispatch", "        self._trim(job)\n", ""),
+    "a lost bag means back to the prompt": ("ledger", "max((i + 1 for i in job.outputs if i < job.stage), default=0)", "0"),
+    "the numeric class is nobody's business": ("dispatch", "job.reproducible = False", "pass"),
+    "the youngest goes first": ("waiting", "(-job.request.priority, job.order, job.ticket, job)", "(-job.request.priority, -job.order, job.ticket, job)"),
+    # the worker's mind
+    "a stale bag is taken": ("keeper", "if task.token != header.token or task.frame is not None:", "if task.frame is not None:"),
+    "early bags are thrown away": ("keeper", "self._early[header.job, header.token] = frame", "pass"),
+    "a newer grant is ignored": ("keeper", "if task is not None and task.token >= m.token:", "if task is not None:"),
+    "a pushed bag is forgotten": ("keeper", "kept = self.outbox.get(m.job)\n", "kept = self.outbox.pop(m.job, None)\n"),
+    "any Release will do": ("keeper", "if kept is not None and kept.token <= token:", "if kept is not None:"),
+    "a silent coordinator is waited for": ("keeper", "out += [Rebuild(), Send(self.hello)]", "pass"),
+    "it leaves with its outbox full": ("keeper", "or self.tasks or self.outbox or self._said_bye", "or self.tasks or self._said_bye"),
+    "what is dropped runs on": ("keeper", "return [Forget(job, task.token), *self._leave()]", "return self._leave()"),
+    "old news of the compute thread count": (
+        "keeper", "return task if task is not None and task.token == token else None", "return task",
+    ),
+    "the outbox is not in the Beat": ("keeper", "for job, k in self.outbox.items()]", "for job, k in ()]"),
+    # the client's mind
+    "nothing is repeated": ("caller", "out += self._repeats(now)", "pass"),
+    "an ending does not answer": ("caller", "            self._answered(wish)\n            return [Tell(message.job, message)]\n        self._let_go", "            return [Tell(message.job, message)]\n        self._let_go"),
+    "a cut line is never made anew": ("caller", "return [Rebuild(), Send(Hi())]", "return []"),
+}  # fmt: skip
+
+
+def _executed(name: str, source: str) -> ModuleType:
+    module = ModuleType(f"ifmesh.{name}")
+    sys.modules[module.__name__] = module  # dataclasses look themselves up, and the next layer imports it
+    exec(compile(source, f"{name}.py, broken", "exec"), module.__dict__)
+    return module
+
+
+def broken(name: str, old: str, new: str) -> Minds:
+    """The minds with that one change.  The values that they exchange stay the same types."""
+    texts = {n: (SOURCES / f"{n}.py").read_text() for n in {*BROKER, name}}
+    assert texts[name].count(old) == 1, f"{old!r} is {texts[name].count(old)} times in {name}.py: write this fault anew"
+    texts[name] = texts[name].replace(old, new)
+    before = dict(sys.modules)
+    try:
+        if name not in BROKER:
+            original: Any = {"keeper": keeper, "caller": caller}[name]
+            module: Any = _executed(name, texts[name])
+            for command in ("Send", "Carry", "Forget", "Rebuild", "Stop", "Task", "Tell"):
+                if hasattr(original, command):
+                    setattr(module, command, getattr(original, command))
+            return Minds(keeper=module.Keeper) if name == "keeper" else Minds(caller=module.Caller)
+        made = [_executed(n, texts[n]) for n in BROKER[BROKER.index("waiting") :]]
+        return Minds(broker=made[-1].Broker)
+    finally:
+        for n in BROKER + ("keeper", "caller"):
+            sys.modules[f"ifmesh.{n}"] = before[f"ifmesh.{n}"]
+
+
+def differing_story(minds: Minds) -> str:
+    for story in STORIES:
+        text = story.read_text()
+        try:
+            if play(text, minds) != text:
+                return story.stem
+        except Exception:
+            return story.stem
+    return ""
+
+
+def failing_seed(minds: Minds, seeds: int = SEEDS) -> int | None:
+    for seed in range(seeds):
+        try:
+            World(seed, minds).run()
+        except Exception:
+            return seed
+    return None
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_somebody_notices(fault: str) -> None:
+    minds = broken(*FAULTS[fault])
+    assert differing_story(minds) or failing_seed(minds) is not None, f"nobody notices that {fault}"
+
+
+def test_the_minds_unbroken_are_noticed_by_nobody() -> None:
+    """The way of breaking them breaks nothing by itself."""
+    minds = broken("ledger", "class Ledger:", "class Ledger:  # the same")
+    assert not differing_story(minds)
+    assert failing_seed(minds, 5) is None

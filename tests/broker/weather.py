@@ -1,0 +1,130 @@
+"""What goes wrong in the simulated mesh, and how often.  Each seed has its own mixture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.broker.service import Service
+    from tests.broker.world import World
+
+DOOMS = ("before the commit", "after the commit", "among the sends")
+
+
+class Weather:
+    """Until the storm is over, one misfortune after another."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        rng = world.rng
+        self.happened: Counter[str] = Counter()
+        faults = [getattr(self, name) for name in sorted(dir(type(self))) if name.endswith("_") and not name.startswith("_")]
+        self._mix = [(fault, weight) for fault in faults if (weight := rng.choice((0, 1, 1, 3)))] or [(self.killed_, 1)]
+        self._every = rng.choice((0.4, 1.0, 2.0, 5.0))
+
+    def blow(self) -> None:
+        world, rng = self.world, self.world.rng
+        if not world.storm:
+            return
+        fault = rng.choices([f for f, _ in self._mix], [w for _, w in self._mix])[0]
+        world.say("weather", fault.__name__.strip("_"))
+        self.happened[fault.__name__.strip("_")] += 1
+        fault()
+        world.later(rng.expovariate(1.0 / self._every), self.blow)
+
+    def _somebody(self) -> Service | None:
+        """A living worker, rather one that works."""
+        living = [s for s in self.world.services if s.life]
+        busy = [s for s in living if s.task is not None]
+        rng = self.world.rng
+        return rng.choice(busy if busy and rng.random() < 0.7 else living) if living else None
+
+    # ---- workers
+
+    def killed_(self) -> None:
+        if service := self._somebody():
+            service.die("killed", "signal 9")
+
+    def killed_with_its_parent_(self) -> None:
+        if service := self._somebody():
+            service.die("killed", "host", witness=False)
+
+    def crashed_(self) -> None:
+        service = self._somebody()
+        if service and service.task and self.world.may_hurt(service.task.job):
+            service.die("crashed", "signal 11")
+
+    def paused_(self) -> None:
+        service, rng = self._somebody(), self.world.rng
+        if service and (service.task is None or self.world.may_hurt(service.task.job, count=False)):
+            service.pause(rng.choice((rng.uniform(0.1, 4.0), rng.uniform(4.0, 15.0))))
+
+    def hung_(self) -> None:
+        service = self._somebody()
+        if service and service.task and not service.paused and self.world.may_hurt(service.task.job, count=False):
+            service.hung = True
+
+    def drained_(self) -> None:
+        if service := self._somebody():
+            service.drain()
+
+    # ---- links
+
+    def cut_(self) -> None:
+        """Between the coordinator and somebody, both ways or one."""
+        world, rng = self.world, self.world.rng
+        peers = list(world.links.by_peer)
+        if peers:
+            up, down = rng.choice(((True, True), (True, False), (False, True)))
+            link = world.links.by_peer[rng.choice(peers)]
+            world.say(link.name, f"cut off, up {up}, down {down}")
+            world.links.cut(link, rng.choice((rng.uniform(0.1, 3.0), rng.uniform(3.0, 15.0))), up, down)
+
+    def hole_(self) -> None:
+        """Between two that hand bags to each other."""
+        world, rng = self.world, self.world.rng
+        names = ["hub", *(s.name for s in world.services)]
+        one, other = rng.sample(names, 2)
+        world.links.hole(one, other, rng.uniform(1.0, 20.0))
+
+    def isolated_(self) -> None:
+        """All bags to and from one service are lost."""
+        world, rng = self.world, self.world.rng
+        one, seconds = rng.choice(world.services).name, rng.uniform(1.0, 8.0)
+        for name in ("hub", *(s.name for s in world.services)):
+            world.links.hole(one, name, seconds)
+
+    # ---- the coordinator
+
+    def coordinator_(self) -> None:
+        world, rng = self.world, self.world.rng
+        if world.hub.alive and not world.hub.doom:
+            world.hub.doom = rng.choice(DOOMS)
+
+    def coordinator_stopped_(self) -> None:
+        """As asked: it drains for a while, then it is stopped, done or not."""
+        world = self.world
+        if world.hub.alive and not world.hub.broker.draining:
+            world.hub.command(world.hub.broker.drain(world.hub.clock()))
+            world.later(world.rng.uniform(0.5, 4.0), world.hub.stop, world.hub.epoch)
+
+    def coordinator_paused_(self) -> None:
+        if self.world.hub.alive:
+            self.world.hub.pause(self.world.rng.choice((1.0, 4.0, 8.0)))
+
+    # ---- clients
+
+    def vanished_(self) -> None:
+        world, rng = self.world, self.world.rng
+        patron = rng.choice(world.patrons)
+        if patron.alive:
+            patron.vanish()
+            world.later(rng.uniform(0.1, 10.0), patron.start)
+
+    def cancelled_(self) -> None:
+        world, rng = self.world, self.world.rng
+        patron = rng.choice(world.patrons)
+        open_jobs = [w.job for w in patron.wishes.values() if w.ending is None]
+        if open_jobs:
+            patron.cancel(rng.choice(open_jobs))

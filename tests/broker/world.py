@@ -1,0 +1,288 @@
+"""The whole mesh in one thread, under a virtual clock, with honest faults.
+
+The minds are the real ones; clock, links, disk, processes and models are simulated.  First a storm, then quiet: in the quiet
+everything that was accepted must end.  `python -m tests.broker.world SEED` prints everything that happens in one of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from random import Random
+
+from ifmesh.broker import Broker
+from ifmesh.caller import Caller
+from ifmesh.cascade import IF
+from ifmesh.commands import Give, Policy
+from ifmesh.keeper import Keeper
+from ifmesh.protocol import Beat, Cancelled, Endpoint, Exited, Failed, Finished, Header, Request, Step, ToCoordinator
+from tests.broker.hub import Hub
+from tests.broker.links import Links
+from tests.broker.patron import Patron, Wish
+from tests.broker.service import Service, first_bag
+from tests.broker.toyland import EMPTY, cascade
+from tests.broker.weather import Weather
+
+QUIET = 150.0
+"""Seconds after the storm in which everything must have ended."""
+
+BUSY = 200_000
+"""Events in one run; a usual one has some 5,000."""
+
+
+@dataclass(frozen=True, slots=True)
+class Minds:
+    """Which minds to put in; the deliberate faults put in broken ones."""
+
+    broker: type[Broker] = Broker
+    keeper: type[Keeper] = Keeper
+    caller: type[Caller] = Caller
+
+
+class World:
+    """One run.  Everything in it follows from the seed."""
+
+    def __init__(self, seed: int, minds: Minds | None = None, trace: Callable[[str], None] | None = None) -> None:
+        self.seed, self.minds, self._trace = seed, minds or Minds(), trace
+        self.rng = rng = Random(seed)
+        self.now = 0.0
+        self.storm = True
+        self.storm_s = rng.uniform(8.0, 30.0)
+        self.cascade = cascade(patience=rng.choice((4.0, 8.0)))
+        self.policy = Policy(
+            max_jobs=rng.choice((4, 1000, 1000)),
+            transfer=rng.choice((1.0, 3.0, 5.0)),
+            loading=20.0,
+        )
+        self.outbox = rng.choice((1 << 30, 1 << 30, 50))
+        self.mixed = rng.random() < 0.2  # workers of different numeric classes
+        self.links = Links(self)
+        self.hub = Hub(self)
+        self.inlets: dict[str, Service] = {}
+        self.services = [
+            Service(self, f"{spec.name}-{n}", spec.name) for spec in self.cascade.stages for n in range(rng.choice((1, 2, 2, 3)))
+        ]
+        self.patrons = [Patron(self, f"client-{n}") for n in range(rng.choice((1, 2, 3)))]
+        self.weather = Weather(self)
+        self.events = self.deaths = self.runs = self.refused = self.rebuilds = self.drained = 0
+        self.hurt: Counter[str] = Counter()  # own deaths of workers while they ran this job
+        self.proved: Counter[str] = Counter()  # those of them that the broker could know of
+        self._deadly: dict[str, tuple[str, int]] = {}  # life -> the job that killed it before a witness, and the epoch then
+        self._seen_running: dict[str, tuple[str, int]] = {}  # life -> the job, as the coordinator of that epoch was told
+        self._queue: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
+        self._serial = 0
+        self._raised: frozenset[str] = frozenset()
+
+    # ---- time
+
+    def at(self, when: float, action: Callable[..., None], *args: object) -> None:
+        self._serial += 1
+        heappush(self._queue, (when, self._serial, action, args))
+
+    def later(self, delay: float, action: Callable[..., None], *args: object) -> None:
+        self.at(self.now + delay, action, *args)
+
+    def _until(self, end: float, enough: Callable[[], bool] = lambda: False) -> None:
+        queue = self._queue
+        while queue and queue[0][0] <= end and not enough():
+            self.now, serial, action, args = heappop(queue)
+            assert serial < BUSY, f"{BUSY} events, and no end: somebody talks without getting anywhere"
+            action(*args)
+        if not enough():
+            self.now = end
+
+    def say(self, who: str, what: str, *more: object) -> None:
+        if self._trace is not None:
+            self._trace(f"{self.now:9.4f} {who:24} {what} {' '.join(map(str, more))}".rstrip())
+
+    # ---- bags
+
+    def give(self, command: Give) -> None:
+        first_bag(self, command, EMPTY)
+
+    def carry(self, sender: Service, to: tuple[Endpoint, ...], header: Header, frame: bytes) -> None:
+        """From a worker to a worker, or with the result to the coordinator's inlet."""
+        url, life = to[0].url, sender.life
+        if url.startswith("tcp://hub/"):
+            epoch = int(url.rpartition("/")[2])
+            self.links.pipe(
+                sender.name, lambda: True, "hub", lambda h, f: self.hub.arrives(epoch, h, f), header, frame,
+            )  # fmt: skip
+        elif (receiver := self.inlets.get(url)) is not None:
+            its = receiver.life
+            self.links.pipe(
+                sender.name, lambda: receiver.life == its and (sender.life == life or self.rng.random() < 0.5),
+                receiver.name, lambda h, f: receiver.arrives(its, h, f), header, frame,
+            )  # fmt: skip
+
+    # ---- whose death is whose fault
+
+    def may_hurt(self, job: str, count: bool = True) -> bool:
+        """May a misfortune that counts against it befall this job?  An innocent one is spared before it looks like poison."""
+        if job.startswith("poison") or self.hurt[job] >= 2:
+            return False
+        self.hurt[job] += not count
+        return True
+
+    def raises_once(self, job: str) -> bool:
+        self._raised, before = self._raised | {job}, self._raised
+        return job not in before
+
+    def killed_by(self, job: str, life: str, witness: bool) -> None:
+        self.hurt[job] += 1
+        if witness and self._seen_running.get(life) == (job, self.hub.epoch):
+            self._deadly[life] = job, self.hub.epoch
+
+    def watch(self, peer: bytes, message: ToCoordinator) -> None:
+        """What the coordinator is told."""
+        if isinstance(message, Step):
+            self._seen_running[message.life] = message.job, self.hub.epoch
+        elif isinstance(message, Beat):
+            for held in message.held:
+                if held.state == "running":
+                    self._seen_running[message.life] = held.job, self.hub.epoch
+        elif isinstance(message, Exited):
+            job, epoch = self._deadly.pop(message.life, ("", 0))
+            self.proved[job] += epoch == self.hub.epoch  # a coordinator that was started since does not know what ran
+
+    # ---- the run
+
+    def _cast(self) -> None:
+        """Who wants what, and when."""
+        rng = self.rng
+        kinds = ["fox"] * 12 + ["hurry", "raises", "flaky", "bad", "poison"]
+        poisons = 0
+        for n in range(rng.randint(8, 16)):
+            kind = rng.choice(kinds)
+            poisons += kind == "poison"
+            if poisons > 1:
+                kind = "fox" if kind == "poison" else kind
+            stage = rng.choice(self.cascade.stages).name
+            last = rng.choice(("stage_one", "stage_two", "upscaler", "upscaler"))
+            if kind in ("raises", "bad", "poison") and stage not in ("encoder", "stage_one", "guard"):
+                last = "upscaler"
+            request = Request(
+                prompt=f"{kind}:{stage}", seed=n, last_stage=last, priority=rng.choice((0, 0, 0, 5)),
+                deadline=rng.uniform(0.2, 20.0) if kind == "hurry" else None,
+            )  # fmt: skip
+            patron = rng.choice(self.patrons)
+            wish = Wish(f"{kind}-{n}", request)
+            self.at(rng.uniform(0.0, self.storm_s * 0.7), patron.submit, wish)
+            if rng.random() < 0.05:  # another client wants the very same
+                self.at(rng.uniform(0.0, self.storm_s), rng.choice(self.patrons).submit, Wish(wish.job, request))
+
+    def run(self) -> World:
+        rng = self.rng
+        for service in self.services:
+            self.at(rng.uniform(0.0, 2.0), service.start)
+        if rng.random() < 0.15 and len(shared := [s for s in self.services if sum(o.stage == s.stage for o in self.services) > 1]):
+            rng.choice(shared).cursed = True
+        for patron in self.patrons:
+            self.at(rng.uniform(0.0, 2.0), patron.start)
+        self._cast()
+        self.links.lossy = rng.choice((0.0, 0.0, 0.02))
+        self.links.slow = rng.choice((0.0, 0.0, 0.1, 0.5))
+        self.at(rng.uniform(0.0, 1.0), self._keep_coordinator)
+        self.at(2.0, self.weather.blow)
+        self._until(self.storm_s)
+        self._clear()
+        end = self.now + QUIET
+        self._until(end, self._all_ended)
+        self._judge()
+        self._settle()
+        return self
+
+    def _keep_coordinator(self) -> None:
+        """Somebody starts the coordinator again whenever it is down."""
+        if not self.hub.alive:
+            self.hub.start()
+        self.later(self.rng.uniform(0.2, 3.0) if self.storm else 0.5, self._keep_coordinator)
+
+    def _clear(self) -> None:
+        """The weather clears: nothing goes wrong any more, but for what is wrong with the requests themselves."""
+        self.say("weather", "clears")
+        self.storm = False
+        self.hub.doom = ""
+        self.links.heal()
+        for patron in self.patrons:
+            if not patron.alive:
+                patron.start()
+        for service in self.services:
+            service.resume(service.life)
+            service.unhang()
+
+    def _all_ended(self) -> bool:
+        return all(w.ending is not None for p in self.patrons for w in p.wishes.values())
+
+    def _unfetched(self) -> list[str]:
+        return [w.job for p in self.patrons for w in p.wishes.values() if isinstance(w.ending, Finished) and not w.fetched]
+
+    def _judge(self) -> None:
+        """Everything ended, once, and as it should."""
+        for patron in self.patrons:
+            for wish in patron.wishes.values():
+                assert wish.ending is not None, f"{wish.job} has not ended {QUIET:g} s after the storm"
+                self._judge_one(wish, wish.ending)
+        for job, row in self.hub.disk.rows.items():
+            assert row.ending is not None, f"{job} was accepted and never ended"
+        for job, kills in self.proved.items():
+            if job.startswith("poison"):
+                most = self.policy.blames + self.hub.disk.rows[job].given_back
+                assert kills <= most, f"{job} killed {kills} workers before the eyes of the broker, and {most} are enough"
+
+    def _judge_one(self, wish: Wish, ending: Finished | Failed | Cancelled) -> None:
+        kind = wish.job.partition("-")[0]
+        assert self.hub.disk.rows[wish.job].ending == ending, f"{wish.job}: client and journal differ"
+        if isinstance(ending, Cancelled):
+            assert any(w.cancelled for p in self.patrons for w in p.wishes.values() if w.job == wish.job), f"nobody cancelled {wish.job}"
+        elif isinstance(ending, Failed):
+            right = {"hurry": "expired", "raises": "error", "bad": "request", "poison": "poison"}.get(kind, "")
+            assert ending.cause == right, f"innocent {wish.job} failed: {ending}"
+        elif kind in ("raises", "bad", "poison"):
+            stage = wish.request.prompt.partition(":")[2]
+            assert stage not in self.cascade.route(wish.request), f"{wish.job} cannot have finished"
+        else:
+            assert ending.reproducible or self.mixed, f"{wish.job}: one numeric class, and not reproducible"
+
+    def _all_here(self) -> bool:
+        return self.hub.alive and all(s.ready and s.life and self.links.open(s.link.peer) for s in self.services)
+
+    def _settle(self) -> None:
+        """Nothing leaks; a new job goes straight through; the mesh drains to the last worker."""
+        for service in self.services:
+            service.unhang()
+        self._until(self.now + 25.0, self._all_here)
+        patron = self.patrons[0]
+        wish = Wish("afterwards-0", Request("afterwards", 4711))
+        started = self.now
+        patron.submit(wish)
+        self._until(self.now + 60.0, lambda: wish.fetched)
+        assert isinstance(wish.ending, Finished), f"submitted after the weather cleared, and ended as {wish.ending}"
+        assert wish.fetched, "the result of the last job was not fetched"
+        slow = sum(max(s._pace for s in self.services if s.stage == spec.name) * 9 for spec in IF.stages)
+        assert wish.ended - started < slow + 2.0, f"the last job took {wish.ended - started:.1f} s, and needs {slow:.1f} at most"
+        self._until(self.now + 20.0, lambda: not self._unfetched())
+        assert not self._unfetched(), f"results were not fetched: {self._unfetched()}"
+        self._until(self.now + 4.0)
+        assert not self.hub.broker.jobs, f"the broker still has {list(self.hub.broker.jobs)}"
+        for service in self.services:
+            assert not service.held, f"{service.life} still holds {service.held}"
+        self.hub.command(self.hub.broker.drain(self.hub.clock()))
+        assert self.hub.broker.drained
+        goodbyes = self.drained + len(self.services)
+        self.hub.command(self.hub.broker.farewell())
+        self._until(self.now + 2.0, lambda: self.drained == goodbyes)
+        assert self.drained == goodbyes, "somebody did not go when the mesh was taken down"
+
+
+def main() -> None:
+    world = World(int(sys.argv[1]), trace=print)
+    world.run()
+    print(dict(world.weather.happened), f"{world.events} turns, {world.runs} runs, {world.deaths} deaths, {world.hub.crashes} crashes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""diffusers' own pipelines, chained with one CPU generator: what the cascade must give, bit for bit.
+
+It reads a cascade folder by itself (from_pretrained and cascade.json) and shares no code with the services.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from diffusers import IFPipeline, IFSuperResolutionPipeline, StableDiffusionUpscalePipeline
+
+from ifmesh.protocol import Settings
+
+NO_SAFETY = {"safety_checker": None, "feature_extractor": None, "watermarker": None}
+CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "stage_one": (IFPipeline, {**NO_SAFETY, "requires_safety_checker": False}),
+    "stage_two": (IFSuperResolutionPipeline, {**NO_SAFETY, "requires_safety_checker": False, "text_encoder": None, "tokenizer": None}),
+    "upscaler": (StableDiffusionUpscalePipeline, {}),
+}
+
+
+def recipe(folder: Path) -> dict[str, dict[str, Any]]:
+    """cascade.json: {"stage_one": {"repo", "steps", "guidance"}, ...}"""
+    read: dict[str, dict[str, Any]] = json.loads((folder / "cascade.json").read_text())
+    return read
+
+
+@cache
+def pipeline(folder: Path, stage: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The stage's pipeline, loaded from the cascade's folder as anybody would load it."""
+    kind, extra = CLASSES[stage]
+    loaded = kind.from_pretrained(folder / recipe(folder)[stage]["repo"], use_safetensors=True, dtype=dtype, **extra)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def chain(
+    folder: Path,
+    prompt: str,
+    negative: str = "",
+    seed: int = 0,
+    settings: Mapping[str, Settings] | None = None,
+    *,
+    seeding: str = "chained",
+    width: int | None = None,
+    height: int | None = None,
+    last_stage: str = "upscaler",
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, torch.Tensor]:
+    """embeds [2, 77, C], image64 and image256 [3, h, w], image1024 U8 [3, H, W], up to last_stage; on one thread.
+
+    Every call starts from the cascade's own settings; `settings` replaces them field by field, steps and timesteps each other.
+    """
+    torch.set_num_threads(1)
+    generator = torch.Generator("cpu").manual_seed(seed)
+
+    def source() -> torch.Generator:
+        return torch.Generator("cpu").manual_seed(seed) if seeding == "per_stage" else generator
+
+    one = pipeline(folder, "stage_one", dtype)
+    with torch.no_grad():
+        positive, negative_embeds = one.encode_prompt(prompt, negative_prompt=negative)
+    texts = {"prompt_embeds": positive, "negative_prompt_embeds": negative_embeds}
+    bag = {"embeds": torch.cat([negative_embeds, positive])}
+
+    size = {"width": width, "height": height}
+    drawn = one(**texts, **size, **_arguments(folder, "stage_one", settings), generator=source(), output_type="pt").images
+    bag["image64"] = drawn[0]
+    if last_stage == "stage_one":
+        return bag
+
+    wide = {name: 4 * pixels if pixels else None for name, pixels in size.items()}
+    two = pipeline(folder, "stage_two", dtype)
+    drawn = two(image=drawn, **texts, **wide, **_arguments(folder, "stage_two", settings), generator=source(), output_type="pt").images
+    bag["image256"] = drawn[0]
+    if last_stage == "stage_two":
+        return bag
+
+    up = pipeline(folder, "upscaler", dtype)
+    low = (drawn / 2 + 0.5).clamp(0, 1)  # it takes 0 to 1
+    texts = {"prompt": prompt, "negative_prompt": negative}
+    pictures = up(image=low, **texts, **_arguments(folder, "upscaler", settings), generator=source(), output_type="pil").images
+    bag["image1024"] = torch.from_numpy(numpy.array(pictures[0])).permute(2, 0, 1).contiguous()
+    return bag
+
+
+def _arguments(folder: Path, stage: str, settings: Mapping[str, Settings] | None) -> dict[str, Any]:
+    """A pipeline's keywords for the cascade's settings, overridden by the request's."""
+    default, given = recipe(folder)[stage], (settings or {}).get(stage, Settings())
+    arguments: dict[str, Any] = {"guidance_scale": default["guidance"] if given.guidance is None else given.guidance}
+    if given.timesteps is not None:
+        arguments["timesteps"] = list(given.timesteps)
+    else:
+        arguments["num_inference_steps"] = given.steps or default["steps"]
+    if stage != "stage_one":
+        arguments["noise_level"] = default["noise_level"] if given.noise_level is None else given.noise_level
+    return arguments

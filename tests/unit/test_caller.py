@@ -1,0 +1,417 @@
+"""The client's mind under a virtual clock: whatever is lost is asked again, and an ending is told once."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+
+from ifmesh.caller import BURST, Caller, Command, Rebuild, Send, Tell
+from ifmesh.protocol import (
+    Accepted,
+    Books,
+    Cancel,
+    Cancelled,
+    ClientMessage,
+    Failed,
+    Fetch,
+    Finished,
+    Hi,
+    Inspect,
+    JobRow,
+    Progress,
+    Queued,
+    Refused,
+    Request,
+    Result,
+    Started,
+    Submit,
+    ToClient,
+    Watch,
+    Welcome,
+)
+
+FOX = Request("a fox", 7)
+STAGES = ("encoder", "stage_one", "stage_two", "upscaler", "guard")
+
+
+def welcome(epoch: int) -> Welcome:
+    return Welcome(STAGES, epoch, 2000)
+
+
+def finished(job: str) -> Finished:
+    return Finished(job, "00" * 32, 10, 7, True, ())
+
+
+def books(*rows: str, page: int = 0, story: bool = False) -> Books:
+    jobs = tuple(JobRow(row, "running", "stage_one", 1, 2, "w", 0.0, "fox") for row in rows)
+    return Books(page, 3, (), jobs, {}, (), ((0.0, "accepted"),) if story else ())
+
+
+def sent(commands: list[Command]) -> list[ClientMessage]:
+    return [c.message for c in commands if isinstance(c, Send)]
+
+
+def told(commands: list[Command]) -> list[ToClient]:
+    return [c.message for c in commands if isinstance(c, Tell)]
+
+
+def accepted(caller: Caller, now: float, job: str) -> None:
+    caller.submit(now, job, FOX)
+    caller.receive(now, Accepted(job))
+
+
+def run(caller: Caller, now: float, until: float) -> list[tuple[float, Command]]:
+    """Let time pass, from wakeup to wakeup, with nobody on the other side."""
+    happened: list[tuple[float, Command]] = []
+    for _ in range(10_000):
+        wakeup = caller.wakeup()
+        if wakeup is None or wakeup > until:
+            return happened
+        assert wakeup >= now - 1e-9, "wakeup() stays in the past: the shell would spin"
+        now = max(now, wakeup)
+        happened += [(now, c) for c in caller.tick(now)]
+    raise AssertionError("tick() does not move wakeup() on")
+
+
+# ---- repeating
+
+
+def test_nothing_asked_nothing_to_do() -> None:
+    caller = Caller()
+    assert caller.wakeup() is None
+    assert caller.tick(100.0) == []
+
+
+def test_submit_is_repeated_until_accepted_then_watched_to_the_end() -> None:
+    caller = Caller(patience=30.0, again=2.0)
+    assert sent(caller.submit(0.0, "a", FOX)) == [Submit("a", FOX)]
+    assert [c for _, c in run(caller, 0.0, 5.0)] == [Send(Submit("a", FOX))] * 2
+    assert told(caller.receive(5.0, Accepted("a"))) == [Accepted("a")]
+    assert [(t, c) for t, c in run(caller, 5.0, 9.5)] == [(7.0, Send(Watch("a"))), (9.0, Send(Watch("a")))]
+    assert told(caller.receive(9.5, finished("a"))) == [finished("a")]
+    assert caller.wakeup() is None
+
+
+@pytest.mark.parametrize("ending", [finished("a"), Failed("a", "error", "stage_one", "w", "boom"), Cancelled("a")])
+def test_an_ending_is_told_once(ending: Finished | Failed | Cancelled) -> None:
+    caller = Caller()
+    accepted(caller, 0.0, "a")
+    assert told(caller.receive(1.0, ending)) == [ending]
+    for late in (ending, Cancelled("a"), Progress("a", "stage_one", 1, 2), Accepted("a")):
+        assert caller.receive(2.0, late) == []
+    assert caller.wakeup() is None
+
+
+def test_news_put_the_next_watch_off_and_doubles_are_told_once() -> None:
+    caller = Caller(patience=30.0, again=2.0)
+    accepted(caller, 0.0, "a")
+    step = Progress("a", "stage_one", 1, 27)
+    assert told(caller.receive(1.5, step)) == [step]
+    assert told(caller.receive(1.6, step)) == []
+    assert [t for t, _ in run(caller, 1.6, 4.0)] == [pytest.approx(3.6)]
+    assert told(caller.receive(4.0, Started("a", "stage_two", "w"))) == [Started("a", "stage_two", "w")]
+    assert told(caller.receive(4.1, step)) == [step], "the same step of a second run is news"
+
+
+def test_a_lost_accepted_is_no_matter() -> None:
+    caller = Caller()
+    caller.submit(0.0, "a", FOX)
+    assert told(caller.receive(0.5, Queued("a", "encoder", 3))) == [Queued("a", "encoder", 3)]
+    assert sent(caller.tick(2.5)) == [Watch("a")]
+
+
+def test_hi_is_repeated_until_welcome() -> None:
+    caller = Caller(patience=30.0, again=2.0)
+    assert sent(caller.hi(0.0)) == [Hi()]
+    assert [c for _, c in run(caller, 0.0, 4.5)] == [Send(Hi())] * 2
+    assert caller.receive(4.6, welcome(1)) == [Tell("", welcome(1))]
+    assert caller.wakeup() is None
+
+
+def test_fetch_is_repeated_ever_more_slowly_and_silence_waits_for_it() -> None:
+    caller = Caller(patience=3.0, again=2.0)
+    caller.fetch(0.0, "a")
+    happened = run(caller, 0.0, 30.0)
+    # At 2 s the picture may still be on its way: neither a flood of Fetches nor a new socket may cut it off.
+    assert [t for t, c in happened if c == Send(Fetch("a"))] == [2.0]
+    assert [t for t, c in happened if c == Rebuild()] == [6.0, 12.0, 18.0, 24.0, 30.0]
+    commands = caller.receive(31.0, Result("a", "00"), b"frame")
+    assert commands == [Tell("a", Result("a", "00"), b"frame")]
+    assert caller.receive(32.0, Result("a", "00"), b"frame") == []
+    caller.receive(32.0, welcome(1))
+    assert caller.wakeup() is None
+
+
+def test_fetch_of_an_unknown_job_ends() -> None:
+    caller = Caller()
+    caller.fetch(0.0, "a")
+    refused = Refused("a", "unknown", "no such job")
+    assert caller.receive(0.1, refused) == [Tell("a", refused)]
+    assert caller.wakeup() is None
+
+
+def test_inspect_is_repeated_until_the_right_books() -> None:
+    caller = Caller(patience=30.0)
+    assert sent(caller.inspect(0.0, 1, "")) == [Inspect(1, "")]
+    assert sent(caller.tick(2.0)) == [Inspect(1, "")]
+    assert caller.receive(2.1, books("b", page=2)) == []
+    assert caller.receive(2.1, books("a", story=True)) == [], "the books of one job are no page"
+    assert caller.receive(2.2, books("b", page=1)) == [Tell("", books("b", page=1))]
+    caller.inspect(3.0, 0, "a")
+    assert caller.receive(3.1, books("a", "b")) == []
+    assert caller.receive(3.1, books()) == []
+    assert caller.receive(3.2, books("a", story=True)) == [Tell("", books("a", story=True))]
+    caller.inspect(4.0, 0, "x")
+    assert caller.receive(4.1, Refused("x", "unknown", "")) == [Tell("", Refused("x", "unknown", ""))]
+    assert caller.wakeup() is None
+
+
+# ---- cancelling
+
+
+def test_cancel_is_repeated_until_the_job_has_ended() -> None:
+    caller = Caller(patience=30.0, again=2.0)
+    accepted(caller, 0.0, "a")
+    assert sent(caller.cancel(1.0, "a")) == [Watch("a"), Cancel("a")]
+    caller.receive(1.5, Progress("a", "stage_one", 1, 2))
+    assert [c for t, c in run(caller, 1.5, 4.0)] == [Send(Watch("a")), Send(Cancel("a"))]
+    assert told(caller.receive(4.0, finished("a"))) == [finished("a")], "too late is an ending as well"
+    assert caller.wakeup() is None
+
+
+def test_cancel_of_a_job_that_is_not_accepted_yet_does_not_lose_it() -> None:
+    caller = Caller(patience=30.0)
+    caller.submit(0.0, "a", FOX)
+    assert sent(caller.cancel(0.0, "a")) == [Submit("a", FOX), Cancel("a")]
+    assert caller.receive(0.1, Refused("a", "unknown", "")) == [], "the Cancel came first: the Submit is still to be answered"
+    assert sent(caller.tick(2.0)) == [Submit("a", FOX), Cancel("a")]
+
+
+def test_cancel_of_a_strangers_job() -> None:
+    caller = Caller()
+    assert sent(caller.cancel(0.0, "a")) == [Watch("a"), Cancel("a")]
+    assert told(caller.receive(0.1, Refused("a", "unknown", ""))) == [Refused("a", "unknown", "")]
+    assert caller.wakeup() is None
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize("reason", ["busy", "conflict", "invalid"])
+def test_a_refused_submit_is_told_and_over(reason: str) -> None:
+    refused = Refused("a", reason, "", 2.0)  # type: ignore[arg-type]
+    caller = Caller()
+    caller.submit(0.0, "a", FOX)
+    assert caller.receive(0.1, refused) == [Tell("a", refused)]
+    assert caller.receive(0.2, refused) == []
+    assert caller.wakeup() is None
+
+
+def test_a_late_busy_does_not_end_an_accepted_job() -> None:
+    caller = Caller()
+    accepted(caller, 0.0, "a")
+    assert caller.receive(0.1, Refused("a", "busy", "")) == []
+    assert told(caller.receive(0.2, finished("a"))) == [finished("a")]
+
+
+def test_a_version_refusal_ends_everything() -> None:
+    caller = Caller()
+    caller.hi(0.0)
+    caller.submit(0.0, "a", FOX)
+    caller.fetch(0.0, "b")
+    caller.inspect(0.0, 0, "")
+    refused = Refused("", "version", "1 and 2")
+    assert caller.receive(0.1, refused) == [Tell("", refused), Tell("a", refused), Tell("b", refused)]
+    assert caller.wakeup() is None
+
+
+# ---- silence, and another coordinator
+
+
+def test_silence_rebuilds_and_probes_with_one_hi() -> None:
+    caller = Caller(patience=3.0, again=2.0)
+    accepted(caller, 0.0, "a")
+    caller.submit(0.0, "b", FOX)
+    happened = run(caller, 0.0, 7.0)
+    assert happened[0:2] == [(2.0, Send(Watch("a"))), (2.0, Send(Submit("b", FOX)))]
+    assert happened[2:4] == [(3.0, Rebuild()), (3.0, Send(Hi()))]
+    assert happened[4:] == [(5.0, Send(Hi())), (6.0, Rebuild()), (6.0, Send(Hi()))]
+    assert caller.submit(7.0, "c", FOX) == [], "it waits with the others for a sign of life"
+    assert sent(caller.receive(8.0, welcome(2))) == [Watch("a"), Submit("b", FOX), Submit("c", FOX)]
+    assert sent(caller.receive(8.1, welcome(2))) == []
+
+
+def test_any_answer_after_a_rebuild_asks_for_everything() -> None:
+    caller = Caller(patience=3.0, again=2.0)
+    accepted(caller, 0.0, "a")
+    caller.fetch(0.0, "b")
+    run(caller, 0.0, 20.0)
+    commands = caller.receive(20.5, Queued("a", "encoder", 0))
+    assert told(commands) == [Queued("a", "encoder", 0)]
+    assert sent(commands) == [Watch("a"), Fetch("b")]
+
+
+def test_another_epoch_watches_all_open_jobs_at_once() -> None:
+    caller = Caller()
+    caller.hi(0.0)
+    caller.receive(0.0, welcome(1))
+    jobs = [f"j{i}" for i in range(100)]
+    for job in jobs:
+        accepted(caller, 0.0, job)
+    caller.receive(0.5, finished("j0"))
+    assert sent(caller.receive(1.0, welcome(1))) == []
+    assert sent(caller.receive(1.0, welcome(2))) == [Watch(job) for job in jobs[1:]]
+
+
+def test_silence_counts_from_the_first_question() -> None:
+    caller = Caller(patience=3.0)
+    accepted(caller, 0.0, "a")
+    caller.receive(1.0, finished("a"))
+    caller.submit(1000.0, "b", FOX)
+    assert Rebuild() not in caller.tick(1002.9)
+    assert Rebuild() in caller.tick(1003.0)
+
+
+# ---- forgetting
+
+
+def test_forget_lets_an_accepted_job_go_on_alone() -> None:
+    caller = Caller()
+    accepted(caller, 0.0, "a")
+    caller.fetch(0.0, "a")
+    caller.forget("a")
+    assert caller.wakeup() is None
+    assert caller.receive(1.0, finished("a")) == []
+
+
+def test_forget_still_brings_a_submit_through() -> None:
+    caller = Caller(patience=30.0)
+    caller.submit(0.0, "a", FOX)
+    caller.forget("a")
+    assert sent(caller.tick(2.0)) == [Submit("a", FOX)]
+    caller.receive(2.1, Accepted("a"))
+    assert caller.wakeup() is None
+
+
+def test_coming_back_to_an_ended_job_tells_its_ending_again() -> None:
+    caller = Caller()
+    accepted(caller, 0.0, "a")
+    caller.receive(1.0, finished("a"))
+    assert sent(caller.watch(2.0, "a")) == [Watch("a")]
+    assert told(caller.receive(2.1, finished("a"))) == [finished("a")]
+
+
+# ---- many
+
+
+def test_a_thousand_silent_jobs_are_spread() -> None:
+    caller = Caller(patience=1e9, again=2.0)
+    for i in range(1000):
+        accepted(caller, 0.0, f"j{i}")
+    happened = run(caller, 0.0, 20.0)
+    for i in range(20):
+        assert sum(i <= t < i + 1 for t, _ in happened) <= 11 * BURST
+    times = {c.message.job: t for t, c in happened if isinstance(c, Send) and isinstance(c.message, Watch)}
+    assert len(times) == 1000
+    assert min(times.values()) > 12.0, "each has its turn, again and again"
+
+
+def test_the_heap_does_not_grow_with_the_news() -> None:
+    caller = Caller(patience=1e9)
+    for i in range(1000):
+        accepted(caller, 0.0, f"j{i}")
+        for step in range(20):
+            caller.receive(0.0, Progress(f"j{i}", "stage_one", step, 20))
+    assert len(caller._line.heap) == 1000
+    for i in range(1000):
+        caller.receive(1.0, finished(f"j{i}"))
+    caller.submit(2.0, "z", FOX)
+    assert len(caller._line.heap) == 1
+
+
+# ---- a small world: the other side loses, doubles and forgets
+
+
+class Coordinator:
+    """As little of one as a client can see.  Its jobs end after a few watches; a restart gives it another epoch and no watchers."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self.dice, self.epoch, self.left, self.asked = dice, 1, dict[str, int](), 0
+
+    def answer(self, message: ClientMessage) -> list[ToClient]:
+        self.asked += 1
+        match message:
+            case Hi():
+                return [welcome(self.epoch)]
+            case Submit(job):
+                if job not in self.left:
+                    self.left[job] = self.dice.randrange(4)
+                return [Accepted(job), Queued(job, "encoder", 0)]
+            case Watch(job) if job in self.left:
+                self.left[job] -= 1
+                return [finished(job)] if self.left[job] < 0 else [Accepted(job), Started(job, "stage_one", "w")]
+            case Cancel(job) if job in self.left:
+                self.left[job] = -1
+                return [Cancelled(job) if self.dice.random() < 0.5 else finished(job)]
+            case Fetch(job):
+                return [Result(job, "00")]
+            case _:
+                return [Refused(message.job, "unknown", "")] if isinstance(message, Watch | Cancel) else [books()]
+
+
+def weather(seed: int) -> tuple[Callable[[float], bool], random.Random]:
+    """Is the link up at this time?  Down in stretches for the first 60 s, always up after."""
+    dice = random.Random(seed)
+    holes = [(start, start + dice.uniform(1, 15)) for start in (dice.uniform(0, 60) for _ in range(3))]
+    return lambda now: not any(a <= now < b for a, b in holes), dice
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_job_ends_exactly_once_in_any_weather(seed: int) -> None:
+    up, dice = weather(seed)
+    other, caller, now = Coordinator(dice), Caller(), 0.0
+    jobs = [f"j{i}" for i in range(30)]
+    endings: dict[str, int] = dict.fromkeys(jobs, 0)
+    fetched: set[str] = set()
+    waiting = [(dice.uniform(0, 50), job) for job in jobs]
+    waiting.sort(reverse=True)
+    commands = caller.hi(now)
+    mail: deque[tuple[float, ToClient]] = deque()  # late, but in order: what TCP does
+    while now < 400.0:
+        todo = deque(commands)
+        while todo:
+            command = todo.popleft()
+            match command:
+                case Send(message) if up(now) and dice.random() < 0.8:
+                    for reply in other.answer(message):
+                        late = max(now + dice.uniform(0.001, 1.0), mail[-1][0] if mail else 0.0)
+                        mail.extend([(late, reply)] * dice.choice([0, 1, 1, 1, 2]))
+                case Rebuild():
+                    mail.clear()
+                case Tell(job, Finished() | Cancelled()):
+                    endings[job] += 1
+                    todo.extend(caller.fetch(now, job))
+                case Tell(job, Result()):
+                    fetched.add(job)
+        commands = []
+        if all(endings.values()) and fetched == set(jobs):
+            break
+        times = [t for t in (caller.wakeup(), mail[0][0] if mail else None, waiting[-1][0] if waiting else None) if t is not None]
+        assert times, "open jobs, and nothing left to do"
+        now = max(now, min(times))
+        if waiting and waiting[-1][0] <= now:
+            commands += caller.submit(now, waiting[-1][1], FOX)
+            if dice.random() < 0.2:
+                commands += caller.cancel(now, waiting[-1][1])
+            waiting.pop()
+        elif mail and mail[0][0] <= now:
+            commands += caller.receive(now, mail.popleft()[1], b"")
+        else:
+            commands += caller.tick(now)
+        if dice.random() < 0.01:
+            other.epoch += 1
+    assert set(endings.values()) == {1}
+    assert fetched == set(jobs)

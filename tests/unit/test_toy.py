@@ -1,0 +1,153 @@
+"""The toy stages keep the contract of the real ones: names, shapes, dtypes, and bytes that depend on everything that came in."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from ifmesh import toy
+from ifmesh.cascade import IF
+from ifmesh.errors import BadRequest
+from ifmesh.protocol import Request, Settings
+from ifmesh.stage import Bag, Setup, Stage, Tensor
+
+FOX = Request("a fox", seed=7)
+SIZES = {"F16": 2, "U8": 1}
+
+
+def stages() -> dict[str, Stage]:
+    return {s.name: s for s in (toy.Encoder(), toy.StageOne(), toy.StageTwo(), toy.Upscaler(), toy.Guard())}
+
+
+def through(stage: Stage, request: Request, bag: Bag, setup: Setup | None = None) -> tuple[list[tuple[int, int]], Bag]:
+    """All steps of one job: the counters, and the output."""
+    stage.load(setup or Setup())
+    stage.admit("j", request, bag)
+    counters: list[tuple[int, int]] = []
+    while True:
+        for advance in stage.step():
+            counters.append((advance.step, advance.steps))
+            if advance.output is not None:
+                return counters, advance.output
+
+
+def chain(request: Request) -> dict[str, Bag]:
+    """The bag after each stage of the route, with what rides along, as a mesh would carry it."""
+    bags: dict[str, Bag] = {}
+    bag: Bag = {}
+    for name in IF.route(request):
+        given = through(stages()[name], request, bag)[1]
+        everything = {**bag, **given}
+        bag = bags[name] = {blob.name: everything[blob.name] for blob in IF.carries(request, name)}
+    return bags
+
+
+def plain(bag: Bag) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    return {name: (t.dtype, tuple(t.shape), bytes(t.data)) for name, t in bag.items()}
+
+
+def test_each_stage_gives_what_the_cascade_declares() -> None:
+    bag: Bag = {}
+    for name in IF.route(FOX):
+        given = through(stages()[name], FOX, bag)[1]
+        assert set(given) >= {b.name for b in IF[name].gives(FOX)}
+        for blob in IF[name].gives(FOX):
+            tensor = given[blob.name]
+            assert len(tensor.shape) == len(blob.shape)
+            assert all(got == want for got, want in zip(tensor.shape, blob.shape, strict=True) if isinstance(want, int))
+            assert tensor.dtype == (blob.dtype or "F16")
+            count = 1
+            for side in tensor.shape:
+                count *= side
+            assert len(tensor.data) == count * SIZES[tensor.dtype]
+        bag = {**bag, **given}
+    assert len(bag["embeds"].data) == 1_261_568  # as the real ones in fp16
+    assert len(bag["image64"].data) == 24_576
+    assert len(bag["image256"].data) == 393_216
+    assert len(bag["image1024"].data) == 3_145_728
+
+
+def test_the_guard_gives_real_pngs_of_what_was_drawn() -> None:
+    bags = chain(FOX)
+    for stage, side in (("stage_one", 64), ("stage_two", 256), ("upscaler", 1024)):
+        picture = Image.open(io.BytesIO(bags["guard"][f"png_{stage}"].data))
+        picture.load()
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (side, side))
+    drawn = Image.open(io.BytesIO(bags["guard"]["png_upscaler"].data))
+    planes = bags["upscaler"]["image1024"].data
+    assert b"".join(bytes(band.tobytes()) for band in drawn.split()) == bytes(planes)
+
+
+def test_halves_become_the_levels_they_stand_for() -> None:
+    level = toy._png(Tensor("F16", (3, 1, 8), b"".join(toy.HALVES[i] for i in range(24))), blank=False)
+    assert Image.open(io.BytesIO(level)).tobytes() == bytes(v for x in range(8) for v in (x, 8 + x, 16 + x))
+    odd = toy._png(Tensor("F16", (3, 1, 1), b"\x01\x00\x00\x7c\x00\x7e"), blank=False)  # tiny, infinite, not a number
+    assert Image.open(io.BytesIO(odd)).tobytes() == bytes((128, 255, 0))
+
+
+def test_same_request_same_bytes() -> None:
+    assert {k: plain(v) for k, v in chain(FOX).items()} == {k: plain(v) for k, v in chain(FOX).items()}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [replace(FOX, seed=8), replace(FOX, prompt="a cat"), replace(FOX, negative="dogs")],
+    ids=["seed", "prompt", "negative"],
+)
+def test_another_request_other_pixels(other: Request) -> None:
+    mine, theirs = plain(chain(FOX)["guard"]), plain(chain(other)["guard"])
+    assert all(mine[name] != theirs[name] for name in mine if name != "flagged")
+
+
+@pytest.mark.parametrize("name", ["stage_one", "stage_two", "upscaler"])
+def test_one_wrong_byte_on_the_way_in_shows(name: str) -> None:
+    route = IF.route(FOX)
+    bag = chain(FOX)[route[route.index(name) - 1]]
+    for touched in bag:
+        data = bytearray(bag[touched].data)
+        data[-1] ^= 1
+        wrong = {**bag, touched: replace(bag[touched], data=bytes(data))}
+        assert plain(through(stages()[name], FOX, bag)[1]) != plain(through(stages()[name], FOX, wrong)[1])
+
+
+def test_sizes_and_steps_follow_the_request_and_the_options() -> None:
+    wide = replace(FOX, width=96, height=40, last_stage="stage_one", settings={"stage_one": Settings(steps=3)})
+    bag = chain(replace(wide, settings={}))["encoder"]
+    counters, out = through(toy.StageOne(), wide, bag, Setup(options={"steps": 9}))
+    assert counters == [(1, 3), (2, 3), (3, 3)]
+    assert out["image64"].shape == (3, 40, 96)
+    assert through(toy.StageOne(), FOX, bag, Setup(options={"steps": 2}))[0] == [(1, 2), (2, 2)]
+    assert Image.open(io.BytesIO(chain(wide)["guard"]["png_stage_one"].data)).size == (96, 40)
+
+
+def test_jobs_step_together_and_can_be_dropped() -> None:
+    stage = toy.Encoder()
+    stage.load(Setup(options={"slots": 2, "steps": 3}))
+    stage.admit("a", FOX, {})
+    stage.admit("b", FOX, {})
+    assert [a.job for a in stage.step()] == ["a", "b"]
+    stage.drop("a")
+    stage.drop("never admitted")
+    assert [(a.job, a.step) for a in stage.step()] == [("b", 2)]
+
+
+def test_a_prompt_can_ask_for_trouble() -> None:
+    with pytest.raises(BadRequest, match="encoder"):
+        through(toy.Encoder(), replace(FOX, prompt="toy:bad=encoder"), {})
+    with pytest.raises(RuntimeError, match="asked encoder"):
+        through(toy.Encoder(), replace(FOX, prompt="toy:raise=encoder"), {})
+    assert through(toy.Encoder(), replace(FOX, prompt="toy:raise=guard"), {})[0][-1] == (5, 5)  # not this stage
+    flagged = chain(replace(FOX, prompt="toy:flag"))["guard"]
+    assert bytes(flagged["flagged"].data) == b"\1"
+    assert not any(Image.open(io.BytesIO(flagged["png_stage_one"].data)).tobytes())
+
+
+def test_abort_ends_the_process() -> None:
+    code = "from ifmesh import toy; from ifmesh.protocol import Request; from ifmesh.stage import Setup\n"
+    code += "s = toy.Guard(); s.load(Setup()); s.admit('j', Request('toy:abort=guard', 1), {}); list(s.step()); list(s.step())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == -6
