@@ -21,7 +21,8 @@ from ifmesh.wire import Garbled
 
 HEADER_LIMIT = 16 << 10  # bytes
 FRAME_LIMIT = 64 << 20  # bytes; what a data socket lets through
-SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # bytes of one value
+# Bytes of one value, in the order in which safetensors lays tensors out: wide ones first, so that all are aligned.
+SIZES = {"I64": 8, "F64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOATS = ("F32", "F16", "BF16")  # what "the dtype of the stage" may be
 DIMENSIONS = 8
 
@@ -29,12 +30,12 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def encode(bag: Bag) -> bytes:
-    """The bag as one frame, the same bytes for equal bags.  Order of the data as safetensors has it: wide dtypes first, so that every
-    tensor is aligned; then by name.  Garbled: the bag is not one that `decode` would take."""
+    """The bag as one frame: the same bytes for equal bags, and the same that safetensors writes.  Garbled: `decode` would not take it."""
+    order = list(SIZES)
     entries: dict[str, Any] = {}
     data: list[memoryview] = []
     end = 0
-    for name in sorted(bag, key=lambda n: (-SIZES.get(bag[n].dtype, 0), n)):
+    for name in sorted(bag, key=lambda n: (order.index(bag[n].dtype) if bag[n].dtype in SIZES else -1, n)):
         tensor = bag[name]
         bytes_ = memoryview(tensor.data).cast("B")
         if bytes_.nbytes != _checked(name, tensor.dtype, tensor.shape):

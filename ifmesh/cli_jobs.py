@@ -117,6 +117,7 @@ def submit(
         _warn_missing(client, STAGES[: 2 + SIZES.index(size)])
         first = secrets.randbits(32) if seed is None else seed
         jobs: list[Job] = []
+        began = time.monotonic()
         try:
             for index in range(count):
                 jobs.append(client.submit(prompt, seed=first + index, size=int(size), settings=chosen, stages=stages, **wishes))
@@ -128,7 +129,7 @@ def submit(
                     else:
                         screen.tell(job.id)
                 return 0
-            return _collect(jobs, out, stages, as_json)
+            return _collect(jobs, began, out, stages, as_json)
         except KeyboardInterrupt:
             for job in jobs:
                 screen.say(f"job {job.id} goes on: ifmesh show {job.id} -o out.png, or ifmesh cancel {job.id}")
@@ -144,14 +145,13 @@ def _warn_missing(client: Client, route: tuple[str, ...]) -> None:
         screen.say(f"no worker for {', '.join(missing)}: the job will wait; start {remedy} (or all with `ifmesh up`)", "yellow")
 
 
-def _collect(jobs: list[Job], out: Path | None, stages: bool, as_json: bool) -> int:
+def _collect(jobs: list[Job], began: float, out: Path | None, stages: bool, as_json: bool) -> int:
     """Wait for each, write what comes; 0, or 5 when it failed, 6 when some of several did."""
     from ifmesh import screen
     from ifmesh.errors import DeadlineExceeded, JobCancelled, JobFailed
 
     failed = 0
     for index, job in enumerate(jobs):
-        began = time.monotonic()
         try:
             _follow(job, f"{index + 1}/{len(jobs)} " if len(jobs) > 1 else "")
             image = job.result()
@@ -179,7 +179,7 @@ def _collect(jobs: list[Job], out: Path | None, stages: bool, as_json: bool) -> 
 
 
 def described(image: Image, path: Path | None, seconds: float) -> dict[str, object]:
-    """The JSON line of one picture.  size: [width, height]; seconds: that this command waited; stages: what each of them did."""
+    """The JSON line of one picture.  size: [width, height]; seconds: since they were handed in; stages: what each of them did."""
     return {
         "job": image.job,
         "seed": image.seed,
@@ -188,8 +188,13 @@ def described(image: Image, path: Path | None, seconds: float) -> dict[str, obje
         "flagged": image.flagged,
         "reproducible": image.reproducible,
         "seconds": round(seconds, 3),
-        "stages": [asdict(run) for run in image.timings],
+        "stages": [ran(run) for run in image.timings],
     }
+
+
+def ran(run: StageRun) -> dict[str, object]:
+    """What one stage did, for JSON: seconds to the microsecond."""
+    return asdict(run) | {"queued_s": round(run.queued_s, 6), "run_s": round(run.run_s, 6)}
 
 
 def _follow(job: Job, prefix: str) -> None:
@@ -248,8 +253,8 @@ def show(job: str, out: Path | None, as_json: bool, config_file: Path | None) ->
         row = books.jobs[0] if books.jobs else None
         if as_json:
             told: Mapping[str, object] = asdict(row) if row else {"job": job}
-            story = [{"seconds": at, "what": what} for at, what in books.story]
-            screen.document({**told, "ending": books.ending, "story": story, "stages": [asdict(run) for run in books.runs]})
+            story = [{"seconds": round(at, 6), "what": what} for at, what in books.story]
+            screen.document({**told, "ending": books.ending, "story": story, "stages": [ran(run) for run in books.runs]})
         else:
             console = screen.stdout()
             if row:

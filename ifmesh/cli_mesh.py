@@ -125,7 +125,8 @@ def _print_books(services: list[dict[str, Any]], jobs: list[dict[str, Any]], que
     console = screen.stdout()
     numbers = ("pid", "running", "held", "done")
     if services:
-        columns = ("service", "pid", "host", "device", "state", "running", "held", "done")
+        hosts = ("host",) if len({row["host"] for row in services}) > 1 else ()
+        columns = ("service", "pid", *hosts, "device", "state", "running", "held", "done")
         made = screen.table("", *columns, right=numbers)
         for row in services:
             made.add_row(*(str(row[name]) for name in columns))

@@ -55,8 +55,8 @@ class Dispatch(Ledger):
         usable = [w for w in usable if w.name not in job.avoid] or usable
         if job.blame < self.policy.alone:
             return min((w for w in usable if w.room), key=lambda w: (len(w.tasks), w.life), default=None)
-        mine = [w for w in usable if w.reserved == job.id] or [w for w in usable if not w.reserved]
-        worker = min(mine, key=lambda w: (len(w.tasks), w.life), default=None)
+        mine = [w for w in usable if w.reserved in ("", job.id)]
+        worker = min(mine, key=lambda w: (len(w.tasks), w.reserved != job.id, w.life), default=None)
         self._unreserve(job)
         if worker is None:
             return None

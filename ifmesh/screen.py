@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_yellow", "bright_magenta", "bright_blue")
 
 
+WIDE = 250  # columns, where nobody said how many: a file, or another program
+
+
 def stdout() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=WIDE)
 
 
 def stderr() -> Console:

@@ -20,6 +20,7 @@ class Record:
 
     request: Request
     accepted: float
+    ended: float = 0.0
     blame: int = 0
     given_back: int = 0
     ending: Ended | None = None
@@ -32,7 +33,7 @@ class Disk:
     rows: dict[str, Record] = field(default_factory=dict)
     results: dict[str, bytes] = field(default_factory=dict)
 
-    def commit(self, now: float, commands: list[Command]) -> None:
+    def commit(self, now: float, disturbed: float, commands: list[Command]) -> None:
         """One transaction for all that a batch wants remembered."""
         for command in commands:
             if isinstance(command, Book):
@@ -46,12 +47,15 @@ class Disk:
             elif isinstance(command, Close):
                 row = self.rows[command.job]
                 assert row.ending is None, f"{command.job} is closed twice: {row.ending}, then {command.ending}"
+                row.ended = now
                 row.ending, row.story, row.runs = command.ending, command.story, command.runs
                 if isinstance(command.ending, Finished):
                     frame = self.results.get(command.job)
                     assert frame is not None, f"{command.job} is finished, but nothing is on disk"
                     assert sha(frame) == command.ending.digest, f"{command.job}: digest of something else"
                     assert frame == published(row.request), f"{command.job}: wrong bytes were published"
+                    deadline = row.accepted + (row.request.deadline or float("inf"))
+                    assert now <= max(deadline + 0.01, disturbed), f"{command.job} finished {now - deadline:.2f} s after its deadline"
 
 
 class Hub:
@@ -64,6 +68,7 @@ class Hub:
         self.alive = False
         self.crashes = 0
         self.doom: str = ""
+        self.disturbed = 0.0  # until then it was late for reasons of its own
         self.broker: Broker
         self._inbox: list[tuple[bytes, ToCoordinator] | tuple[str, Token, str, int]] = []
         self._turn_at = float("inf")
@@ -80,7 +85,7 @@ class Hub:
     def start(self) -> None:
         world = self.world
         self.epoch += 1
-        self.alive = True
+        self.alive, self.disturbed = True, world.now + 0.1
         self._skew = world.rng.uniform(0, 1e6)
         self.broker = world.minds.broker(world.cascade, self.epoch, (self.inlet,), world.policy)
         world.say("hub", f"starts, epoch {self.epoch}")
@@ -96,6 +101,8 @@ class Hub:
         if self.alive:
             self.world.say("hub", "CRASHES")
             self.crashes += 1
+            self.disturbed = float("inf")
+            self.world.proving.clear()
             self.alive, self.doom, self._inbox, self._turn_at, self._paused = False, "", [], float("inf"), 0.0
             self.world.links.reset()
 
@@ -105,13 +112,12 @@ class Hub:
             self.crash()
 
     def pause(self, seconds: float) -> None:
-        self._paused = self.world.now + seconds
+        self._paused = self.disturbed = self.world.now + seconds
         self.world.at(self._paused, self._turn)
 
     # ---- what comes in
 
     def hears(self, peer: bytes, message: ToCoordinator) -> None:
-        self.world.watch(peer, message)
         self._inbox.append((peer, message))
         self._soon(self.world.rng.uniform(0.0, 0.002))
 
@@ -154,6 +160,7 @@ class Hub:
         for item in inbox:
             if len(item) == 2:
                 world.say("hub", f"{item[0].decode()} >", item[1])
+                world.watch(item[1])
                 commands += self.broker.receive(self.clock(), *item)
             else:
                 world.say("hub", f"landed {item[0]} {item[1]}")
@@ -175,7 +182,9 @@ class Hub:
         doom = self.doom if len(commands) > 1 or any(isinstance(c, Book | Close | Blame) for c in commands) else ""
         if doom == "before the commit":
             return self.crash()
-        self.disk.commit(world.now, commands)
+        self.disk.commit(world.now, self.disturbed, commands)
+        world.proved.update(world.proving)
+        world.proving.clear()
         if doom == "after the commit":
             return self.crash()
         stop = world.rng.randrange(len(commands)) if doom else -1

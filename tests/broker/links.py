@@ -24,7 +24,7 @@ class Link:
     """One control connection: a DEALER of one process to the coordinator's ROUTER.
 
     generation: grows with each new connection, and what belongs to an older one is lost; limbo: but what the kernel of a dead
-    sender already had still comes until then.  cut_up, cut_down: the hole lasts until then.
+    sender already had still comes until then.  cut_up, cut_down: the hole lasts until then.  stuck: libzmq never connects again.
     """
 
     peer: bytes
@@ -38,6 +38,7 @@ class Link:
     cut_down: float = 0.0
     limbo: float = 0.0
     closed: bool = False
+    stuck: bool = False
 
     def renew(self, up_at: float) -> None:
         """Another connection, from then on; what the old one held is lost."""
@@ -75,6 +76,7 @@ class Links:
 
     def rebuild(self, link: Link) -> None:
         """The process closed the socket and made a new one; it is refused as long as the hole lasts."""
+        link.stuck = False
         link.renew(max(self.world.now, link.cut_up, link.cut_down) + self.world.rng.uniform(0.01, 1.0))
 
     def reset(self) -> None:
@@ -84,7 +86,13 @@ class Links:
 
     def reopen(self) -> None:
         for link in self.by_peer.values():
-            link.up_at = max(self.world.now, link.cut_up, link.cut_down) + self.world.rng.uniform(0.01, 1.0)
+            if not link.stuck:
+                link.up_at = max(self.world.now, link.cut_up, link.cut_down) + self.world.rng.uniform(0.01, 1.0)
+
+    def stick(self, link: Link) -> None:
+        """A connecting socket that met a protocol error is dead for ever, and says nothing of it: only a new one helps."""
+        link.stuck = True
+        link.renew(float("inf"))
 
     def cut(self, link: Link, seconds: float, up: bool, down: bool) -> None:
         until = self.world.now + seconds
@@ -94,7 +102,8 @@ class Links:
             self.world.later(HEARTBEAT, self._notice, link, link.generation)
 
     def _notice(self, link: Link, generation: int) -> None:
-        if link.generation == generation and max(link.cut_up, link.cut_down) > self.world.now:
+        """ZMTP's heartbeats notice the hole, and libzmq connects again by itself."""
+        if link.generation == generation and not link.stuck and max(link.cut_up, link.cut_down) > self.world.now:
             self.rebuild(link)
 
     def heal(self) -> None:
@@ -102,7 +111,7 @@ class Links:
         self.lossy = self.slow = 0.0
         self._holes.clear()
         for link in self.by_peer.values():
-            if max(link.cut_up, link.cut_down) > self.world.now:
+            if max(link.cut_up, link.cut_down) > self.world.now and not link.stuck:
                 link.renew(self.world.now + 0.5 if self.world.hub.alive else float("inf"))
             link.cut_up = link.cut_down = 0.0
 

@@ -6,6 +6,7 @@ asked for, and what comes of it stands under a line of its own.
 
     mesh                       five workers, one for each stage, are there and have said that they hold nothing
     policy transfer=2.0        other numbers for the broker (first line)
+    asleep                     the process was stopped: before the next input the clock does not tick
     keeper one.1 stage_one     the story is about a worker's mind, not the coordinator's (first line)
 """
 
@@ -65,6 +66,7 @@ class _Teller:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.asleep = False
         self.names: dict[str, object] = {**REQUESTS, **{n: getattr(protocol, n) for n in dir(protocol) if n[0].isupper()}}
 
     def wakeup(self) -> float | None:
@@ -86,11 +88,13 @@ class _Teller:
             if line.startswith("    "):
                 continue
             out.append(line)
-            if not line or line.startswith("#") or self.begin(line):
+            self.asleep = self.asleep or line == "asleep"
+            if not line or line.startswith("#") or line == "asleep" or self.begin(line):
                 continue
             when, who, what = line.split(maxsplit=2)
             before = out.pop()
-            out += self.pass_time(float(when))
+            out += [] if self.asleep else self.pass_time(float(when))
+            self.now, self.asleep = float(when), False
             out.append(before)
             out += [f"    {said}" for said in self.hear(who, what)]
         return "\n".join(out) + "\n"
@@ -146,7 +150,7 @@ class BrokerStory(_Teller):
             ]
         if who == "hub":
             doing: dict[str, Callable[..., list[str]]] = {
-                "wait": list, "restart": self._restart, "landed": self._landed, "gone": self._gone, "farewell": self._farewell, "drain": self._drain,
+                "wait": list, "restart": self._restart, "landed": self._landed, "expects": self._expects, "gone": self._gone, "farewell": self._farewell, "drain": self._drain,
             }  # fmt: skip
             verb, _, rest = what.partition(" ")
             return doing[verb](*rest.split())
@@ -160,9 +164,9 @@ class BrokerStory(_Teller):
         def hello(stage: str, capacity: int = 2, numeric: str = "cpu") -> Hello:
             return Hello(stage, life, name, 1, "here", "cpu", (Endpoint("", f"tcp://{life}"),), capacity, numeric)
 
-        def beat(*held: Held, state: Any = "ready", full: bool = False) -> Beat:
+        def beat(*held: Held, state: Any = "ready", full: bool = False, number: int = 0) -> Beat:
             self._beats[life] = self._beats.get(life, 0) + 1
-            return Beat(life, self._beats[life], state, held, full)
+            return Beat(life, number or self._beats[life], state, held, full)
 
         def has(state: Any) -> Callable[..., Held]:
             def held(job: str, token: Token, step: int = 0, steps: int = 0) -> Held:
@@ -197,10 +201,11 @@ class BrokerStory(_Teller):
         rows = [Booked(job, request, self.now - at, blame) for job, (at, request, blame) in self._rows.items() if job not in self._closed]
         return self._said(self._broker.recover(self.now, rows, self._closed.values()))
 
-    def _landed(self, job: str) -> list[str]:
-        token = self._broker.jobs[job].token if job in self._broker.jobs else protocol.NEVER
-        assert self._broker.expects(job, token) or job not in self._broker.jobs
-        return self._said(self._broker.landed(self.now, job, token, f"sha-{job}", 1000))
+    def _expects(self, job: str, epoch: str, number: str) -> list[str]:
+        return [f"expects: {self._broker.expects(job, (int(epoch), int(number)))}"]
+
+    def _landed(self, job: str, epoch: str, number: str) -> list[str]:
+        return self._said(self._broker.landed(self.now, job, (int(epoch), int(number)), f"sha-{job}", 1000))
 
     def _gone(self, peer: str) -> list[str]:
         self._broker.gone(self.now, peer.encode())

@@ -66,6 +66,7 @@ class Service:
         self.ready = False
         self.draining = False
         self.hung = False
+        self.gone = False  # its host is lost for good
         self.cursed = False  # every life of it crashes in the middle of its first task
         self.paused = False
         self.task: Task | None = None
@@ -92,7 +93,7 @@ class Service:
 
     def start(self) -> None:
         world = self.world
-        if self.life:
+        if self.life or self.gone:
             return
         self.lives += 1
         self.life = f"{self.name}.{self.lives}"
@@ -154,6 +155,11 @@ class Service:
             for action, args in asleep:
                 if life == self.life:
                     action(*args)
+
+    def come_back(self) -> None:
+        if self.gone:
+            self.gone = False
+            self.start()
 
     def unhang(self) -> None:
         """Hung, but with nothing to do: nobody would find out before the next job."""
@@ -270,7 +276,7 @@ class Service:
         trouble, _, where = task.request.prompt.partition(":")
         if trouble == "poison" and where == self.stage and self.step >= self.steps // 2:
             return self.die("crashed", "signal 6")
-        if self.cursed and world.may_hurt(task.job):
+        if self.cursed and not task.job.startswith("poison") and world.hurt[task.job] < 2:
             return self.die("crashed", "a bad card")
         if where == self.stage and (trouble == "raises" or (trouble == "flaky" and world.raises_once(task.job))):
             self.task = None

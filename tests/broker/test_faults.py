@@ -60,7 +60,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     ),
     # life and death
     "alive is progress": ("broker", "            self._stalled(now, worker)\n", "            pass\n"),
-    "silence is not death": ("broker", "elif now - heard >= self.policy.silence:", "elif False:"),
+    "silence is not death": ("broker", "heard = max(worker.seen, self._woke)", "heard = now"),
     "a sleeping coordinator blames the others": ("broker", "heard = max(worker.seen, self._woke)", "heard = worker.seen"),
     "wedged and silent is left alone": ("broker", "        if life in self._suspects:\n", "        if False:\n"),
     "nothing is adopted after a restart": ("dispatch", "        if self._orphans:\n            return\n", ""),

@@ -50,19 +50,28 @@ class Weather:
         if service := self._somebody():
             service.die("killed", "host", witness=False)
 
+    def lost_for_good_(self) -> None:
+        """The host of one that others can stand in for; it is there again when all is over."""
+        world = self.world
+        service = self._somebody()
+        others = [s for s in world.services if service and s.stage == service.stage and s is not service and not (s.gone or s.cursed)]
+        if service and others:
+            service.gone = True
+            service.die("killed", "host, for good", witness=False)
+
     def crashed_(self) -> None:
         service = self._somebody()
-        if service and service.task and self.world.may_hurt(service.task.job):
+        if service and service.task and self.world.may_hurt(service.name, service.task.job):
             service.die("crashed", "signal 11")
 
     def paused_(self) -> None:
         service, rng = self._somebody(), self.world.rng
-        if service and (service.task is None or self.world.may_hurt(service.task.job, count=False)):
+        if service and (service.task is None or self.world.may_hurt(service.name, service.task.job, count=False)):
             service.pause(rng.choice((rng.uniform(0.1, 4.0), rng.uniform(4.0, 15.0))))
 
     def hung_(self) -> None:
         service = self._somebody()
-        if service and service.task and not service.paused and self.world.may_hurt(service.task.job, count=False):
+        if service and service.task and not service.paused and self.world.may_hurt(service.name, service.task.job, count=False):
             service.hung = True
 
     def drained_(self) -> None:
@@ -80,6 +89,13 @@ class Weather:
             link = world.links.by_peer[rng.choice(peers)]
             world.say(link.name, f"cut off, up {up}, down {down}")
             world.links.cut(link, rng.choice((rng.uniform(0.1, 3.0), rng.uniform(3.0, 15.0))), up, down)
+
+    def stuck_(self) -> None:
+        """One socket is dead, silently and for ever.  (A parent has no time to make another.)"""
+        world = self.world
+        peers = [peer for peer in world.links.by_peer if not peer.endswith(b"/parent")]
+        if peers:
+            world.links.stick(world.links.by_peer[world.rng.choice(peers)])
 
     def hole_(self) -> None:
         """Between two that hand bags to each other."""

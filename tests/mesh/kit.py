@@ -229,9 +229,12 @@ class Mesh:
             process.remember()
         return {row.service: row for row in books.services}
 
+    def socket_files(self) -> list[Path]:
+        return [path for path in sockets.run_dir(self.state).iterdir() if path.is_socket()]
+
     def inlets(self) -> list[str]:
         """The PULL of every process, by its ipc file and by tcp."""
-        files = [f"ipc://{path}" for path in sockets.run_dir(self.state).iterdir() if path.is_socket()]
+        files = [f"ipc://{path}" for path in self.socket_files()]
         ports = {
             c.laddr.port
             for process in self.processes
@@ -263,7 +266,7 @@ class Mesh:
 
 def _lives(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -1,0 +1,340 @@
+"""`ifmesh demo`: a mesh of its own, one prompt, the pictures of all stages, and everything taken down again.
+
+Nothing is left, however it ends.  Ctrl-C, SIGTERM and errors: the mesh is taken down and its processes are counted out.  kill -9 of
+this process: the pipe that `ifmesh up --tied` reads ends, and with it all that it started.  Death of the parent (`make`): the kernel
+sends SIGTERM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
+
+from ifmesh import lease, screen, supervisor
+from ifmesh.errors import MeshError
+from ifmesh.protocol import STAGES, Finished, Progress, Queued, Started
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Pixels
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from ifmesh.client import Client, Job
+    from ifmesh.image import Image
+
+PROMPT = "a red panda reading a map in a forest of giant mushrooms, watercolour"
+SEED = 7
+NAMES = {"stage_one": "64.png", "stage_two": "256.png", "upscaler": "1024.png"}
+TITLES = {"stage_one": "Stage I", "stage_two": "Stage II", "upscaler": "Upscaler"}
+LOADING = 900.0  # seconds until every stage has to be ready; the built-in cascade may be built first
+ENDING = 8.0  # seconds between SIGTERM and a firmer word
+PR_SET_PDEATHSIG = 1
+
+
+def run(out: Path, prompt: str | None, cascade: str, toy: bool) -> int:
+    """Write 64.png, 256.png, 1024.png and sheet.png into `out`; the exit code.  Call it in the main thread."""
+    from ifmesh.cli_up import BANNER
+
+    began = time.monotonic()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MeshError(f"{out}: {error.strerror}") from None
+    if not toy and not cascade:
+        screen.say(BANNER, "yellow")
+    try:
+        with _ending_with_parent(), _Mesh(cascade, toy) as mesh:
+            with _Board() as board:
+                client = mesh.ready(board)
+                ready = time.monotonic()
+                job = client.submit(prompt or PROMPT, seed=SEED)
+                board.follow(job)
+                image = job.result()
+            took = time.monotonic() - ready
+            client.close()
+            for stage, name in NAMES.items():
+                image.stages[stage].save(out / name)
+            sheet(image, prompt or PROMPT, took).save(out / "sheet.png")
+            _report(image, took)
+    except KeyboardInterrupt:
+        screen.say("interrupted")
+        return 130
+    screen.tell(f"pictures: {', '.join(str(out / name) for name in (*NAMES.values(), 'sheet.png'))}")
+    screen.say(f"{time.monotonic() - began:.1f} s in all ({ready - began:.1f} s until every stage was ready); no process is left")
+    return 0
+
+
+# ---- the mesh
+
+
+class _Mesh:
+    """`ifmesh up` in a state folder that goes with it."""
+
+    def __init__(self, cascade: str, toy: bool) -> None:
+        flags = [*(["--toy"] if toy else []), *(["--cascade", cascade] if cascade else [])]
+        self._flags = [*flags, "--listen", "tcp://127.0.0.1:0", "--set", "mesh.coordinator=", "--set", "mesh.drain=5"]
+        self._state: Path | None = None
+        self._up: subprocess.Popen[bytes] | None = None
+        self._client: Client | None = None
+
+    def __enter__(self) -> _Mesh:
+        self._state = state = Path(tempfile.mkdtemp(prefix="ifmesh-demo-"))
+        try:
+            with open(state / "up.log", "wb") as log:
+                # A group of its own: a terminal's Ctrl-C reaches this process alone, which then ends the mesh in order.
+                command = supervisor.python("up", "--tied", "--no-logs", "--state", str(state), *self._flags)
+                self._up = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, process_group=0)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+
+    def ready(self, board: _Board) -> Client:
+        """Wait until every stage has a ready worker.  MeshError: it cannot become so, with the reason."""
+        assert self._state is not None
+        assert self._up is not None
+        from ifmesh.client import Client
+
+        until = time.monotonic() + LOADING
+        seen: Mapping[str, str] = {}
+        while True:
+            told = lease.written(self._state)
+            self._hopeless(told)
+            url = told.get("control")
+            if self._client is None and isinstance(url, str) and url:
+                self._client = Client(url, timeout=5.0)
+            if self._client is not None:
+                with contextlib.suppress(MeshError):  # not yet, or started again: what is hopeless is found above
+                    seen = {row.stage: row.state for row in self._client.inspect().services}
+                for stage in STAGES:
+                    board.tell(stage, seen.get(stage, "starting"))
+                if all(seen.get(stage) in ("ready", "busy") for stage in STAGES):
+                    return self._client
+            if time.monotonic() >= until:
+                raise MeshError(f"not ready after {LOADING:g} s: {', '.join(s for s in STAGES if seen.get(s) != 'ready')}{self._last()}")
+            time.sleep(0.1)
+
+    def _hopeless(self, told: Mapping[str, object]) -> None:
+        assert self._up is not None
+        if (code := self._up.poll()) is not None:
+            raise MeshError(f"`ifmesh up` has ended (exit {code}){self._last('coordinator')}")
+        services = told.get("services")
+        for row in services if isinstance(services, list) else []:
+            if row.get("code") == supervisor.CONFIGURATION or (row.get("starts", 0) > 3 and row.get("why")):
+                raise MeshError(f"{row['service']} does not start: {row.get('why')}{self._last(row['service'])}")
+
+    def _last(self, service: str = "") -> str:
+        """The last lines of the service's log, and of `up`."""
+        assert self._state is not None
+        lines: list[str] = []
+        for path in (self._state / "logs" / f"{service}.log", self._state / "up.log"):
+            with contextlib.suppress(OSError):
+                lines += path.read_text(errors="replace").splitlines()[-12:]
+        return "".join(f"\n  {line}" for line in lines)
+
+    def _end(self) -> None:
+        """Take it down, by force if need be; then nothing of it lives.  No signal gets between."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+        try:
+            if self._client is not None:
+                self._client.close()
+            if self._up is not None:
+                self._take_down(self._up)
+            if self._state is not None:
+                from ifmesh import sockets
+
+                shutil.rmtree(sockets.run_dir(self._state), ignore_errors=True)
+                shutil.rmtree(self._state, ignore_errors=True)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _take_down(self, up: subprocess.Popen[bytes]) -> None:
+        family = _family(up.pid)
+        for word in (up.terminate, up.terminate, up.kill):  # drain; kill what is left; enough
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                word()
+                up.wait(ENDING)
+                break
+        if up.stdin is not None:
+            up.stdin.close()
+        until = time.monotonic() + ENDING
+        while (alive := [pid for pid, started in family.items() if _started(pid) == started]) and time.monotonic() < until:
+            time.sleep(0.05)  # their pipes have ended: they go
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _started(pid: int) -> str:
+    """When a process began, in the kernel's ticks: tells it from a later one with its number.  "": none, or dead already."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _family(pid: int) -> dict[int, str]:
+    """The process and all its descendants: pid -> when it began."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                above = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(above, []).append(int(entry.name))
+    found, queue = dict[int, str](), [pid]
+    while queue:
+        one = queue.pop()
+        found[one] = _started(one)
+        queue += children.get(one, [])
+    return {one: started for one, started in found.items() if started}
+
+
+@contextlib.contextmanager
+def _ending_with_parent() -> Iterator[None]:
+    """SIGTERM and SIGHUP are as Ctrl-C, and the parent's death is a SIGTERM."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    parent = os.getppid()
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    _die_with_parent(signal.SIGTERM)
+    try:
+        if os.getppid() != parent:  # it died before the kernel was told
+            raise KeyboardInterrupt
+        yield
+    finally:
+        _die_with_parent(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _die_with_parent(number: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+# ---- what is seen
+
+
+class _Board:
+    """A line for each stage: live on a terminal, else one more line for each change."""
+
+    def __init__(self) -> None:
+        self._console = screen.stderr()
+        self._told: dict[str, str] = {}
+        self._bars: Bars | None = None
+        self._rows: dict[str, TaskID] = {}
+        self._since: dict[str, float] = {}
+
+    def __enter__(self) -> _Board:
+        if self._console.is_terminal:
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bars
+
+            columns = TextColumn("{task.description:<10}"), BarColumn(24), TextColumn("{task.fields[text]}", markup=False)
+            self._bars = Bars(*columns, console=self._console)
+            self._rows = {stage: self._bars.add_task(stage, total=1, text="starting") for stage in STAGES}
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def tell(self, stage: str, text: str, step: int = 0, steps: int = 0) -> None:
+        """What the stage is at.  Steps go by on a terminal only."""
+        if self._bars is not None:
+            self._bars.update(self._rows[stage], completed=step, total=steps or 1, text=text)
+        elif self._told.get(stage) != text and not 1 < step < steps:
+            self._console.print(f"{stage:<10} {text}", markup=False)
+        self._told[stage] = text
+
+    def follow(self, job: Job) -> None:
+        """Show the job's way to its end."""
+        for stage in STAGES:
+            self.tell(stage, "waiting")
+        for event in job.events():
+            now = time.monotonic()
+            match event:
+                case Queued(_, stage, position):
+                    self.tell(stage, "waiting" if position == 0 else f"waiting, {position} before")
+                case Started(_, stage, worker):
+                    self._since[stage] = now
+                    self.tell(stage, f"with {worker}")
+                case Progress(_, stage, step, steps) if step < steps:
+                    self._since.setdefault(stage, now)
+                    self.tell(stage, f"step {step} of {steps}", step, steps)
+                case Progress(_, stage, _, steps) if steps:  # 0 of 0: it begins, and does not know yet
+                    self._done(stage, steps, now - self._since.get(stage, now))
+                case Finished(runs=runs):
+                    for done in runs:
+                        self._done(done.stage, done.steps, done.run_s)
+
+    def _done(self, stage: str, steps: int, seconds: float) -> None:
+        self.tell(stage, f"{steps} step{'s' * (steps != 1)} done in {seconds:.1f} s", max(1, steps), max(1, steps))
+
+
+def _report(image: Image, took: float) -> None:
+    table = screen.table(
+        f"job {image.job}, seed {image.seed}",
+        *("stage", "worker", "pid", "queued", "run", "steps", "in", "out"),
+        right=("pid", "queued", "run", "steps", "in", "out"),
+    )
+    for one in image.timings:
+        times = f"{one.queued_s:.2f} s", f"{one.run_s:.2f} s"
+        table.add_row(one.stage, one.worker, str(one.pid), *times, str(one.steps), screen.size(one.bytes_in), screen.size(one.bytes_out))
+    table.add_section()
+    rows = image.timings
+    sums = f"{sum(r.queued_s for r in rows):.2f} s", f"{sum(r.run_s for r in rows):.2f} s", str(sum(r.steps for r in rows))
+    sizes = screen.size(sum(r.bytes_in for r in rows)), screen.size(sum(r.bytes_out for r in rows))
+    table.add_row("total", f"{took:.2f} s", "", *sums, *sizes)
+    table.collapse_padding = True  # or it would not fit into 80 columns
+    for column in table.columns:
+        column.no_wrap = True
+    screen.stdout().print(table)
+
+
+def sheet(image: Image, prompt: str, took: float) -> Pixels:
+    """A contact sheet: every stage's picture, one size, side by side, with captions.  RGB, 1664 x 744 for three stages."""
+    from PIL import Image as pillow
+    from PIL import ImageDraw, ImageFont
+
+    side, margin, gap, top, caption = 512, 40, 24, 112, 80
+    count = len(image.stages)
+    made = pillow.new("RGB", (2 * margin + count * side + (count - 1) * gap, top + side + caption + margin), "#f7f5f0")
+    draw = ImageDraw.Draw(made)
+    large, middle, small = (ImageFont.load_default(size) for size in (30, 22, 18))
+    title, width = prompt, made.width - 2 * margin
+    while draw.textlength(title, large) > width:
+        title = title.removesuffix("...")[:-1] + "..."
+    draw.text((margin, 28), title, "#22252b", large)
+    said = f"ifmesh, seed {image.seed}, {took:.1f} s from prompt to pictures{', blanked by the safety checker' if image.flagged else ''}"
+    draw.text((margin, 70), said, "#7b7f87", small)
+    runs = {run.stage: run for run in image.timings}
+    for place, (stage, picture) in enumerate(image.stages.items()):
+        left = margin + place * (side + gap)
+        # Small pictures grow by whole pixels, so that each is seen as it is; large ones shrink smoothly.
+        way = pillow.Resampling.NEAREST if picture.size[0] <= side else pillow.Resampling.LANCZOS
+        draw.rectangle((left - 1, top - 1, left + side, top + side), outline="#c9c6bf")
+        made.paste(picture.pil.resize((side, side), way), (left, top))
+        draw.text((left, top + side + 14), f"{TITLES.get(stage, stage)}, {picture.size[0]} x {picture.size[1]}", "#22252b", middle)
+        if run := runs.get(stage):
+            draw.text((left, top + side + 46), f"{run.steps} steps in {run.run_s:.1f} s on {run.worker}", "#7b7f87", small)
+    return made

@@ -1,0 +1,312 @@
+"""Real sockets: the options, the refusals, and what strangers can do to them."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from ifmesh import sockets
+from ifmesh.errors import Misconfigured
+from ifmesh.protocol import Endpoint
+from ifmesh.sockets import Context, Socket, choose, control_client, control_server, host_id, inlet, outlet, run_dir
+
+SOON = 10_000  # ms; a limit, not a pause
+
+
+@pytest.fixture
+def ctx() -> Iterator[Context]:
+    made: Context = zmq.Context()
+    yield made
+    made.destroy(linger=0)
+
+
+def come(s: Socket) -> list[bytes]:
+    assert s.poll(SOON), "nothing came"
+    return s.recv_multipart()
+
+
+def send(s: Socket, *frames: bytes) -> None:
+    assert s.poll(SOON, zmq.POLLOUT), "nobody there to send to"
+    s.send_multipart(frames)
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+# ---- control
+
+
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1:0", "tcp://127.0.0.1:*", "tcp://localhost:0"])
+def test_control_goes_both_ways_and_the_port_is_told(ctx: Context, url: str) -> None:
+    server, bound = control_server(ctx, url)
+    assert bound.startswith("tcp://127.0.0.1:")
+    assert port_of(bound) > 0
+    client = control_client(ctx, bound, b"stage_one-0.ab12")
+    send(client, b"hello")
+    assert come(server) == [b"stage_one-0.ab12", b"hello"]
+    server.send_multipart([b"stage_one-0.ab12", b"result", b"payload"])
+    assert come(client) == [b"result", b"payload"]
+
+
+def test_ipv6_loopback(ctx: Context) -> None:
+    try:
+        server, bound = control_server(ctx, "tcp://[::1]:0")
+    except Misconfigured:
+        pytest.skip("this machine has no IPv6")
+    client = control_client(ctx, bound, b"c")
+    send(client, b"hello")
+    assert come(server) == [b"c", b"hello"]
+
+
+def test_a_port_that_is_taken_is_named_with_the_remedy(ctx: Context) -> None:
+    _, bound = control_server(ctx, "tcp://127.0.0.1:0")
+    with pytest.raises(Misconfigured, match=rf"^{bound}: this address is taken: .*--listen, mesh\.listen$"):
+        control_server(ctx, bound)
+    with pytest.raises(Misconfigured, match="taken"):
+        inlet(ctx, ["tcp://127.0.0.1:0", bound])
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "*", "192.0.2.1", "[::]", "example.org", "eth0", "[2001:db8::1]"])
+def test_without_keys_only_loopback(ctx: Context, host: str) -> None:
+    for bind in (lambda url: control_server(ctx, url), lambda url: inlet(ctx, [url])):
+        with pytest.raises(Misconfigured, match="without keys"):
+            bind(f"tcp://{host}:0")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "7640", "127.0.0.1:7640", "tcp://", "tcp://127.0.0.1", "tcp://127.0.0.1:99999", "udp://127.0.0.1:1", "ipc://", "tcp://[::1:5"],
+)
+def test_what_is_no_address_is_refused(ctx: Context, url: str) -> None:
+    with pytest.raises(Misconfigured, match="not an address to listen on"):
+        control_server(ctx, url)
+
+
+def test_a_folder_that_is_not_there_is_refused(ctx: Context, tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="cannot listen there"):
+        inlet(ctx, [f"ipc://{tmp_path}/nowhere/x"])
+
+
+def test_who_cannot_be_reached_is_told_at_once(ctx: Context) -> None:
+    server, _ = control_server(ctx, "tcp://127.0.0.1:0")
+    with pytest.raises(zmq.ZMQError) as caught:
+        server.send_multipart([b"nobody", b"x"], zmq.DONTWAIT)
+    assert caught.value.errno == zmq.EHOSTUNREACH
+
+
+def test_nobody_takes_over_a_living_peer(ctx: Context) -> None:
+    server, url = control_server(ctx, "tcp://127.0.0.1:0")
+    first = control_client(ctx, url, b"same")
+    send(first, b"one")
+    come(server)
+    second = control_client(ctx, url, b"same")
+    if second.poll(200, zmq.POLLOUT):  # its pipe may come up before the server turns it away
+        second.send(b"two")
+    send(first, b"three")
+    assert come(server) == [b"same", b"three"]
+    server.send_multipart([b"same", b"for the first"])
+    assert come(first) == [b"for the first"]
+
+
+def test_options_are_as_the_facts_demand(ctx: Context) -> None:
+    server, url = control_server(ctx, "tcp://127.0.0.1:0")
+    client = control_client(ctx, url, b"c")
+    pull, urls = inlet(ctx, ["tcp://127.0.0.1:0"])
+    push = outlet(ctx, urls[0])
+    for each in (server, client, pull, push):
+        assert each.getsockopt(zmq.HANDSHAKE_IVL) == 3000
+        assert 0 < int(each.getsockopt(zmq.MAXMSGSIZE)) <= 64 << 20
+    for each in (server, client):
+        assert (each.getsockopt(zmq.HEARTBEAT_IVL), each.getsockopt(zmq.HEARTBEAT_TIMEOUT)) == (1000, 4000)
+    for each in (pull, push):
+        assert each.getsockopt(zmq.HEARTBEAT_IVL) == 0, "behind a tensor a PING comes too late"
+        assert each.getsockopt(zmq.LINGER) == 0
+    for each in (client, push):
+        assert each.getsockopt(zmq.IMMEDIATE) == 1
+        assert each.getsockopt(zmq.SNDTIMEO) == 0
+        assert each.getsockopt(zmq.CONNECT_TIMEOUT) == 2000
+        assert (each.getsockopt(zmq.RECONNECT_IVL), each.getsockopt(zmq.RECONNECT_IVL_MAX)) == (500, 0)
+    assert server.getsockopt(zmq.MAXMSGSIZE) == 256 << 10
+    assert client.getsockopt(zmq.MAXMSGSIZE) == 64 << 20
+    assert push.getsockopt(zmq.SNDHWM) == 1
+    assert pull.getsockopt(zmq.RCVHWM) == 4
+
+
+# ---- data
+
+
+def test_a_bag_goes_over_tcp_and_over_ipc(ctx: Context, tmp_path: Path) -> None:
+    path = run_dir(tmp_path) / "x"
+    pull, urls = inlet(ctx, [f"ipc://{path}", "tcp://127.0.0.1:0"])
+    assert urls[0] == f"ipc://{path}"
+    for url in urls:
+        push = outlet(ctx, url)
+        send(push, b"header", b"x" * 3_000_000)
+        assert come(pull) == [b"header", b"x" * 3_000_000]
+        push.close()
+    pull.close()
+    path.unlink(missing_ok=True)
+    path.parent.rmdir()
+
+
+def test_nothing_is_queued_for_nobody(ctx: Context) -> None:
+    with socket.socket() as held:  # taken, but nobody listens
+        held.bind(("127.0.0.1", 0))
+        push = outlet(ctx, f"tcp://127.0.0.1:{held.getsockname()[1]}")
+        with pytest.raises(zmq.Again):
+            push.send(b"x")
+
+
+def test_an_outlet_to_no_address_raises(ctx: Context) -> None:
+    with pytest.raises(zmq.ZMQError):
+        outlet(ctx, "nonsense")
+
+
+# ---- strangers
+
+
+def frame(body: bytes, flags: int = 0) -> bytes:
+    """A ZMTP 3 frame."""
+    return bytes([flags | 2]) + len(body).to_bytes(8, "big") + body
+
+
+def greeted(port: int, kind: bytes) -> socket.socket:
+    """A plain TCP connection that has said what a ZMTP 3.0 peer of this kind says."""
+    wire = socket.create_connection(("127.0.0.1", port), timeout=SOON / 1000)
+    wire.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
+    wire.recv(64)
+    ready = b"\x05READY\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind
+    wire.sendall(b"\x04" + bytes([len(ready)]) + ready)
+    return wire
+
+
+def test_garbage_on_the_wire_stops_nothing(ctx: Context) -> None:
+    server, url = control_server(ctx, "tcp://127.0.0.1:0")
+    pull, urls = inlet(ctx, ["tcp://127.0.0.1:0"])
+    dice = random.Random(1)
+    for number in range(60):
+        for port in (port_of(url), port_of(urls[0])):
+            with socket.create_connection(("127.0.0.1", port), timeout=SOON / 1000) as wire:
+                wire.sendall(
+                    [dice.randbytes(200), b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01" + bytes(100), b"\xff" + bytes(200)][number % 4]
+                )
+    client = control_client(ctx, url, b"c")
+    send(client, b"hello")
+    assert come(server)[-1] == b"hello"
+    push = outlet(ctx, urls[0])
+    send(push, b"header", b"frame")
+    assert come(pull) == [b"header", b"frame"]
+
+
+def test_a_frame_above_the_limit_ends_only_its_own_link(ctx: Context) -> None:
+    server, url = control_server(ctx, "tcp://127.0.0.1:0")
+    client = control_client(ctx, url, b"c")
+    with greeted(port_of(url), b"DEALER") as rogue:
+        rogue.sendall(frame(b"small"))
+        assert come(server)[-1] == b"small"
+        rogue.sendall(bytes([2]) + (2**62).to_bytes(8, "big") + b"x")
+        rogue.settimeout(SOON / 1000)
+        ended = b"x"
+        while ended:  # until the server hangs up
+            try:
+                ended = rogue.recv(4096)
+            except ConnectionError:
+                break
+    send(client, b"hello")
+    assert come(server) == [b"c", b"hello"]
+
+
+# ---- where
+
+
+HERE = Endpoint("here", "ipc://x")
+AWAY = Endpoint("there", "ipc://x")
+ANYWHERE = Endpoint("", "tcp://127.0.0.1:5")
+
+
+def test_within_a_host_ipc_else_tcp() -> None:
+    assert choose((ANYWHERE, HERE), "here") == "ipc://x"
+    assert choose((AWAY, ANYWHERE), "here") == "tcp://127.0.0.1:5"
+    assert choose((ANYWHERE,), "") == "tcp://127.0.0.1:5"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        (),
+        (AWAY,),
+        (Endpoint("", "ipc://x"),),
+        (Endpoint("here", "tcp://127.0.0.1:5"),),
+        (Endpoint("here", "inproc://x"),),
+        (Endpoint("", "pgm://x"),),
+    ],
+)
+def test_no_way_there_is_a_lookup_error(told: tuple[Endpoint, ...]) -> None:
+    with pytest.raises(LookupError):
+        choose(told, "here")
+
+
+def test_no_host_matches_no_host() -> None:
+    with pytest.raises(LookupError):
+        choose((Endpoint("", "ipc://x"),), "")
+
+
+def test_the_host_id_is_stable_and_tells_nothing() -> None:
+    code = "from ifmesh.sockets import host_id; print(host_id())"
+    root = Path(sockets.__file__).parents[1]
+    other = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    assert other == host_id()
+    assert len(other) == 16
+    assert int(other, 16) >= 0
+    raw = Path("/etc/machine-id")
+    if raw.is_file() and raw.read_text().strip():
+        assert other not in raw.read_text()
+
+
+def test_run_dir_is_our_own_short_and_one_per_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    short = Path(os.path.relpath(tmp_path_factory.mktemp("r")))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short.absolute()))
+    if len(os.fsencode(short.absolute())) > 40:
+        pytest.skip("the folder for tests has too long a name")
+    one = run_dir(tmp_path / "a")
+    assert one.parent == short.absolute()
+    assert stat.S_IMODE(one.stat().st_mode) == 0o700
+    assert run_dir(tmp_path / "a") == one != run_dir(tmp_path / "b")
+    one.chmod(0o755)
+    assert stat.S_IMODE(run_dir(tmp_path / "a").stat().st_mode) == 0o700
+    assert len(os.fsencode(one)) <= 80
+    one.rmdir()
+    one.symlink_to(tmp_path)
+    with pytest.raises(Misconfigured, match="somebody else"):
+        run_dir(tmp_path / "a")
+
+
+def test_run_dir_falls_back_and_then_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "gone"))
+    made = run_dir(tmp_path)
+    assert made.parent != tmp_path / "gone"
+    made.rmdir()
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with pytest.raises(Misconfigured, match="set XDG_RUNTIME_DIR to a short path"):
+        run_dir(tmp_path)
+
+
+def test_an_old_libzmq_is_refused(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq, "zmq_version_info", lambda: (4, 3, 4))
+    with pytest.raises(Misconfigured, match=r"4\.3\.5 or newer"):
+        control_server(ctx, "tcp://127.0.0.1:0")
