@@ -23,7 +23,8 @@ The layers, each knowing only those above it (a test holds them to it):
                       journal     requests and endings in SQLite; results on disk
                       coordinator Broker behind a ROUTER
                       worker      Keeper beside a stage; a parent watches it
-                      client      Caller behind a DEALER: Client, Job
+                      connection  Caller behind a DEALER, in a thread of its own
+                      client      the door to the mesh: Client, Job
                       image       what comes out: Image
                       supervisor  `ifmesh up`: starts what an operator would type, and again when it dies
                       toy         stages without models, with the same names and sizes

@@ -21,6 +21,7 @@ from ifmesh.protocol import (
     Finished,
     Hi,
     Inspect,
+    Progress,
     Refused,
     Request,
     Result,
@@ -61,7 +62,7 @@ Command = Send | Tell | Rebuild
 class _Wish:
     """One thing that is not yet answered.  due: when to repeat it; wait: seconds between two tries.
 
-    Of a job: request until it is accepted, then None; told: the last news passed on; forgotten: nobody waits for it any more.
+    Of a job: request until it is accepted, then None; told: what of the news still holds, by kind; forgotten: nobody waits.
     """
 
     kind: Literal["job", "fetch", "inspect"]
@@ -72,7 +73,7 @@ class _Wish:
     request: Request | None = None
     cancel: bool = False
     forgotten: bool = False
-    told: ToClient | None = None
+    told: dict[type, ToClient] = field(default_factory=dict)
     open: bool = True
 
     def messages(self) -> list[ClientMessage]:
@@ -240,7 +241,7 @@ class Caller:
             wish = self._jobs[job] = _Wish("job", job, now + self._again, self._again, request=request, cancel=cancel)
             return self._first(wish)
         # A wish has one place in the heap; `due` may only move later, and the place is looked up again when its time comes.
-        wish.request, wish.cancel, wish.forgotten, wish.told = request, wish.cancel or cancel, False, None
+        wish.request, wish.cancel, wish.forgotten, wish.told = request, wish.cancel or cancel, False, {}
         wish.due = now + self._again
         return [] if self._line.probing else [Send(m) for m in wish.messages()]
 
@@ -273,8 +274,13 @@ class Caller:
         self._let_go(wish)
         if isinstance(message, Accepted):
             return [] if known else [Tell(message.job, message)]
-        doubled, wish.told = wish.told == message, message
-        return [] if doubled else [Tell(message.job, message)]
+        # A Watch is answered with where the job stands: Started and the newest step, which were told already.
+        if wish.told.get(type(message)) == message:
+            return []
+        if not isinstance(message, Progress):
+            wish.told.clear()
+        wish.told[type(message)] = message
+        return [Tell(message.job, message)]
 
     def _result(self, message: Result, payload: bytes) -> list[Command]:
         wish = self._fetches.get(message.job)

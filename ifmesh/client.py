@@ -164,22 +164,24 @@ class Client:
         timeout: float | None = None,
     ) -> Image:
         """Draw it, and wait: `submit` and `Job.result(timeout)`.  Interrupted (Ctrl-C), it asks the mesh to cancel the job."""
-        job = self.submit(
-            prompt,
-            negative=negative,
-            seed=seed,
-            size=size,
-            settings=settings,
-            stages=stages,
-            priority=priority,
-            deadline=deadline,
-        )
+        job = secrets.token_hex(8)
         try:
-            return job.result(timeout)
+            return self.submit(
+                prompt,
+                negative=negative,
+                seed=seed,
+                size=size,
+                settings=settings,
+                stages=stages,
+                priority=priority,
+                deadline=deadline,
+                job=job,
+            ).result(timeout)
         except Exception:
             raise
-        except BaseException:  # nobody knows the id: without this it would be drawn for nobody
-            job._line.post(lambda mind, now: mind.cancel(now, job.id))
+        except BaseException:  # nobody else knows the id: without this it would be drawn for nobody
+            if self._line is not None:
+                self._line.post(lambda mind, now: mind.cancel(now, job))
             raise
 
     def submit(

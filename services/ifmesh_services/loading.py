@@ -11,7 +11,6 @@ import contextlib
 import difflib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,16 +20,16 @@ import torch
 import transformers
 import xxhash
 from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
-from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from transformers.utils import logging as transformers_logging
 
 from ifmesh.cascade import DRAWN, IF
 from ifmesh.errors import BadRequest, Misconfigured
 from ifmesh.protocol import STAGES, Request, Settings
 from ifmesh.stage import Setup
+
+from .mending import mend_safety_checker, no_bars
 
 Kind = TypeVar("Kind")
 
@@ -153,35 +152,6 @@ def numeric_class(setup: Setup, dtype: torch.dtype, *parts: object) -> str:
     named = next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
     versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}"
     return f"{_device_model(setup.device)}, {named}, {versions}, threads {torch.get_num_threads()}, weights {digest.hexdigest()}"
-
-
-def mend_safety_checker() -> None:
-    """Let IFSafetyChecker be loaded: diffusers 0.42 forgets the post_init() without which transformers 5 loads nothing."""
-    made: Any = IFSafetyChecker
-    construct = made.__init__
-    if getattr(construct, "mended", False):
-        return
-
-    def mended(self: Any, config: Any) -> None:
-        construct(self, config)
-        if not hasattr(self, "all_tied_weights_keys"):  # what post_init leaves behind, should diffusers call it one day
-            self.post_init()
-
-    mended.mended = True  # type: ignore[attr-defined]
-    made.__init__ = mended
-
-
-@contextlib.contextmanager
-def no_bars() -> Iterator[None]:
-    """No progress bars of the libraries: a worker's log is no terminal."""
-    ours = [log for log in (transformers_logging, diffusers_logging) if log.is_progress_bar_enabled()]
-    for log in ours:
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log in ours:
-            log.enable_progress_bar()
 
 
 def _part(repo: str, subfolder: str, kind: type[Kind], **more: Any) -> Kind:

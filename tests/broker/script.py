@@ -57,6 +57,10 @@ def show(value: object) -> str:
     return repr(round(value, 3)) if isinstance(value, float) else repr(value)
 
 
+def _frame(job: str) -> bytes:
+    return f"bag of {job}".encode()
+
+
 def _numbers(words: str) -> dict[str, Any]:
     return {name: float(number) if "." in number else int(number) for name, number in (w.split("=") for w in words.split())}
 
@@ -150,7 +154,8 @@ class BrokerStory(_Teller):
             ]
         if who == "hub":
             doing: dict[str, Callable[..., list[str]]] = {
-                "wait": list, "restart": self._restart, "landed": self._landed, "expects": self._expects, "gone": self._gone, "farewell": self._farewell, "drain": self._drain,
+                "wait": list, "restart": self._restart, "landed": self._landed, "expects": self._expects, "gone": self._gone,
+                "drain": self._drain, "farewell": self._farewell,
             }  # fmt: skip
             verb, _, rest = what.partition(" ")
             return doing[verb](*rest.split())
@@ -273,17 +278,15 @@ class KeeperStory(_Teller):
     def hear(self, who: str, what: str) -> list[str]:
         mind = self._keeper
         assert mind is not None
-        at = lambda job: (Endpoint("", f"tcp://{job}"),)  # noqa: E731  (a name for the stories, not a function of ours)
         if who == "hub":
-            names = self.names | {"to": at}
+            names = self.names | {"to": lambda life: (Endpoint("", f"tcp://{life}"),)}
             return self._said(mind.receive(self.now, eval(what, {"__builtins__": {}}, names)))
-        frame = lambda job: f"bag of {job}".encode()  # noqa: E731
         doing: dict[str, Callable[..., list[Any]]] = {
-            "bag": lambda job, token: mind.arrived(self.now, Header("bag", job, self._stage, token, "d"), frame(job)),
+            "bag": lambda job, token: mind.arrived(self.now, Header("bag", job, self._stage, token, "d"), _frame(job)),
             "start": lambda: mind.start(self.now),
             "loaded": lambda numeric: mind.loaded(self.now, numeric),
             "advanced": lambda *a: mind.advanced(self.now, *a),
-            "completed": lambda job, token: mind.completed(self.now, job, token, frame(job), f"{self._stage}-{job}", 1.0),
+            "completed": lambda job, token: mind.completed(self.now, job, token, _frame(job), f"{self._stage}-{job}", 1.0),
             "raised": lambda *a: mind.raised(self.now, *a),
             "spoiled": lambda *a: mind.spoiled(self.now, *a),
             "drain": lambda: mind.drain(self.now),

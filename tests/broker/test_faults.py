@@ -41,7 +41,8 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     ),
     "a bag under a stale token counts": (
         "broker",
-        "Is it to be kept?\"\"\"\n        index = self._index(job, worker)\n        if index is None or held.token < job.tokens.get(index, NEVER):",
+        'Is it to be kept?"""\n        index = self._index(job, worker)\n'
+        "        if index is None or held.token < job.tokens.get(index, NEVER):",
         '"""\n        index = self._index(job, worker)\n        if index is None:',
     ),
     "an old beat is believed": ("broker", "if worker is None or m.number <= worker.beat:", "if worker is None:"),
@@ -78,7 +79,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "bags are never released": ("dispatch", "        self._trim(job)\n", ""),
     "a lost bag means back to the prompt": ("ledger", "max((i + 1 for i in job.outputs if i < job.stage), default=0)", "0"),
     "the numeric class is nobody's business": ("dispatch", "job.reproducible = False", "pass"),
-    "the youngest goes first": ("waiting", "(-job.request.priority, job.order, job.ticket, job)", "(-job.request.priority, -job.order, job.ticket, job)"),
+    "the youngest goes first": ("waiting", "-job.request.priority, job.order, job.ticket", "-job.request.priority, -job.order, job.ticket"),
     # the worker's mind
     "a stale bag is taken": ("keeper", "if task.token != header.token or task.frame is not None:", "if task.frame is not None:"),
     "early bags are thrown away": ("keeper", "self._early[header.job, header.token] = frame", "pass"),
@@ -94,7 +95,11 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "the outbox is not in the Beat": ("keeper", "for job, k in self.outbox.items()]", "for job, k in ()]"),
     # the client's mind
     "nothing is repeated": ("caller", "out += self._repeats(now)", "pass"),
-    "an ending does not answer": ("caller", "            self._answered(wish)\n            return [Tell(message.job, message)]\n        self._let_go", "            return [Tell(message.job, message)]\n        self._let_go"),
+    "an ending does not answer": (
+        "caller",
+        "            self._answered(wish)\n            return [Tell(message.job, message)]\n        self._let_go",
+        "            return [Tell(message.job, message)]\n        self._let_go",
+    ),
     "a cut line is never made anew": ("caller", "return [Rebuild(), Send(Hi())]", "return []"),
 }  # fmt: skip
 
@@ -120,10 +125,10 @@ def broken(name: str, old: str, new: str) -> Minds:
                 if hasattr(original, command):
                     setattr(module, command, getattr(original, command))
             return Minds(keeper=module.Keeper) if name == "keeper" else Minds(caller=module.Caller)
-        made = [_executed(n, texts[n]) for n in BROKER[BROKER.index("waiting") :]]
+        made = [_executed(n, texts[n]) for n in BROKER]
         return Minds(broker=made[-1].Broker)
     finally:
-        for n in BROKER + ("keeper", "caller"):
+        for n in (*BROKER, "keeper", "caller"):
             sys.modules[f"ifmesh.{n}"] = before[f"ifmesh.{n}"]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.broker.world import World
 
-SEEDS, CHUNK = 600, 20
+SEEDS, CHUNK = 1000, 25
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))

@@ -102,6 +102,7 @@ class Weather:
         world, rng = self.world, self.world.rng
         names = ["hub", *(s.name for s in world.services)]
         one, other = rng.sample(names, 2)
+        one = "hub" if other != "hub" and rng.random() < 0.3 else one
         world.links.hole(one, other, rng.uniform(1.0, 20.0))
 
     def isolated_(self) -> None:

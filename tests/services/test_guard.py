@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from diffusers import IFPipeline, IFSuperResolutionPipeline
-from ifmesh_services import loading
+from ifmesh_services import mending
 from ifmesh_services.guard import Guard, pixels, png
 from ifmesh_services.tensors import to_blob, to_torch
 
@@ -68,7 +68,7 @@ def drawn_by(pipeline: Any, **inputs: Any) -> tuple[torch.Tensor, np.ndarray[Any
 @pytest.mark.parametrize("cascade", ["nano64", "flagging64"])
 def test_stage_one_as_the_pipeline_publishes_it(cascade: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(cascade)
-    loading.mend_safety_checker()
+    mending.mend_safety_checker()
     kind: Any = IFPipeline
     pipeline = kind.from_pretrained(folder / "IF-I-nano")
     drawn, published = drawn_by(pipeline, prompt="a red fox", num_inference_steps=STEPS, clean_caption=False)
@@ -80,7 +80,7 @@ def test_stage_one_as_the_pipeline_publishes_it(cascade: str, request: pytest.Fi
 
 
 def test_stage_two_as_the_pipeline_publishes_it(nano64: Path, guard64: Guard) -> None:
-    loading.mend_safety_checker()
+    mending.mend_safety_checker()
     kind: Any = IFSuperResolutionPipeline
     pipeline = kind.from_pretrained(nano64 / "IF-II-nano")
     low = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)).clamp(-1, 1)

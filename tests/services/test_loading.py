@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
-from ifmesh_services import loading
+from ifmesh_services import loading, mending
 from ifmesh_services.nano import builder
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, T5EncoderModel, T5Tokenizer
@@ -278,8 +278,8 @@ def test_the_class_settles_the_threads_it_names() -> None:
 
 
 def test_mending_twice_is_mending_once() -> None:
-    loading.mend_safety_checker()
+    mending.mend_safety_checker()
     made: Any = IFSafetyChecker
     mended = made.__init__
-    loading.mend_safety_checker()
+    mending.mend_safety_checker()
     assert made.__init__ is mended

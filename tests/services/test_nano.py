@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from ifmesh_services import loading
+from ifmesh_services import loading, mending
 from ifmesh_services.nano import builder
 from ifmesh_services.nano.words import captions
 from safetensors.torch import load_file
@@ -93,7 +93,7 @@ def test_diffusers_own_pipelines_draw_with_it(cascade: str, request: pytest.Fixt
     """Three stages chained, few steps: finite, of the right size, not of one colour, and moved by the prompt."""
     folder: Path = request.getfixturevalue(cascade)
     base = int(cascade.removeprefix("nano"))
-    loading.mend_safety_checker()
+    mending.mend_safety_checker()
     one, two, three = (pipelines.from_pretrained(folder / name) for name in ("IF-I-nano", "IF-II-nano", "x4-nano"))
     assert [type(p).__name__ for p in (one, two, three)] == ["IFPipeline", "IFSuperResolutionPipeline", "StableDiffusionUpscalePipeline"]
     for pipeline in (one, two, three):

@@ -12,6 +12,7 @@ import torch
 from ifmesh_services import denoising
 from ifmesh_services.encoder import Encoder
 from ifmesh_services.loading import DTYPES
+from ifmesh_services.schedules import Plan, planned
 from ifmesh_services.stage_one import StageOne
 from ifmesh_services.stage_two import StageTwo
 from ifmesh_services.tensors import to_torch
@@ -19,7 +20,7 @@ from ifmesh_services.upscaler import Upscaler
 
 from ifmesh import bags
 from ifmesh.cascade import IF
-from ifmesh.errors import BadRequest
+from ifmesh.errors import BadRequest, Misconfigured
 from ifmesh.protocol import Request, Settings
 from ifmesh.stage import Bag, Setup, Stage
 from tests.services import oracle
@@ -272,3 +273,15 @@ def test_a_bag_of_another_cascade_is_refused(stages16: dict[str, Stage]) -> None
     wrong = {**bag, "embeds": bags.decode(bags.encode({"embeds": bag["rng"]}))["embeds"]}
     with pytest.raises(ValueError, match="embeds: U8"):
         stages16[ONE].admit("job", request, wrong)
+
+
+def test_settings_replace_the_cascades_field_by_field() -> None:
+    """And steps and timesteps each other."""
+    default = Settings(steps=27, guidance=7.0, noise_level=250)
+    listed = Settings(timesteps=(900, 0), guidance=7.0)
+    assert planned(default, None) == Plan(27, None, 7.0, 250)
+    assert planned(default, Settings(guidance=0.0, noise_level=0)) == Plan(27, None, 0.0, 0)
+    assert planned(default, Settings(timesteps=(5, 1, 0))) == Plan(3, (5, 1, 0), 7.0, 250)
+    assert planned(listed, Settings(steps=9)) == Plan(9, None, 7.0, 0)
+    with pytest.raises(Misconfigured, match="neither steps nor timesteps"):
+        planned(Settings(), Settings(guidance=2.0))

@@ -116,6 +116,17 @@ def test_news_put_the_next_watch_off_and_doubles_are_told_once() -> None:
     assert told(caller.receive(4.1, step)) == [step], "the same step of a second run is news"
 
 
+def test_where_a_job_stands_is_told_once_however_often_it_is_asked() -> None:
+    caller = Caller()
+    accepted(caller, 0.0, "a")
+    steps = [Progress("a", "stage_one", step, 9) for step in (1, 2)]
+    way: list[ToClient] = [Queued("a", "stage_one", 0), Started("a", "stage_one", "w"), *steps]
+    assert [m for m in way if told(caller.receive(1.0, m))] == way
+    for message in (Accepted("a"), way[1], way[3]):
+        assert told(caller.receive(3.0, message)) == []
+    assert [m for m in way if told(caller.receive(4.0, m))] == way, "queued again: its worker died"
+
+
 def test_a_lost_accepted_is_no_matter() -> None:
     caller = Caller()
     caller.submit(0.0, "a", FOX)

@@ -21,7 +21,7 @@ from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from ifmesh_services.loading import mend_safety_checker, no_bars
+from ifmesh_services.mending import mend_safety_checker, no_bars
 from ifmesh_services.nano.tokenizers import write_clip, write_json, write_t5
 
 VERSION = 1  # of what build() writes: raise it with every change, or old caches live on
