@@ -458,5 +458,4 @@ class Broker(Dispatch):
                 self._deepest(now, job)
                 self._enqueue(now, job)
         for job in list(self.jobs.values()):
-            if job.state is State.RUNNING:
-                self._reconsider(now, job, "its bag is gone")
+            self._reconsider(now, job, "its bag is gone")  # it may have died while nobody was granted anything

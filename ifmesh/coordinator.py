@@ -32,6 +32,7 @@ from ifmesh.wire import TO_CLIENT, TO_COORDINATOR, TO_PARENT, TO_WORKER, Door, G
 
 BUG, CONFIGURATION, AT_ONCE = 1, 3, 75
 TURN = 256  # control messages in one turn: then what they led to is carried out
+FAREWELL, AGAIN = 3.0, 0.5  # seconds in which all workers should have left, and between two farewells
 WRITING = 16  # results on their way to disk; the broker asks again for what is turned away
 
 
@@ -111,7 +112,9 @@ class Coordinator:
         self._bell = Bell()
         self._commands: list[Command] = []
         self._stops = 0
-        self._end_by: float | None = None
+        self._end_by: float | None = None  # draining: when to say farewell at the latest
+        self._gone_by: float | None = None  # farewell was said: when to end at the latest
+        self._farewell_at = 0.0  # when to say it again
         self._code: int | None = None
 
     def serve(self) -> int:
@@ -177,10 +180,8 @@ class Coordinator:
         if wakeup is not None and wakeup <= time.monotonic():
             self._commands += self._broker.tick(time.monotonic())
         self._carry_out()
-        if self._end_by is not None and ((self._broker.drained and not self._writer.busy) or time.monotonic() >= self._end_by):
-            self._commands += self._broker.farewell()
-            self._carry_out()
-            self._end(0)
+        if self._end_by is not None:
+            self._leave(time.monotonic(), self._end_by)
 
     def _wait(self) -> None:
         poller = zmq.Poller()
@@ -190,7 +191,9 @@ class Coordinator:
         for socket in self._outlets.waiting:
             poller.register(socket, zmq.POLLOUT)
         now = time.monotonic()
-        until = min(t for t in (now + 1.0, self._broker.wakeup(), self._end_by) if t is not None)
+        until = min(
+            t for t in (now + 1.0, self._broker.wakeup(), self._end_by if self._gone_by is None else self._farewell_at) if t is not None
+        )
         poller.poll(int(max(0.0, until - now) * 1000) + 1)
 
     def _hear(self) -> None:
@@ -271,6 +274,22 @@ class Coordinator:
             logger.info("%s: draining for at most %g s", received.name, self._config.mesh.drain)
             self._end_by = time.monotonic() + self._config.mesh.drain
             self._commands += self._broker.drain(time.monotonic())
+
+    def _leave(self, now: float, end_by: float) -> None:
+        """Nothing is under way, or its time is over: farewell, until all workers have left, or for a few seconds.
+
+        Said once it may be lost with the connection that is closed behind it, and a worker that waits for a Release needs an answer.
+        """
+        if self._gone_by is None:
+            if now < end_by and not (self._broker.drained and not self._writer.busy):
+                return
+            self._gone_by = now + FAREWELL
+        if not self._broker.roster.lives or now >= self._gone_by:
+            self._end(0)
+        elif now >= self._farewell_at:
+            self._farewell_at = now + AGAIN
+            self._commands += self._broker.farewell()
+            self._carry_out()
 
     def _end(self, code: int) -> None:
         if self._code is None:

@@ -56,6 +56,7 @@ class Ledger:
         if job.ticket:
             self.queues[job.at].remove(job)
         self._orphans.discard(job.id)
+        self._unreserve(job)
 
     def _detach(self, job: Job) -> None:
         """From the worker it was granted to."""

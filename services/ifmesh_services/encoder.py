@@ -9,7 +9,7 @@ from ifmesh.cascade import EMBEDS, RNG
 from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag, Setup
 
-from . import loading
+from . import loading, recipes
 from .tensors import to_blob
 
 TOKENS = 77  # T5 could read more; IF was trained with this many
@@ -25,7 +25,7 @@ class Encoder:
     slots: int = 1
 
     def load(self, setup: Setup) -> str:
-        repo = loading.recipe(setup.cascade).repos["encoder"]
+        repo = recipes.read(setup.cascade).repos["encoder"]
         dtype = loading.dtype_of(setup)
         self._device = torch.device(setup.device)
         self._tokenizer: T5Tokenizer = loading.tokenizer(repo, T5Tokenizer)

@@ -18,8 +18,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from ifmesh.cascade import DRAWN, FLAGGED, IF, PNG
 from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag, Setup, Tensor
-from ifmesh_services import loading
 from ifmesh_services.tensors import take
+
+from . import loading, recipes
 
 MARK = 62  # pixels of the watermark's side in a picture of 1024 x 1024
 
@@ -54,7 +55,7 @@ class Guard:
         Its pictures are prepared by Pillow also where torchvision is installed, so that every host decides alike.
         """
         loading.dtype_of(setup)  # Misconfigured for a wrong device or dtype
-        repo, self._device = loading.recipe(setup.cascade).repos["guard"], setup.device
+        repo, self._device = recipes.read(setup.cascade).repos["guard"], setup.device
         self._features = loading.component(repo, "feature_extractor", CLIPImageProcessorPil)
         self._checker = loading.component(repo, "safety_checker", IFSafetyChecker, torch.float32, setup.device)
         self._watermarker = loading.component(repo, "watermarker", IFWatermarker)

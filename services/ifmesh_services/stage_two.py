@@ -12,7 +12,7 @@ from ifmesh.cascade import EMBEDS, IMAGE64, IMAGE256, RNG
 from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag, Setup
 
-from . import loading
+from . import loading, recipes
 from .denoising import Draw, Pool, noise, noise_source, rows
 from .schedules import planned, scheduled
 from .tensors import take, to_blob
@@ -27,7 +27,7 @@ class StageTwo:
     slots: int = 1
 
     def load(self, setup: Setup) -> str:
-        recipe = loading.recipe(setup.cascade)
+        recipe = recipes.read(setup.cascade)
         repo, self._defaults = recipe.repos[NAME], recipe.defaults[NAME]
         self._dtype, self._device = loading.dtype_of(setup), torch.device(setup.device)
         self._unet: Any = loading.component(repo, "unet", UNet2DConditionModel, self._dtype, setup.device)

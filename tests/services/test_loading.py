@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
-from ifmesh_services import loading, mending
+from ifmesh_services import loading, mending, recipes
 from ifmesh_services.nano import builder
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, T5EncoderModel, T5Tokenizer
@@ -32,7 +32,7 @@ def rewritten(folder: Path, to: Path, **changes: object) -> str:
 
 
 def test_a_folder_is_a_recipe(nano64: Path) -> None:
-    made = loading.recipe(str(nano64))
+    made = recipes.read(str(nano64))
     assert made.name == "nano"
     assert {stage: Path(repo).name for stage, repo in made.repos.items()} == dict(
         zip(STAGES, ("IF-I-nano", "IF-I-nano", "IF-II-nano", "x4-nano", "IF-I-nano"), strict=True)
@@ -46,17 +46,17 @@ def test_a_folder_is_a_recipe(nano64: Path) -> None:
 
 def test_the_built_in_one_is_built_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    made = loading.recipe("")
+    made = recipes.read("")
     assert Path(made.repos["upscaler"]) == tmp_path / "ifmesh" / f"nano-{builder.VERSION}" / "x4-nano"
-    assert loading.recipe("") == made
+    assert recipes.read("") == made
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "ifmesh" / f"nano-{builder.VERSION}" / "cascade.json"))
     with pytest.raises(Misconfigured, match="XDG_CACHE_HOME wants"):
-        loading.recipe("")
+        recipes.read("")
 
 
 @pytest.mark.parametrize("name", ["if-xl", "if-l", "if-m"])
 def test_the_published_ones_start_from_the_published_settings(name: str) -> None:
-    made = loading.recipe(name)
+    made = recipes.read(name)
     assert made.repos["stage_one"] == made.repos["encoder"] == made.repos["guard"]
     assert made.repos["upscaler"] == "stabilityai/stable-diffusion-x4-upscaler"
     assert made.defaults["stage_one"] == Settings(steps=100, guidance=7.0)
@@ -66,7 +66,7 @@ def test_the_published_ones_start_from_the_published_settings(name: str) -> None
 
 def test_a_list_of_timesteps_takes_the_place_of_steps(nano16: Path, tmp_path: Path) -> None:
     entry = {"repo": "IF-I-nano", "timesteps": [999, 500, 0], "guidance": 3}
-    made = loading.recipe(rewritten(nano16, tmp_path / "own", stage_one=entry))
+    made = recipes.read(rewritten(nano16, tmp_path / "own", stage_one=entry))
     assert made.defaults["stage_one"] == Settings(timesteps=(999, 500, 0), guidance=3.0)
 
 
@@ -87,7 +87,7 @@ def test_a_list_of_timesteps_takes_the_place_of_steps(nano16: Path, tmp_path: Pa
 )
 def test_a_wrong_cascade_json_names_the_key(nano16: Path, tmp_path: Path, stage: str, entry: object, said: str) -> None:
     with pytest.raises(Misconfigured) as caught:
-        loading.recipe(rewritten(nano16, tmp_path / "wrong", **{stage: entry}))
+        recipes.read(rewritten(nano16, tmp_path / "wrong", **{stage: entry}))
     assert said in str(caught.value)
     assert "cascade.json" in str(caught.value)
 
@@ -96,16 +96,16 @@ def test_a_wrong_cascade_json_names_the_key(nano16: Path, tmp_path: Path, stage:
 def test_what_is_no_cascade_json_is_said(tmp_path: Path, text: str) -> None:
     (tmp_path / "cascade.json").write_text(text)
     with pytest.raises(Misconfigured, match=r"cascade\.json"):
-        loading.recipe(str(tmp_path))
+        recipes.read(str(tmp_path))
 
 
 def test_an_unknown_cascade_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="did you mean 'if-xl'"):
-        loading.recipe("if-xxl")
+        recipes.read("if-xxl")
     with pytest.raises(Misconfigured, match="no such file"):
-        loading.recipe(str(tmp_path))
+        recipes.read(str(tmp_path))
     with pytest.raises(Misconfigured, match="neither a folder nor one of"):
-        loading.recipe(str(tmp_path / "nowhere"))
+        recipes.read(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_gated_weights_ask_for_the_licence(name: str) -> None:
 @pytest.mark.usefixtures("nothing_downloaded")
 def test_weights_that_are_not_gated_only_want_downloading() -> None:
     with pytest.raises(Misconfigured) as caught:
-        loading.component(loading.UPSCALER, "unet", UNet2DConditionModel)
+        loading.component(recipes.UPSCALER, "unet", UNet2DConditionModel)
     assert "hf download stabilityai/stable-diffusion-x4-upscaler" in str(caught.value)
     assert "licence" not in str(caught.value)
 
@@ -215,7 +215,7 @@ def test_downloaded_weights_are_found_by_their_hub_name(nano16: Path, tmp_path: 
     (stored / "refs" / "main").write_text("0" * 40)
     (stored / "snapshots").mkdir()
     (stored / "snapshots" / ("0" * 40)).symlink_to(nano16 / "IF-I-nano")
-    repo = loading.recipe("if-xl").repos["encoder"]
+    repo = recipes.read("if-xl").repos["encoder"]
     assert loading.component(repo, "text_encoder", T5EncoderModel)
     assert loading.tokenizer(repo, T5Tokenizer)("a fox").input_ids[-1] == 1
 

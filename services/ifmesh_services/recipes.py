@@ -1,0 +1,127 @@
+"""Which repositories a cascade is made of, and the settings it starts from."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ifmesh.cascade import DRAWN, IF
+from ifmesh.errors import BadRequest, Misconfigured
+from ifmesh.protocol import STAGES, Request, Settings
+
+UPSCALER = "stabilityai/stable-diffusion-x4-upscaler"
+PUBLISHED = {
+    "if-xl": ("DeepFloyd/IF-I-XL-v1.0", "DeepFloyd/IF-II-L-v1.0"),
+    "if-l": ("DeepFloyd/IF-I-L-v1.0", "DeepFloyd/IF-II-L-v1.0"),
+    "if-m": ("DeepFloyd/IF-I-M-v1.0", "DeepFloyd/IF-II-M-v1.0"),
+}
+DEFAULTS = {  # those of diffusers' pipelines; but the upscaler's noise is 100, as the published scripts pass it
+    "stage_one": Settings(steps=100, guidance=7.0),
+    "stage_two": Settings(steps=50, guidance=4.0, noise_level=250),
+    "upscaler": Settings(steps=75, guidance=9.0, noise_level=100),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a cascade is made of.  repos: stage name to folder or hub name; defaults: drawing stage to the settings it starts from."""
+
+    name: str
+    repos: dict[str, str]
+    defaults: dict[str, Settings]
+
+
+def read(cascade: str) -> Recipe:
+    """The recipe of a cascade: "" (the built-in one, built on first use), a folder with cascade.json, "if-xl", "if-l" or "if-m".
+
+    Misconfigured when there is no such cascade, or cascade.json is wrong.
+    """
+    if cascade in PUBLISHED:
+        one, two = PUBLISHED[cascade]
+        return Recipe(cascade, _repos(one, two, UPSCALER), dict(DEFAULTS))
+    if not cascade:
+        from ifmesh_services.nano import builder  # here: nobody who has real weights needs it
+
+        try:
+            return _read(builder.ensure())
+        except OSError as error:
+            raise Misconfigured(f"the built-in cascade cannot be built: {error}; XDG_CACHE_HOME wants a folder with 60 MB free") from error
+    folder = Path(cascade).expanduser()
+    if not folder.is_dir():
+        near = difflib.get_close_matches(cascade, PUBLISHED, 1)
+        raise Misconfigured(
+            f"cascade.path: {cascade!r} is neither a folder nor one of {', '.join(PUBLISHED)}"
+            + (f"; did you mean {near[0]!r}?" if near else "; leave it out for the built-in cascade")
+        )
+    return _read(folder.resolve())
+
+
+def is_hub_name(repo: str) -> bool:
+    """Could this be the name of a repository on the hub?"""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", repo) is not None
+
+
+def _repos(one: str, two: str, upscaler: str) -> dict[str, str]:
+    """The encoder and the guard live in Stage I's repository."""
+    return dict(zip(STAGES, (one, one, two, upscaler, one), strict=True))
+
+
+def _read(folder: Path) -> Recipe:
+    """The recipe in folder/cascade.json."""
+    path = folder / "cascade.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Misconfigured(f"{path}: no such file; a cascade's folder holds cascade.json beside its repositories") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise Misconfigured(f"{path}: cannot be read as JSON: {error}") from error
+    _check_keys(path, "", data, {"name", *DRAWN})
+    repos, defaults = [], {}
+    for stage in DRAWN:
+        entry = data.get(stage)
+        _check_keys(path, f"{stage}.", entry, {"repo", *(f.name for f in fields(Settings))})
+        repo = entry.get("repo")
+        if not isinstance(repo, str) or not repo:
+            raise Misconfigured(f"{path}: {stage}.repo: {repo!r}: the name of a folder beside cascade.json, or of a repository on the hub")
+        beside = folder / repo
+        if not beside.is_dir() and not is_hub_name(repo):
+            raise Misconfigured(f"{path}: {stage}.repo: no folder {beside}")
+        repos.append(str(beside) if beside.is_dir() else repo)
+        defaults[stage] = _settings(path, stage, entry)
+    one, two, upscaler = repos
+    return Recipe(str(data.get("name", folder.name)), _repos(one, two, upscaler), defaults)
+
+
+def _check_keys(path: Path, where: str, data: object, known: set[str]) -> None:
+    if not isinstance(data, dict):
+        raise Misconfigured(f"{path}: {where.rstrip('.') or 'the whole'}: {data!r}: an object with {', '.join(sorted(known))}")
+    for key in sorted(set(data) - known):
+        near = difflib.get_close_matches(key, sorted(known), 1, cutoff=0.0)
+        raise Misconfigured(f"{path}: unknown key {where + key!r}; did you mean {where + near[0]!r}?")
+
+
+def _settings(path: Path, stage: str, entry: dict[str, Any]) -> Settings:
+    """The published defaults with what the entry says; checked by the rules for a request's own."""
+    whole = {key: entry[key] for key in ("steps", "noise_level") if entry.get(key) is not None}
+    real = {key: entry[key] for key in ("guidance", "strength") if entry.get(key) is not None}
+    listed = entry.get("timesteps")
+    for key, value in (whole | real).items():
+        if isinstance(value, bool) or not isinstance(value, int if key in whole else (int, float)):
+            raise Misconfigured(f"{path}: {stage}.{key}: {value!r}: a number")
+    if listed is not None:
+        if not isinstance(listed, list) or not all(type(t) is int for t in listed):
+            raise Misconfigured(f"{path}: {stage}.timesteps: {listed!r}: a list of whole numbers")
+        whole["timesteps"] = tuple(listed)
+    usual = {f.name: getattr(DEFAULTS[stage], f.name) for f in fields(Settings)}
+    if listed is not None and "steps" not in whole:
+        usual["steps"] = None
+    made = Settings(**(usual | whole | {key: float(value) for key, value in real.items()}))
+    try:
+        IF.check(Request("a fox", 0, settings={stage: made}))
+    except BadRequest as error:
+        raise Misconfigured(f"{path}: {error}") from error
+    return made
