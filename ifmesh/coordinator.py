@@ -191,9 +191,8 @@ class Coordinator:
         for socket in self._outlets.waiting:
             poller.register(socket, zmq.POLLOUT)
         now = time.monotonic()
-        until = min(
-            t for t in (now + 1.0, self._broker.wakeup(), self._end_by if self._gone_by is None else self._farewell_at) if t is not None
-        )
+        mine = self._end_by if self._gone_by is None else self._farewell_at
+        until = min(t for t in (now + 1.0, self._broker.wakeup(), mine) if t is not None)
         poller.poll(int(max(0.0, until - now) * 1000) + 1)
 
     def _hear(self) -> None:

@@ -66,7 +66,8 @@ class Job:
     (the last stage is done, and its result is on its way to disk), pushed and pushes (when last, and how often, the bag was sent).
     tokens: the newest grant of each stage, by index: an answer under an older one is stale.
     outputs: by stage index, every finished bag known to live.  classes: the numeric class in which each stage ran.
-    blame: deaths of a worker's own making while this ran in it.  errors: times a stage raised; avoid: the workers it raised in, or did not reach.
+    blame: deaths of a worker's own making while this ran in it.  errors: times a stage raised; avoid: the workers
+    it raised in or did not reach.
     """
 
     id: str

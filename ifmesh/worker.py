@@ -5,6 +5,7 @@ It decides nothing: what came goes to the Keeper, and what the Keeper returns is
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -58,6 +59,12 @@ def device(config: Config, stage: str) -> str:
     return "cuda:0" if card and not config.cascade.toy else "cpu"
 
 
+def tidy() -> None:
+    """Give freed memory back to the system.  glibc keeps it: after a burst an idle upscaler held 170 MB instead of 33 (20 ms)."""
+    with suppress(AttributeError, OSError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Worker:
     def __init__(self, stage: str, name: str, life: str, config: Config) -> None:
         self._stage, self._name, self._life, self._config = stage, name, life, config
@@ -67,6 +74,7 @@ class Worker:
         self._garbage = Garbage()
         self._wanted = 0  # tasks that the compute thread has asked for
         self._stops = 0
+        self._used = False  # something was made since the memory was tidied
         self._code: int | None = None
 
     def serve(self) -> int:
@@ -107,7 +115,7 @@ class Worker:
 
     def _turn(self) -> None:
         """Wait for something, then one round of everything."""
-        self._wait()
+        quiet = not self._wait()
         if self._uplink.socket is None:
             self._uplink.dial()
         self._uplink.flush()
@@ -132,8 +140,12 @@ class Worker:
             # Said before anything is computed: if the process dies of it at once, the coordinator knows what ran.
             self._carry_out(self._keeper.advanced(time.monotonic(), task.job, task.token, 0, 0))
             self._compute.give(task)
+        if quiet and self._used and not self._keeper.tasks and not self._keeper.outbox:
+            self._used = False
+            tidy()
 
-    def _wait(self) -> None:
+    def _wait(self) -> bool:
+        """True: something has happened."""
         poller = zmq.Poller()
         poller.register(self._inlet, zmq.POLLIN)
         poller.register(self._bell.fileno(), zmq.POLLIN)
@@ -145,7 +157,7 @@ class Worker:
         else:
             most = 0.2  # the coordinator is about to write down where it listens
         pause = min(most, max(0.0, self._keeper.wakeup() - time.monotonic()))
-        poller.poll(int(pause * 1000) + 1)
+        return bool(poller.poll(int(pause * 1000) + 1))
 
     def _heard(self, parts: list[bytes]) -> None:
         try:
@@ -171,6 +183,7 @@ class Worker:
             case Stepped(job, token, step, steps):
                 self._carry_out(self._keeper.advanced(now, job, token, step, steps))
             case Made(job, token, frame, digest, seconds):
+                self._used = True
                 self._carry_out(self._keeper.completed(now, job, token, frame, digest, seconds))
             case Spoilt(job, token, error):
                 self._garbage.dropped(f"the sender of job {job}", error)

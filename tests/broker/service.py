@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from ifmesh.commands import Give, parent_of
@@ -303,5 +302,5 @@ def first_bag(world: World, give: Give, frame: bytes) -> None:
         epoch, life = world.hub.epoch, service.life
         world.links.pipe(
             "hub", lambda: world.hub.alive and world.hub.epoch == epoch and service.life == life,
-            service.name, lambda h, f: service.arrives(life, h, f), replace(header), frame,
+            service.name, lambda h, f: service.arrives(life, h, f), header, frame,
         )  # fmt: skip

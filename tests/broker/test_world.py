@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
+from tests.broker.weather import Weather
 from tests.broker.world import World
 
 SEEDS, CHUNK = 1000, 25
@@ -17,3 +20,20 @@ def test_everything_ends_once_and_right(first: int) -> None:
         except Exception as wrong:
             wrong.add_note(f"seed {seed}: replay it with: python -m tests.broker.world {seed}")
             raise
+
+
+def test_the_same_seed_is_the_same_world() -> None:
+    stories: list[list[str]] = [[], []]
+    for lines in stories:
+        World(7, trace=lines.append).run()
+    assert stories[0] == stories[1]
+
+
+def test_all_kinds_of_weather_happen() -> None:
+    """A world without storms would prove nothing."""
+    worlds = [World(seed).run() for seed in range(40)]
+    happened: Counter[str] = sum((w.weather.happened for w in worlds), Counter())
+    assert min(happened[kind] for kind in Weather.kinds()) >= 10, happened
+    assert sum(w.hub.crashes for w in worlds) >= 20
+    assert sum(w.refused for w in worlds) >= 20
+    assert sum(w.links.lost for w in worlds) >= 1000

@@ -19,9 +19,14 @@ class Weather:
         self.world = world
         rng = world.rng
         self.happened: Counter[str] = Counter()
-        faults = [getattr(self, name) for name in sorted(dir(type(self))) if name.endswith("_") and not name.startswith("_")]
+        faults = [getattr(self, f"{kind}_") for kind in self.kinds()]
         self._mix = [(fault, weight) for fault in faults if (weight := rng.choice((0, 1, 1, 3)))] or [(self.killed_, 1)]
         self._every = rng.choice((0.4, 1.0, 2.0, 5.0))
+
+    @classmethod
+    def kinds(cls) -> list[str]:
+        """The names of all that may go wrong: each is a method of that name and an underscore."""
+        return [name.rstrip("_") for name in sorted(vars(cls)) if name.endswith("_") and not name.startswith("_")]
 
     def blow(self) -> None:
         world, rng = self.world, self.world.rng
