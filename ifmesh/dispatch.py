@@ -112,7 +112,7 @@ class Dispatch(Ledger):
         self._trim(job)
 
     def _advance(self, now: float, worker: Worker, job: Job, step: int, steps: int) -> None:
-        if job.running and step <= job.step:
+        if job.running and (step, steps) <= (job.step, job.steps):
             return
         if not job.running:
             job.running, job.started_at = True, now
@@ -120,7 +120,8 @@ class Dispatch(Ledger):
             self._tell(job, Started(job.id, job.at, worker.name))
         job.step, job.steps = step, steps
         worker.progressed = now
-        self._tell(job, Progress(job.id, job.at, step, steps))
+        if steps:
+            self._tell(job, Progress(job.id, job.at, step, steps))
 
     def _completed(self, now: float, worker: Worker, job: Job, output: Output, held: Held) -> None:
         """The granted stage is done: on to the next, or the result to disk."""

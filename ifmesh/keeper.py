@@ -184,7 +184,10 @@ class Keeper:
         return [Send(Received(self.hello.life, header.job, task.token))]
 
     def take(self, now: float) -> tuple[Task | None, list[Command]]:
-        """The next task to start, for a compute thread with a free slot: higher priority first, then the older grant."""
+        """The next task to start, for a compute thread with a free slot: higher priority first, then the older grant.
+
+        That it begins is told at once: should the process die of it, the coordinator must know what ran.
+        """
         ready = [(-t.request.priority, t.token, job) for job, t in self.tasks.items() if t.frame is not None and not t.running]
         if not ready:
             return None, []
@@ -192,7 +195,7 @@ class Keeper:
         task = self.tasks[job]
         task.running, task.told = True, now
         assert task.frame is not None
-        return Task(job, task.token, task.request, task.frame), []
+        return Task(job, task.token, task.request, task.frame), [Send(Step(self.hello.life, job, task.token, 0, 0))]
 
     def spoiled(self, now: float, job: str, token: Token, error: str) -> list[Command]:
         """The bag does not decode to what the stage needs: wait for it again; the third time raises it."""
@@ -204,7 +207,7 @@ class Keeper:
         return self.raised(now, job, token, f"the bag is spoiled: {error}", "stage") if task.spoils >= 3 else []
 
     def advanced(self, now: float, job: str, token: Token, step: int, steps: int) -> list[Command]:
-        """One step further; told on at most ten times a second.  step 0: it begins."""
+        """One step further; told on at most ten times a second.  step 0: admitted, and how many it will take."""
         task = self._current(job, token)
         if task is None:
             return []

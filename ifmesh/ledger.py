@@ -127,7 +127,8 @@ class Ledger:
             self._send(peer, Queued(job.id, job.at, self.queues[job.at].position(job)))
         elif job.running:
             self._send(peer, Started(job.id, job.at, self.roster.lives[job.life].name))
-            self._send(peer, Progress(job.id, job.at, job.step, job.steps))
+            if job.steps:
+                self._send(peer, Progress(job.id, job.at, job.step, job.steps))
 
     def _send(self, to: bytes, message: Any) -> None:
         self._out.append(Send(to, message))

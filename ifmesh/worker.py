@@ -137,8 +137,6 @@ class Worker:
             if task is None:
                 break
             self._wanted -= 1
-            # Said before anything is computed: if the process dies of it at once, the coordinator knows what ran.
-            self._carry_out(self._keeper.advanced(time.monotonic(), task.job, task.token, 0, 0))
             self._compute.give(task)
         if quiet and self._used and not self._keeper.tasks and not self._keeper.outbox:
             self._used = False
