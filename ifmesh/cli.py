@@ -10,10 +10,8 @@ import sys
 
 import click
 
-from ifmesh import cli_jobs, cli_mesh, cli_up
+from ifmesh import cli_jobs, cli_mesh, cli_up, exits
 from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
-
-OK, FAILURE, USAGE, CONFIGURATION, UNREACHABLE, JOB_FAILED, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
 
 
 class Ordered(click.Group):
@@ -56,15 +54,15 @@ def exit_code(error: BaseException) -> int:
     """Whose fault it was, for the shell."""
     match error:
         case BadRequest():
-            return USAGE
+            return exits.USAGE
         case Misconfigured():
-            return CONFIGURATION
+            return exits.CONFIGURATION
         case Lost() | MeshBusy():
-            return UNREACHABLE
+            return exits.UNREACHABLE
         case JobFailed() | DeadlineExceeded() | JobCancelled():
-            return JOB_FAILED
+            return exits.JOB_FAILED
         case _:
-            return FAILURE
+            return exits.FAILURE
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -80,20 +78,20 @@ def run(arguments: list[str] | None = None) -> int:
         ended = cli.main(arguments, prog_name="ifmesh", standalone_mode=False)
     except click.UsageError as error:
         error.show()
-        return USAGE
+        return exits.USAGE
     except click.ClickException as error:
         say(f"ifmesh: {error.format_message()}", "red")
-        return FAILURE
+        return exits.FAILURE
     except (click.Abort, KeyboardInterrupt):
         say("ifmesh: interrupted")
-        return INTERRUPTED
+        return exits.INTERRUPTED
     except MeshError as error:
         say(f"ifmesh: {error}", "red")
         return exit_code(error)
     except BrokenPipeError:  # whoever read our output has gone; what is left in the buffer has no reader either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILURE
+        return exits.FAILURE
     except OSError as error:
         say(f"ifmesh: {error.filename + ': ' if error.filename else ''}{error.strerror or error}", "red")
-        return FAILURE
-    return ended if isinstance(ended, int) else OK
+        return exits.FAILURE
+    return ended if isinstance(ended, int) else exits.OK

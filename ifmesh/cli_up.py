@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ifmesh import cli_options as options
+from ifmesh import exits
 from ifmesh.cli_mesh import check_services, not_ready
 from ifmesh.errors import MeshError, Misconfigured
 
@@ -125,7 +126,7 @@ def _detached(config: Config, flags: list[str], wait: bool, timeout: float) -> i
             screen.say(f"ifmesh: `up` has ended:\n{said or '(it said nothing)'}\n{_reason(state, told)}".rstrip(), "red")
             return code if code > 0 else 1
         services = told.get("services")
-        hopeless = [row for row in services if row.get("code") == supervisor.CONFIGURATION] if isinstance(services, list) else []
+        hopeless = [row for row in services if row.get("code") == exits.CONFIGURATION] if isinstance(services, list) else []
         if wait and hopeless and told.get("pid") == process.pid and hopeless[0]["service"] != "coordinator":
             name = hopeless[0]["service"]
             screen.say(f"ifmesh: {name} cannot run: {_last_line(state, name)}", "red")

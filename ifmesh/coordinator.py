@@ -15,7 +15,7 @@ from typing import Any
 
 import zmq
 
-from ifmesh import bags, log, sockets, tied
+from ifmesh import bags, exits, log, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.broker import Broker
 from ifmesh.cascade import IF
@@ -26,11 +26,10 @@ from ifmesh.inlet import deliveries
 from ifmesh.journal import Journal
 from ifmesh.log import Garbage, logger
 from ifmesh.outlets import Outlets
-from ifmesh.places import announce, remembered, socket_file, withdraw
+from ifmesh.places import announce, remembered, socket_file, sweep, withdraw
 from ifmesh.protocol import Endpoint, Header, Refused, Result, ToClient, Token, ToParent, ToWorker
 from ifmesh.wire import TO_CLIENT, TO_COORDINATOR, TO_PARENT, TO_WORKER, Door, Garbled, VersionMismatch
 
-BUG, CONFIGURATION, AT_ONCE = 1, 3, 75
 TURN = 256  # control messages in one turn: then what they led to is carried out
 FAREWELL, AGAIN = 3.0, 0.5  # seconds in which all workers should have left, and between two farewells
 WRITING = 16  # results on their way to disk; the broker asks again for what is turned away
@@ -48,10 +47,10 @@ def run(config: Config, tied_: bool) -> int:
         return Coordinator(config).serve()
     except Misconfigured as error:
         logger.error("%s", error)
-        return CONFIGURATION
+        return exits.CONFIGURATION
     except Exception as error:  # IllegalMove, a full disk: nobody was told what is not in the journal, so the next start is sound
         logger.critical("the coordinator stops: %s", error, exc_info=error)
-        return BUG
+        return exits.FAILURE
 
 
 class Writer:
@@ -129,6 +128,7 @@ class Coordinator:
         self._bell.answer((signal.SIGTERM, signal.SIGINT))
         self._control, url = self._bind()
         host = sockets.host_id()
+        sweep(state)
         path = socket_file(state, "coordinator")
         self._inlet, urls = sockets.inlet(self._ctx, [f"ipc://{path}", "tcp://127.0.0.1:*"])
         inlet = tuple(Endpoint(host if u.startswith("ipc:") else "", u) for u in urls)
@@ -268,7 +268,7 @@ class Coordinator:
         self._stops += 1
         if self._stops > 1:
             logger.warning("%s again: ending at once", received.name)
-            self._end(AT_ONCE)
+            self._end(exits.AT_ONCE)
         else:
             logger.info("%s: draining for at most %g s", received.name, self._config.mesh.drain)
             self._end_by = time.monotonic() + self._config.mesh.drain

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
-from ifmesh import lease, screen, supervisor
+from ifmesh import exits, lease, screen, supervisor
 from ifmesh.errors import MeshError
 from ifmesh.protocol import STAGES, Finished, Progress, Queued, Started
 
@@ -133,7 +133,7 @@ class _Mesh:
             raise MeshError(f"`ifmesh up` has ended (exit {code}){self._last('coordinator')}")
         services = told.get("services")
         for row in services if isinstance(services, list) else []:
-            if row.get("code") == supervisor.CONFIGURATION or (row.get("starts", 0) > 3 and row.get("why")):
+            if row.get("code") == exits.CONFIGURATION or (row.get("starts", 0) > 3 and row.get("why")):
                 raise MeshError(f"{row['service']} does not start: {row.get('why')}{self._last(row['service'])}")
 
     def _last(self, service: str = "") -> str:

@@ -18,7 +18,7 @@ from typing import Literal
 
 import zmq
 
-from ifmesh import log, tied
+from ifmesh import exits, log, tied
 from ifmesh.bell import Bell
 from ifmesh.commands import parent_of
 from ifmesh.config import Config
@@ -31,7 +31,7 @@ from ifmesh.wire import TO_COORDINATOR, TO_PARENT, Garbled
 Cause = Literal["ended", "killed", "crashed", "stalled"]
 
 OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-CALM = frozenset({0, 3, 75})  # drained; cannot work as it is configured; told to stop twice
+CALM = frozenset({exits.OK, exits.CONFIGURATION, exits.AT_ONCE})  # as asked, or unable to work as it is configured
 AGAIN = 0.5
 """Seconds between two Exited."""
 PATIENCE = {"ended": 1.0, "killed": 10.0, "crashed": 10.0, "stalled": 10.0}
@@ -89,6 +89,8 @@ class Parent:
         self._uplink.hang_up()
         ctx.term()
         self._bell.close()
+        if cause == "stalled":
+            return exits.STALLED
         return 128 - code if code < 0 else code
 
     def _report(self, exited: bytes, patience: float) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 from hashlib import blake2b
 from pathlib import Path
 
@@ -13,6 +15,16 @@ from ifmesh import sockets
 def socket_file(state: Path, name: str) -> Path:
     """The ipc socket of this life, or of the coordinator.  Hashed, because such paths are limited to about 100 bytes."""
     return sockets.run_dir(state) / blake2b(name.encode(), digest_size=8).hexdigest()
+
+
+def sweep(state: Path) -> None:
+    """Remove the ipc sockets that processes killed together with their parents have left."""
+    for path in sockets.run_dir(state).iterdir():
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
 
 
 def announce(state: Path, url: str) -> None:

@@ -22,11 +22,15 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from ifmesh import lease
+from ifmesh import exits, lease
 from ifmesh.config import Config
 from ifmesh.protocol import STAGES
 
-CONFIGURATION = 3  # the exit code that says: started again as it is, this ends the same way
+ENDINGS = {
+    exits.OK: "ended by itself",
+    exits.CONFIGURATION: "exit 3: its configuration does not work, see its log",
+    exits.STALLED: "stalled: killed because it did not advance",
+}
 OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 LAST_WORDS = 10.0  # seconds that a worker has between SIGTERM and SIGKILL, once the coordinator has drained it
 LOG_BYTES = 32 << 20  # a log that is larger when its service starts is put aside as NAME.log.1
@@ -56,7 +60,7 @@ def ending(code: int) -> str:
     number = -code if code < 0 else code - 128
     if number > 0 and number in {s.value for s in signal.Signals}:
         return f"{signal.Signals(number).name}{' from outside' if killed(code) else ''}"
-    return {0: "ended by itself", CONFIGURATION: "exit 3: its configuration does not work, see its log"}.get(code, f"exit {code}")
+    return ENDINGS.get(code, f"exit {code}")
 
 
 @dataclass(slots=True)
@@ -241,7 +245,7 @@ class Supervisor:
         wait = service.died(now, code)
         if service is self._coordinator:
             self._url = ""
-            if code == CONFIGURATION and service.starts == 1 and self._phase == "up" and not self.is_ready:
+            if code == exits.CONFIGURATION and service.starts == 1 and self._phase == "up" and not self.is_ready:
                 self._code = code
                 self._say("up", "the coordinator cannot run: taking down the rest")
                 self._begin_end(now)

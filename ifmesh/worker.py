@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 
 import zmq
 
-from ifmesh import keeper, log, sockets, tied
+from ifmesh import exits, keeper, log, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.cascade import IF
 from ifmesh.compute import Compute, Ended, Event, Free, Loaded, Made, Spoilt, Stepped, Threw
@@ -30,9 +30,6 @@ from ifmesh.protocol import Endpoint, Hello
 from ifmesh.stage import Setup
 from ifmesh.uplink import Uplink
 from ifmesh.wire import TO_COORDINATOR, TO_WORKER, Garbled, VersionMismatch
-
-CONFIGURATION = 3
-AT_ONCE = 75
 
 
 def run(stage: str, name: str, life: str, config: Config, tied_: bool) -> int:
@@ -163,7 +160,7 @@ class Worker:
                 raise Garbled(f"{len(parts)} parts")
             message = TO_WORKER.decode(parts[0])
         except VersionMismatch as error:
-            self._end(CONFIGURATION, f"the coordinator speaks protocol version {error.theirs}, this worker {error.ours}")
+            self._end(exits.CONFIGURATION, f"the coordinator speaks protocol version {error.theirs}, this worker {error.ours}")
         except Garbled as error:
             self._garbage.dropped("the coordinator", error)
         else:
@@ -205,13 +202,13 @@ class Worker:
                     logger.info("no word from the coordinator: dialling again")
                     self._uplink.dial()
                 case Stop(detail):
-                    self._end(CONFIGURATION if detail else 0, detail)
+                    self._end(exits.CONFIGURATION if detail else 0, detail)
 
     def _stop(self, received: signal.Signals) -> None:
         """The first time: finish what runs, hand over, leave.  The second time: now."""
         self._stops += 1
         if self._stops > 1:
-            self._end(AT_ONCE, f"{received.name} again: leaving at once")
+            self._end(exits.AT_ONCE, f"{received.name} again: leaving at once")
         else:
             logger.info("%s: finishing what runs", received.name)
             self._carry_out(self._keeper.drain(time.monotonic()))
