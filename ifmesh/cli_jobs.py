@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ifmesh.client import Client, Job
-    from ifmesh.image import Image
+    from ifmesh.image import Image, Picture
     from ifmesh.protocol import StageRun
 
 SHORT = {"I": "stage_one", "II": "stage_two", "x4": "upscaler", "1": "stage_one", "2": "stage_two"}
@@ -63,12 +64,30 @@ def _target(out: Path | None, job: str, index: int, count: int) -> Path:
 
 def _check_target(out: Path | None) -> None:
     """Before anything is drawn: could it be written?"""
+    from ifmesh.image import check_suffix
+
     if out is None:
         return
     if not out.parent.is_dir():
         raise click.BadParameter(f"{out}: no folder {out.parent}", param_hint="--out")
     if out.is_dir() or not out.suffix:
         raise click.BadParameter(f"{out}: the name of a file, as in out.png", param_hint="--out")
+    try:
+        check_suffix(out)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--out") from None
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise click.BadParameter(f"{out}: may not be written", param_hint="--out")
+
+
+def _save(picture: Picture, path: Path, job: str) -> None:
+    """A disk that fails now costs nothing but another command: the mesh keeps the picture."""
+    from ifmesh.errors import MeshError
+
+    try:
+        picture.save(path)
+    except OSError as error:
+        raise MeshError(f"{path}: {error.strerror or error}; the mesh keeps it: ifmesh show {job} -o ELSEWHERE.png") from None
 
 
 @click.command(short_help="Draw one prompt.")
@@ -164,11 +183,11 @@ def _collect(jobs: list[Job], began: float, out: Path | None, stages: bool, as_j
                 screen.document({"job": job.id, "seed": job.seed, "error": str(error)})
             continue
         path = _target(out, job.id, index, len(jobs))
-        image.save(path)
+        _save(image, path, job.id)
         if stages:
             for name, picture in image.stages.items():
                 if name != image.stage:
-                    picture.save(path.with_stem(f"{path.stem}-{picture.size[0]}"))
+                    _save(picture, path.with_stem(f"{path.stem}-{picture.size[0]}"), job.id)
         if as_json:
             screen.document(described(image, path, time.monotonic() - began))
         else:
@@ -268,7 +287,7 @@ def show(job: str, out: Path | None, as_json: bool, config_file: Path | None) ->
             if books.ending:
                 screen.tell(books.ending)
         if out is not None:
-            client.job(job).result().save(out)
+            _save(client.job(job).result(), out, job)
             screen.say(f"written: {out}")
     return 0
 

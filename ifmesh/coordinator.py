@@ -27,7 +27,7 @@ from ifmesh.journal import Journal
 from ifmesh.log import Garbage, logger
 from ifmesh.outlets import Outlets
 from ifmesh.places import announce, remembered, socket_file, sweep, withdraw
-from ifmesh.protocol import Endpoint, Header, Refused, Result, ToClient, Token, ToParent, ToWorker
+from ifmesh.protocol import Endpoint, Finished, Header, Refused, Result, ToClient, Token, ToParent, ToWorker
 from ifmesh.wire import TO_CLIENT, TO_COORDINATOR, TO_PARENT, TO_WORKER, Door, Garbled, VersionMismatch
 
 TURN = 256  # control messages in one turn: then what they led to is carried out
@@ -114,6 +114,7 @@ class Coordinator:
         self._end_by: float | None = None  # draining: when to say farewell at the latest
         self._gone_by: float | None = None  # farewell was said: when to end at the latest
         self._farewell_at = 0.0  # when to say it again
+        self._unfetched: set[tuple[bytes, str]] = set()  # draining: who was told of a picture and has not come for it
         self._code: int | None = None
 
     def serve(self) -> int:
@@ -232,12 +233,15 @@ class Coordinator:
         for command in commands:
             match command:
                 case Send(peer, message):
+                    if self._end_by is not None and isinstance(message, Finished):
+                        self._unfetched.add((peer, message.job))
                     self._send(peer, [_encode(message)])
                 case Give(job, token, stage, life, to):
                     frame = bags.encode({})
                     header = Header("bag", job, stage, token, bags.digest(frame))
                     self._outlets.send(time.monotonic(), life, to, header, frame)
                 case Hand(peer, job, digest):
+                    self._unfetched.discard((peer, job))
                     self._hand(peer, job, digest)
                 case Note(job, text):
                     log.note(job, text)
@@ -262,6 +266,7 @@ class Coordinator:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
             self._broker.gone(time.monotonic(), peer)
+            self._unfetched = {(waiting, job) for waiting, job in self._unfetched if waiting != peer}
 
     def _stop(self, received: signal.Signals) -> None:
         """The first time: finish what is under way.  The second time: now; the journal knows the rest."""
@@ -275,7 +280,8 @@ class Coordinator:
             self._commands += self._broker.drain(time.monotonic())
 
     def _leave(self, now: float, end_by: float) -> None:
-        """Nothing is under way, or its time is over: farewell, until all workers have left, or for a few seconds.
+        """Nothing is under way, or its time is over: farewell, until all workers have left and the last pictures were fetched, or for a
+        few seconds.
 
         Said once it may be lost with the connection that is closed behind it, and a worker that waits for a Release needs an answer.
         """
@@ -283,7 +289,7 @@ class Coordinator:
             if now < end_by and not (self._broker.drained and not self._writer.busy):
                 return
             self._gone_by = now + FAREWELL
-        if not self._broker.roster.lives or now >= self._gone_by:
+        if not (self._broker.roster.lives or self._unfetched) or now >= self._gone_by:
             self._end(0)
         elif now >= self._farewell_at:
             self._farewell_at = now + AGAIN

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
+def check_suffix(path: Path) -> None:
+    """ValueError: no picture can be written under this name.  Whoever asks before drawing loses nothing."""
+    suffix = path.suffix.lower()
+    if suffix == ".png":
+        return
+    from PIL import Image as pillow
+
+    if pillow.registered_extensions().get(suffix) not in pillow.SAVE:  # some formats can only be read
+        raise ValueError(f"{path.name}: no picture format to write has the suffix {path.suffix!r}; .png keeps every bit")
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """One stage's picture.  stage: who drew it; png: the file that the guard published, byte for byte."""
@@ -40,18 +51,13 @@ class Picture:
         return picture
 
     def save(self, path: str | Path) -> Path:
-        """Write it; the suffix chooses the format.  .png: the guard's bytes as they are.  ValueError: a suffix Pillow does not know."""
+        """Write it; the suffix chooses the format.  .png: the guard's bytes as they are.  ValueError: a suffix Pillow cannot write."""
         path = Path(path)
-        suffix = path.suffix.lower()
-        if suffix == ".png":
+        check_suffix(path)
+        if path.suffix.lower() == ".png":
             path.write_bytes(self.png)
-            return path
-        picture = self.pil
-        from PIL import Image as pillow
-
-        if suffix not in pillow.registered_extensions():
-            raise ValueError(f"{path.name}: no picture format has the suffix {path.suffix!r}; .png keeps every bit")
-        picture.save(path, quality=95)  # for JPEG and WebP; the others have no such thing and do not mind
+        else:
+            self.pil.save(path, quality=95)  # for JPEG and WebP; the others have no such thing and do not mind
         return path
 
     def _repr_png_(self) -> bytes:

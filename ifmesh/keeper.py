@@ -115,6 +115,7 @@ class _Kept:
 
 
 EARLY = 8  # bags that may wait for their Run: PUSH and DEALER are two connections, so their order is not certain
+EARLY_S = 10.0  # seconds after which they are nobody's: a Run that was lost is said again with the next Beat
 
 
 class Keeper:
@@ -130,6 +131,7 @@ class Keeper:
         self.outbox: dict[str, _Kept] = {}
         self.state: Literal["loading", "ready", "draining"] = "loading"
         self._early: OrderedDict[tuple[str, Token], Frame] = OrderedDict()
+        self._newest = 0.0  # when the last of them came
         self._outbox_bytes = outbox_bytes
         self._beat, self._patience = beat, patience
         self._number = 0
@@ -175,6 +177,7 @@ class Keeper:
         task = self.tasks.get(header.job)
         if task is None or task.token < header.token:
             self._early[header.job, header.token] = frame
+            self._newest = now
             if len(self._early) > EARLY:
                 self._early.popitem(last=False)
             return []
@@ -297,6 +300,8 @@ class Keeper:
     def _say_beat(self, now: float) -> list[Command]:
         self._number += 1
         self._next = now + self._beat
+        if now - self._newest >= EARLY_S:
+            self._early.clear()
         held = [Held(job, t.token, self._phase(t), t.step, t.steps) for job, t in self.tasks.items()]
         held += [Held(job, k.token, "done", k.steps, k.steps, k.digest, len(k.frame), k.seconds) for job, k in self.outbox.items()]
         full = sum(len(k.frame) for k in self.outbox.values()) >= self._outbox_bytes

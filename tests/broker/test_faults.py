@@ -19,7 +19,7 @@ from tests.broker.test_stories import STORIES
 from tests.broker.world import Minds, World
 
 SOURCES = Path(ifmesh.__file__).parent
-BROKER = ("waiting", "roster", "job", "ledger", "dispatch", "broker")  # what the coordinator's mind is made of, in order of import
+BROKER = ("waiting", "roster", "job", "ledger", "dispatch", "desk", "broker")  # what the coordinator's mind is made of, in order of import
 SEEDS = 40
 
 FAULTS: dict[str, tuple[str, str, str]] = {
@@ -49,10 +49,10 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "any result is stored": ("broker", "known is not None and known.publishing and known.token == token", "True"),
     "every landing counts": ("broker", "if known is not None and self.expects(job, token):", "if known is not None:"),
     # acceptance and endings
-    "nothing is booked": ("broker", "self._out.append(Book(m.job, m.request))", "pass"),
-    "a job is booked anew each time": ("broker", "elif (job := self.jobs.get(m.job)) is not None:", "elif (job := None) is not None:"),
+    "nothing is booked": ("desk", "self._out.append(Book(m.job, m.request))", "pass"),
+    "a job is booked anew each time": ("desk", "elif (job := self.jobs.get(m.job)) is not None:", "elif (job := None) is not None:"),
     "endings are forgotten": ("ledger", "self.ended[closed.job] = closed", "pass"),
-    "the mesh is never full": ("broker", "self.draining or len(self.jobs) >= self.policy.max_jobs", "self.draining"),
+    "the mesh is never full": ("desk", "self.draining or len(self.jobs) >= self.policy.max_jobs", "self.draining"),
     "deadlines do not matter": ("ledger", "if request.deadline is not None:", "if False:"),
     "nobody is told to drop what was cancelled": (
         "dispatch",

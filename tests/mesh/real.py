@@ -8,14 +8,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psutil
 import torch
+import zmq
 from ifmesh_services.nano import builder
 from safetensors.torch import load_file
 
@@ -57,7 +57,6 @@ class Real:
 
     def __enter__(self) -> Self:
         self.state.mkdir(parents=True)
-        self.client = self._stack.enter_context(Client(state=self.state, timeout=LIMIT / 6))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -69,13 +68,25 @@ class Real:
             assert up.popen.stdin is not None
             up.popen.stdin.close()
         shutil.rmtree(sockets.run_dir(self.state), ignore_errors=True)
+        if kind is not None:
+            self.show()
 
     @property
     def services(self) -> set[str]:
         """The names of all workers."""
         return {f"{stage}-{copy}" for stage, copies in self._copies.items() for copy in range(copies)}
 
-    def up(self) -> Process:
+    @property
+    def is_up(self) -> bool:
+        return bool(self._ups) and self._ups[-1].popen.poll() is None
+
+    @property
+    def process(self) -> Process:
+        """`ifmesh up`, the last that was started; its family is whatever is below it now."""
+        self._ups[-1].remember()
+        return self._ups[-1]
+
+    def up(self) -> None:
         """Start it, and wait until every service is ready."""
         copies = [part for stage, n in self._copies.items() for part in ("--copies", f"{stage}={n}")]
         where = ["--cascade", str(self._weights), "--state", str(self.state), "--keep-bags", str(self.bags)]
@@ -83,8 +94,11 @@ class Real:
         with open(self._said, "ab") as said:
             popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=self._environ, process_group=0)
         self._ups.append(Process(popen, self._said))
+        Mesh.wait_for((self.state / "endpoint.json").exists, self._ups[-1])
+        if len(self._ups) == 1:  # the port is kept over restarts
+            url = json.loads((self.state / "endpoint.json").read_text())["control"]
+            self.client = self._stack.enter_context(Client(url, timeout=LIMIT / 6))
         self.ready()
-        return self._ups[-1]
 
     def ready(self) -> None:
         """Until every service is ready for work."""
@@ -95,16 +109,15 @@ class Real:
         end = time.monotonic() + LIMIT
         books: Books | None = None
         while time.monotonic() < end:
-            up = self._ups[-1]
-            assert up.popen.poll() is None, f"`ifmesh up` has ended: {up.log.read_text()[-4000:]}"
-            up.remember()
+            assert self.is_up, f"`ifmesh up` has ended: {self.said[-4000:]}"
+            self._ups[-1].remember()
             try:
                 books = self.client.inspect(job=job)
             except MeshError:
                 books = None  # it starts, for the first time or again
             if books is not None and holds(books):
                 return books
-            Mesh.pause()
+            zmq.Poller().poll(50)
         raise AssertionError(f"never came true; the last: {books}")
 
     def ifmesh(self, *arguments: str) -> str:
@@ -148,11 +161,6 @@ class Real:
     def _bag(self, job: str, stage: str) -> Path:
         return self.bags / f"{job}.{stage}.safetensors"
 
-    def family(self) -> list[psutil.Process]:
-        """`up` and every process below it."""
-        up = psutil.Process(self._ups[-1].pid)
-        return [up, *up.children(recursive=True)]
-
     def show(self) -> None:
         """Print the logs: pytest shows them beside a failure."""
         for path in (self._said, *sorted((self.state / "logs").glob("*.log"))):
@@ -166,17 +174,3 @@ def reached(job: Job, stage: str, step: int) -> None:
             assert event.step < event.steps, "too late: give it more steps"
             return
     raise AssertionError(f"{job.id} ended before step {step} of {stage}")
-
-
-def gone(family: Sequence[psutil.Process]) -> float:
-    """Wait until none of them lives; after how many seconds that was.  Call it right after the blow."""
-    began = time.monotonic()
-    _, alive = psutil.wait_procs(family, timeout=LIMIT)
-    assert not alive
-    return time.monotonic() - began
-
-
-@contextmanager
-def told_on_failure(mesh: Real) -> Iterator[Real]:
-    yield mesh
-    mesh.show()
