@@ -23,11 +23,11 @@ def books(
 ) -> Books | Refused:
     """Answer an Inspect.  page: rows of one answer."""
     workers = sorted(roster.lives.values(), key=lambda w: (list(queues).index(w.stage), w.name))
-    start = wish.page * page
+    pages = max(1, -(-max(len(jobs), len(workers)) // page))
+    start = min(max(0, wish.page), pages) * page  # a page beyond the last is empty
     services = tuple(_service(now, w, roster) for w in workers[start : start + page])
     queued = {stage: len(queue) for stage, queue in queues.items()}
     missing = tuple(stage for stage in queues if not roster.usable(stage))
-    pages = max(1, -(-max(len(jobs), len(workers)) // page))
     if not wish.job:
         rows = tuple(_row(now, j, roster) for j in islice(jobs.values(), start, start + page))
         return Books(wish.page, pages, services, rows, queued, missing)

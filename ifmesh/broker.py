@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from ifmesh.cascade import Cascade
@@ -49,6 +50,10 @@ from ifmesh.protocol import (
 from ifmesh.roster import Worker
 
 __all__ = ["Blame", "Book", "Booked", "Broker", "Close", "Closed", "Command", "Give", "Hand", "Note", "Policy", "Send", "parent_of"]
+
+
+WORDS = 500
+"""Characters of a foreign text that is kept or told on: a story of 200 such lines still fits into an answer."""
 
 
 class Broker(Desk):
@@ -154,11 +159,17 @@ class Broker(Desk):
         if m.life in self._over:
             self._dismiss(peer, m.life)
             return
+        if len(m.endpoints) > 8 or max(map(len, (m.life, m.name, m.host, m.device, m.numeric))) > WORDS:
+            self._send(peer, Refused("", "invalid", f"Hello: names of at most {WORDS} characters, and 8 endpoints"))
+            return
         if m.stage not in self.queues:
             self._send(peer, Refused("", "invalid", f"no stage {m.stage!r} in this cascade: {', '.join(self.queues)}", field="stage"))
             return
         if (known := self.roster.lives.get(m.life)) is not None:
-            known.hello, known.peer, known.seen = m, peer, now
+            if (m.stage, m.name) != (known.stage, known.name):
+                self._send(peer, Refused("", "conflict", f"{m.life} is known as {known.name}"))
+            else:
+                known.hello, known.peer, known.seen = m, peer, now
             return
         if (older := self.roster.names.get(m.name)) is not None:
             self._lose(now, older, "a newer process runs under its name", own=False)
@@ -295,6 +306,7 @@ class Broker(Desk):
             self._send(peer, Release(m.job, m.token))
 
     def _raised(self, now: float, peer: bytes, m: Raised) -> None:
+        m = replace(m, error=m.error[:WORDS])
         if (granted := self._granted(peer, m)) is None:
             return
         worker, job = granted
@@ -329,6 +341,7 @@ class Broker(Desk):
 
     def _exited(self, now: float, peer: bytes, m: Exited) -> None:
         """The parent's word: that life is over, and why.  Repeated until it hears Noted."""
+        m = replace(m, detail=m.detail[:WORDS])
         self._send(peer, Noted(m.life))
         own = m.cause in ("crashed", "stalled")
         if (worker := self.roster.lives.get(m.life)) is not None:
@@ -369,7 +382,7 @@ class Broker(Desk):
         if worker.state == "loading" and now - worker.since > self.policy.loading:
             self._send(parent_of(life), Kill(life))
             self._lose(now, worker, f"still loading after {self.policy.loading:g} s", own=True)
-        elif now - heard >= self.policy.silence:
+        elif now >= heard + self.policy.silence:  # the very sum of the timer below: a difference may round the other way, for ever
             self._lose(now, worker, f"silent for {now - heard:.1f} s", own=False)
             if self._suspects[life][1]:
                 self._timer(max(now, worker.progressed + self._patience(worker.stage)), "suspect", life)

@@ -32,6 +32,9 @@ from ifmesh.wire import TO_CLIENT, TO_COORDINATOR, TO_PARENT, TO_WORKER, Door, G
 
 TURN = 256  # control messages in one turn: then what they led to is carried out
 FAREWELL, AGAIN = 3.0, 0.5  # seconds in which all workers should have left, and between two farewells
+# Seconds from the last word to a client to the end.  A DEALER that is IMMEDIATE drops what it has received, but its thread has not yet
+# read, when the connection closes: one of ten results was lost so.
+READ = 0.5
 WRITING = 16  # results on their way to disk; the broker asks again for what is turned away
 
 
@@ -115,6 +118,7 @@ class Coordinator:
         self._gone_by: float | None = None  # farewell was said: when to end at the latest
         self._farewell_at = 0.0  # when to say it again
         self._unfetched: set[tuple[bytes, str]] = set()  # draining: who was told of a picture and has not come for it
+        self._read_at = 0.0  # when each client has read what it was told
         self._code: int | None = None
 
     def serve(self) -> int:
@@ -193,7 +197,8 @@ class Coordinator:
             poller.register(socket, zmq.POLLOUT)
         now = time.monotonic()
         mine = self._end_by if self._gone_by is None else self._farewell_at
-        until = min(t for t in (now + 1.0, self._broker.wakeup(), mine) if t is not None)
+        read = self._read_at if self._read_at > now else None
+        until = min(t for t in (now + 1.0, self._broker.wakeup(), mine, read) if t is not None)
         poller.poll(int(max(0.0, until - now) * 1000) + 1)
 
     def _hear(self) -> None:
@@ -235,7 +240,10 @@ class Coordinator:
                 case Send(peer, message):
                     if self._end_by is not None and isinstance(message, Finished):
                         self._unfetched.add((peer, message.job))
-                    self._send(peer, [_encode(message)])
+                    try:
+                        self._say(peer, message)
+                    except Garbled as error:  # what a stranger made us say is no reason to stop serving the others
+                        logger.error("not said to %r: %s", peer, error)
                 case Give(job, token, stage, life, to):
                     frame = bags.encode({})
                     header = Header("bag", job, stage, token, bags.digest(frame))
@@ -255,13 +263,15 @@ class Coordinator:
             logger.error("the result cannot be read: %s", error, extra={"job": job})
             payload = None
         if payload is None:
-            self._send(peer, [_encode(Refused(job, "unknown", "the result is no longer on disk"))])
+            self._say(peer, Refused(job, "unknown", "the result is no longer on disk"))
         else:
-            self._send(peer, [_encode(Result(job, digest)), payload])
+            self._say(peer, Result(job, digest), payload)
 
-    def _send(self, peer: bytes, parts: list[bytes]) -> None:
+    def _say(self, peer: bytes, message: ToClient | ToWorker | ToParent, *payload: bytes) -> None:
+        if self._end_by is not None and isinstance(message, ToClient):
+            self._read_at = time.monotonic() + READ
         try:
-            self._control.send_multipart([peer, *parts], zmq.DONTWAIT)
+            self._control.send_multipart([peer, _encode(message), *payload], zmq.DONTWAIT)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
@@ -289,7 +299,7 @@ class Coordinator:
             if now < end_by and not (self._broker.drained and not self._writer.busy):
                 return
             self._gone_by = now + FAREWELL
-        if not (self._broker.roster.lives or self._unfetched) or now >= self._gone_by:
+        if (now >= self._read_at and not (self._broker.roster.lives or self._unfetched)) or now >= self._gone_by:
             self._end(0)
         elif now >= self._farewell_at:
             self._farewell_at = now + AGAIN

@@ -75,19 +75,19 @@ class Roster:
             heap = self._free[worker.stage]
             heapq.heappush(heap, (len(worker.tasks), next(self._serial), worker.life))
             if len(heap) > 64 and len(heap) > 8 * len(self.stages[worker.stage]):
-                self._free[worker.stage] = [e for e in set(heap) if self._true(e)]
+                self._free[worker.stage] = [e for e in set(heap) if self._true(worker.stage, e)]
                 heapq.heapify(self._free[worker.stage])
 
-    def _true(self, entry: tuple[int, int, str]) -> bool:
+    def _true(self, stage: str, entry: tuple[int, int, str]) -> bool:
         """Does this entry of a heap still tell the truth?"""
         load, _, life = entry
         worker = self.lives.get(life)
-        return worker is not None and worker.room and len(worker.tasks) == load and worker.name not in self.aside
+        return worker is not None and worker.stage == stage and worker.room and len(worker.tasks) == load and worker.name not in self.aside
 
     def least_loaded(self, stage: str) -> Worker | None:
         """The worker of this stage with room and the fewest tasks; entries that the truth has left behind are dropped."""
         heap = self._free[stage]
-        while heap and not self._true(heap[0]):
+        while heap and not self._true(stage, heap[0]):
             heapq.heappop(heap)
         return self.lives[heap[0][2]] if heap else None
 
