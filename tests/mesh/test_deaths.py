@@ -122,36 +122,40 @@ def test_the_death_of_a_workers_parent(mesh: Real) -> None:
     image = job.result()
 
     same(mesh, image, undisturbed)
-    assert not victim.is_running()
+    assert not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE
     assert {run.stage: run.runs for run in image.timings} == {s: 1 + (s == "stage_one") for s in STAGES}
     in_order(mesh.story(job.id), "stage_one: begun", "stage_one: retried", "stage_one: assigned", "stage_one: begun", "stage_one: advanced")
 
 
 def test_the_death_of_the_coordinator(mesh: Real) -> None:
-    """With three jobs under way in three stages: their workers go on, and no stage runs twice."""
+    """With three jobs under way in three stages, and two that wait: the workers go on, and no stage runs twice."""
     asked = {stage: request(stage, seed=seed) for seed, stage in enumerate(reversed(DRAWING))}
-    undisturbed = {stage: mesh.client.ask(asked[stage]) for stage in asked}
-    expected = {stage: job.result() for stage, job in undisturbed.items()}
+    waiting = [request(seed=seed) for seed in (11, 12)]
+    undisturbed = [mesh.client.ask(one) for one in (*asked.values(), *waiting)]
+    expected = [job.result() for job in undisturbed]
     before = mesh.pids()
-    jobs = {stage: mesh.client.ask(asked[stage]) for stage in asked}
+    jobs = {stage: mesh.client.ask(one) for stage, one in asked.items()}
+    behind = [mesh.client.ask(one) for one in waiting]
     for stage, job in jobs.items():
         reached(job, stage, 3)
-    under_way = {row.job: (row.state, row.stage) for row in mesh.client.inspect().jobs}
-    assert under_way == {job.id: ("running", stage) for stage, job in jobs.items()}
-    finished = {stage: mesh.written(job.id) for stage, job in jobs.items()}
-    assert {stage: list(files) for stage, files in finished.items()} == {s: list(STAGES[: STAGES.index(s)]) for s in jobs}
+    there = [("running", stage) for stage in jobs] + [("running", "stage_one"), ("queued", "stage_one")]  # one is prefetched
+    books = mesh.client.inspect()
+    assert [(row.state, row.stage) for row in books.jobs] == there, "too late: give it more steps"
+    everybody = [*jobs.values(), *behind]
+    finished = {job.id: mesh.written(job.id) for job in everybody}
+    assert [list(finished[job.id]) for job in everybody] == [list(STAGES[: STAGES.index(stage)]) for _, stage in there]
     kill(before["coordinator"])
-    images = {stage: job.result() for stage, job in jobs.items()}
+    images = [job.result() for job in everybody]
 
-    for stage, image in images.items():
-        same(mesh, image, expected[stage])
+    for image, calm in zip(images, expected, strict=True):
+        same(mesh, image, calm)
         files = mesh.written(image.job)
-        assert {s: files[s] for s in finished[stage]} == finished[stage], "a finished stage ran again"
-        told = mesh.story(image.job)
+        assert {s: files[s] for s in finished[image.job]} == finished[image.job], "a finished stage ran again"
+        assert all(run.runs == 1 for run in image.timings)
+    for stage, job in jobs.items():
+        told = mesh.story(job.id)
         in_order(told, "accepted", "the coordinator was started again", f"{stage}: adopted: {stage}-0 has", f"{stage}: advanced")
-        begun_again = [line for line in told if ": assigned" in line and line.split(":")[0] in STAGES[: STAGES.index(stage) + 1]]
-        assert not begun_again
-        assert not any(": retried" in line for line in told)
+        assert not [line for line in told if ": retried" in line or line.startswith(f"{stage}: assigned")]
     after = mesh.pids()
     assert {service for service in before if after[service] != before[service]} == {"coordinator"}
     assert "coordinator: SIGKILL from outside; again at once" in mesh.said
