@@ -127,6 +127,10 @@ class Broker(Desk):
             self._close(now, known, Finished(job, digest, size, known.request.seed, known.reproducible, runs))
         return self._flush(now)
 
+    def recall(self, closed: Closed) -> None:
+        """An ending older than those that are remembered, found in the journal because somebody asks for it."""
+        self._remember(closed)
+
     def gone(self, now: float, peer: bytes) -> None:
         """This peer cannot be reached: it watches nothing any more.  (A worker's next Beat repairs what was lost on the way.)"""
         for job in self._watching.pop(peer, ()):
@@ -244,7 +248,7 @@ class Broker(Desk):
             return False
         known = job.outputs.get(index)
         if known is not None:
-            if job.publishing and index == job.last and now - job.pushed >= self.policy.transfer:
+            if job.publishing and index == job.last and known.life == worker.life and now - job.pushed >= self.policy.transfer:
                 self._publish(now, job, worker)
             return known.life == worker.life and known.token == held.token
         output = Output(worker.life, held.token, held.digest, held.size)
@@ -369,7 +373,9 @@ class Broker(Desk):
             self._woke = now
 
     def _expire(self, now: float, key: str) -> None:
-        if (job := self.jobs.get(key)) is not None:
+        job = self.jobs.get(key)
+        # The timer may be that of an ended job whose id is in use again.  The sum is the very one that `_book` made.
+        if job is not None and job.request.deadline is not None and now >= job.accepted + job.request.deadline:
             ending = Failed(job.id, "expired", job.at, "", f"its deadline of {job.request.deadline:g} s passed")
             self._end(now, job, Cause.EXPIRED, ending)
 

@@ -167,14 +167,14 @@ def _warn_missing(client: Client, route: tuple[str, ...]) -> None:
 def _collect(jobs: list[Job], began: float, out: Path | None, stages: bool, as_json: bool) -> int:
     """Wait for each, write what comes; 0, or 5 when it failed, 6 when some of several did."""
     from ifmesh import screen
-    from ifmesh.errors import DeadlineExceeded, JobCancelled, JobFailed
+    from ifmesh.errors import DeadlineExceeded, JobCancelled, JobFailed, MeshBusy
 
     failed = 0
     for index, job in enumerate(jobs):
         try:
             _follow(job, f"{index + 1}/{len(jobs)} " if len(jobs) > 1 else "")
             image = job.result()
-        except (JobFailed, DeadlineExceeded, JobCancelled) as error:
+        except (JobFailed, DeadlineExceeded, JobCancelled, MeshBusy) as error:
             if len(jobs) == 1 and not as_json:
                 raise
             failed += 1

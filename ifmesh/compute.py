@@ -221,7 +221,7 @@ class Compute:
         fault: Literal["request", "stage"] = "request" if isinstance(error, BadRequest) else "stage"
         if fault == "stage":
             logger.error("%s failed", self._name, exc_info=error, extra={"job": task.job})
-        self._tell(Threw(task.job, task.token, str(error) if fault == "request" else brief(error), fault))
+        self._tell(Threw(task.job, task.token, str(error)[:2000] if fault == "request" else brief(error), fault))
         stage.drop(task.job)
 
 

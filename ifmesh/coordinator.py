@@ -27,7 +27,23 @@ from ifmesh.journal import Journal
 from ifmesh.log import Garbage, logger
 from ifmesh.outlets import Outlets
 from ifmesh.places import announce, remembered, socket_file, sweep, withdraw
-from ifmesh.protocol import Endpoint, Finished, Header, Refused, Result, ToClient, Token, ToParent, ToWorker
+from ifmesh.protocol import (
+    Cancel,
+    Endpoint,
+    Fetch,
+    Finished,
+    Header,
+    Inspect,
+    Refused,
+    Result,
+    Submit,
+    ToClient,
+    ToCoordinator,
+    Token,
+    ToParent,
+    ToWorker,
+    Watch,
+)
 from ifmesh.wire import TO_CLIENT, TO_COORDINATOR, TO_PARENT, TO_WORKER, Door, Garbled, VersionMismatch
 
 TURN = 256  # control messages in one turn: then what they led to is carried out
@@ -143,7 +159,8 @@ class Coordinator:
         self._outlets = Outlets(self._ctx, host)
         self._writer = Writer(self._journal, self._bell)
         self._writer.start()
-        self._commands += self._broker.recover(time.monotonic(), *self._journal.recover(policy.remember))
+        known = self._journal.recover(policy.remember)  # it may take its time: the grace of the broker begins behind it
+        self._commands += self._broker.recover(time.monotonic(), *known)
         self._carry_out()
         announce(state, url)
         logger.info("listening on %s, epoch %d, pid %d", url, self._journal.epoch, os.getpid())
@@ -217,7 +234,17 @@ class Coordinator:
             except Garbled as error:
                 self._garbage.dropped(repr(peer), error)
             else:
+                self._recall(message)
                 self._commands += self._broker.receive(time.monotonic(), peer, message)
+
+    def _recall(self, message: ToCoordinator) -> None:
+        """Does somebody ask about a job whose ending only the journal still knows?"""
+        if not isinstance(message, Submit | Watch | Cancel | Fetch | Inspect) or not message.job:
+            return
+        if message.job in self._broker.jobs or message.job in self._broker.ended:
+            return
+        if (closed := self._journal.ending(message.job)) is not None:
+            self._broker.recall(closed)
 
     def _result(self, header: Header, frame: bytes) -> None:
         """A finished job's pictures: to disk, if the broker waits for them and they are what the last stage gives."""
@@ -243,7 +270,7 @@ class Coordinator:
                     try:
                         self._say(peer, message)
                     except Garbled as error:  # what a stranger made us say is no reason to stop serving the others
-                        logger.error("not said to %r: %s", peer, error)
+                        self._garbage.dropped(repr(peer), error)
                 case Give(job, token, stage, life, to):
                     frame = bags.encode({})
                     header = Header("bag", job, stage, token, bags.digest(frame))

@@ -219,7 +219,8 @@ class Dispatch(Ledger):
         self._crimes[name] = crimes
         self._out.append(Blame(job.id, job.blame, cause))
         self._story(now, job, f"{job.at}: blamed, {job.blame} of {self.policy.blames}: {cause}")
-        if len({c[1] for c in crimes}) >= self.policy.aside and name not in self.roster.aside:
+        others = any(w.name not in (name, *self.roster.aside) for w in self.roster.stages[job.at].values())
+        if others and len({c[1] for c in crimes}) >= self.policy.aside and name not in self.roster.aside:
             self.roster.aside.add(name)
             self._note("", f"{name} is put aside: {len(crimes)} deaths in it, of different requests")
             for _, job_id in crimes:

@@ -114,6 +114,7 @@ class _Kept:
     seconds: float
 
 
+BAGS = 1000  # in the outbox, and so in a Beat: from there on nothing new is taken
 EARLY = 8  # bags that may wait for their Run: PUSH and DEALER are two connections, so their order is not certain
 EARLY_S = 10.0  # seconds after which they are nobody's: a Run that was lost is said again with the next Beat
 
@@ -304,7 +305,7 @@ class Keeper:
             self._early.clear()
         held = [Held(job, t.token, self._phase(t), t.step, t.steps) for job, t in self.tasks.items()]
         held += [Held(job, k.token, "done", k.steps, k.steps, k.digest, len(k.frame), k.seconds) for job, k in self.outbox.items()]
-        full = sum(len(k.frame) for k in self.outbox.values()) >= self._outbox_bytes
+        full = len(self.outbox) >= BAGS or sum(len(k.frame) for k in self.outbox.values()) >= self._outbox_bytes
         return [Send(Beat(self.hello.life, self._number, self.state, tuple(held), full))]
 
     def _leave(self) -> list[Command]:

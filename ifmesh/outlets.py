@@ -22,6 +22,7 @@ class Link:
 
     socket: zmq.Socket[bytes]
     to: tuple[Endpoint, ...]
+    url: str
     used: float
     pending: dict[str, tuple[Header, Frame, float]]
 
@@ -36,6 +37,7 @@ class Outlets:
     def __init__(self, ctx: zmq.Context[zmq.Socket[bytes]], host: str, patience: float = 5.0, idle: float = 30.0) -> None:
         self._ctx, self._host, self._patience, self._idle = ctx, host, patience, idle
         self._links: dict[str, Link] = {}
+        self._cut: set[str] = set()  # addresses that gave no link: another of the same receiver goes first
 
     def send(self, now: float, life: str, to: tuple[Endpoint, ...], header: Header, frame: Frame) -> bool:
         """PUSH it to that life, now or as soon as its link is up.  False: it has no address that we could reach."""
@@ -47,7 +49,8 @@ class Outlets:
             while len(self._links) >= MOST:
                 self._close(min(self._links, key=lambda other: self._links[other].used))
             try:
-                link = Link(sockets.outlet(self._ctx, sockets.choose(to, self._host)), to, now, {})
+                url = sockets.choose(tuple(e for e in to if e.url not in self._cut) or to, self._host)
+                link = Link(sockets.outlet(self._ctx, url), to, url, now, {})
             except (zmq.ZMQError, ValueError, LookupError) as error:
                 logger.warning("no way to %s: %s", life or "the coordinator", error, extra={"job": header.job})
                 return False
@@ -70,6 +73,8 @@ class Outlets:
             late = [job for job, (_, _, until) in link.pending.items() if until <= now]
             for job in late:
                 logger.info("no link to %s in %.0f s", life or "the coordinator", self._patience, extra={"job": job})
+            if late:
+                self._cut = {link.url, *(self._cut if len(self._cut) < MOST else ())}
             if late or (not link.pending and now - link.used > self._idle):
                 self._close(life)
 

@@ -75,8 +75,8 @@ class Roster:
             heap = self._free[worker.stage]
             heapq.heappush(heap, (len(worker.tasks), next(self._serial), worker.life))
             if len(heap) > 64 and len(heap) > 8 * len(self.stages[worker.stage]):
-                self._free[worker.stage] = [e for e in set(heap) if self._true(worker.stage, e)]
-                heapq.heapify(self._free[worker.stage])
+                free = [w for w in self.stages[worker.stage].values() if w.room and w.name not in self.aside]
+                self._free[worker.stage] = sorted((len(w.tasks), next(self._serial), w.life) for w in free)
 
     def _true(self, stage: str, entry: tuple[int, int, str]) -> bool:
         """Does this entry of a heap still tell the truth?"""

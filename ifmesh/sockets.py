@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+import re
 import socket as host_names
 import stat
 import tempfile
@@ -29,6 +30,8 @@ _Options = Mapping[int, int | bytes]
 CONTROL_LIMIT = 256 << 10  # bytes of a frame to the coordinator
 DATA_LIMIT = 64 << 20  # bytes of a bag, or of a result to a client
 _LONGEST = 80  # bytes of run_dir: a socket's whole path has at most 107, and its name needs some of them
+
+_TCP = re.compile(r"tcp://(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:]+\]):\d{1,5}")  # no names: libzmq looks them up while all sockets wait
 
 _EVERY: _Options = {
     zmq.HANDSHAKE_IVL: 3000,  # ms; a silent stranger is dropped after this, not after 30 s
@@ -103,7 +106,7 @@ def choose(endpoints: Iterable[Endpoint], host: str) -> str:
         if endpoint.host == host and host and endpoint.url.startswith("ipc://"):
             return endpoint.url
     for endpoint in told:
-        if not endpoint.host and endpoint.url.startswith("tcp://"):
+        if not endpoint.host and _TCP.fullmatch(endpoint.url):
             return endpoint.url
     raise LookupError("no address that can be reached from this host")
 

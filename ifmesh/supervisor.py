@@ -33,7 +33,7 @@ ENDINGS = {
 }
 OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 LAST_WORDS = 10.0  # seconds that a worker has between SIGTERM and SIGKILL, once the coordinator has drained it
-LOG_BYTES = 32 << 20  # a log that is larger when its service starts is put aside as NAME.log.1
+LOG_BYTES = 32 << 20  # a log that has become larger is put aside as NAME.log.1
 
 
 @dataclass(slots=True)
@@ -126,7 +126,7 @@ class Supervisor:
         self.services = kept
         self.is_ready = False
         self._ready = ""
-        self._say = say
+        self._tell = say
         self._ask_ready = ready
         self._program = program
         self._coordinator = kept[0]
@@ -170,6 +170,11 @@ class Supervisor:
                 if service.log:
                     service.log.close()
         return 1 if self._forced else self._code
+
+    def _say(self, service: str, text: str) -> None:
+        """To the operator.  That nobody reads any more is no reason to end the mesh (rich ends the process on a broken pipe)."""
+        with contextlib.suppress(OSError, SystemExit):
+            self._tell(service, text)
 
     # ---- the loop
 
@@ -303,8 +308,12 @@ class Supervisor:
             self._say("up", self._ready)
 
     def _heard(self, service: Service, line: bytes) -> None:
-        if service.log:
-            service.log.write(line + b"\n")
+        with contextlib.suppress(OSError):  # a full disk costs log lines, not the mesh
+            if service.log and service.log.tell() > LOG_BYTES:
+                service.log.close()
+                service.log = self._open_log(service.name)
+            if service.log:
+                service.log.write(line + b"\n")
         self._say(service.name, line.decode(errors="replace"))
 
     def _open_log(self, name: str) -> IO[bytes]:
@@ -336,7 +345,8 @@ class Supervisor:
             for s in self.services
         ]
         told = {"pid": os.getpid(), "phase": self._phase, "ready": self.is_ready, "control": self._url, "services": rows}
-        lease.write(self.config.mesh.state, told)
+        with contextlib.suppress(OSError):
+            lease.write(self.config.mesh.state, told)
 
 
 class Lines:
@@ -350,7 +360,7 @@ class Lines:
 
     def read(self) -> bool:
         """Pass on what is there; False: no more will come."""
-        while True:
+        while not self.pipe.closed:  # its process may have been seen to end in this very round of the selector
             try:
                 some = os.read(self.pipe.fileno(), 1 << 16)
             except BlockingIOError:
@@ -363,6 +373,7 @@ class Lines:
             if len(self._rest) > 1 << 16:
                 self._heard(self._service, self._rest)
                 self._rest = b""
+        return True
 
     def close(self) -> None:
         if self._rest:

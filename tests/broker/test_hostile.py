@@ -13,7 +13,7 @@ import pytest
 
 from ifmesh.broker import Broker
 from ifmesh.cascade import IF
-from ifmesh.commands import Policy, Send
+from ifmesh.commands import Close, Closed, Policy, Send
 from ifmesh.protocol import (
     STAGES,
     Beat,
@@ -126,3 +126,27 @@ def test_no_message_breaks_the_broker(first: int) -> None:
                     door.encode(said)  # type: ignore[arg-type]
         ended += len(broker.ended)
     assert ended > 50, "the stranger never got a job through: this test would show nothing"
+
+
+def test_the_timer_of_an_ended_job_does_not_meet_another_under_its_id() -> None:
+    broker = Broker(IF, 1, (), Policy(remember=1))
+    broker.receive(0.0, b"bob", Submit("a", Request("a fox", 1, deadline=5.0)))
+    broker.receive(1.0, b"bob", Cancel("a"))
+    broker.receive(1.0, b"bob", Submit("b", Request("an owl", 1)))
+    broker.receive(1.0, b"bob", Cancel("b"))
+    broker.receive(2.0, b"bob", Submit("a", Request("a fox", 1)))  # forgotten meanwhile: a new job
+    broker.tick(6.0)
+    assert "a" in broker.jobs
+
+
+def test_an_ending_that_the_journal_remembers_is_told_again() -> None:
+    broker = Broker(IF, 1, (), Policy(remember=1))
+    request = Request("a fox", 1)
+    broker.receive(0.0, b"bob", Submit("a", request))
+    (close,) = [c for c in broker.receive(1.0, b"bob", Cancel("a")) if isinstance(c, Close)]
+    broker.receive(1.0, b"bob", Submit("b", request))
+    broker.receive(1.0, b"bob", Cancel("b"))
+    assert "a" not in broker.ended
+    broker.recall(Closed("a", request, close.ending, close.story, close.runs))
+    assert broker.receive(2.0, b"bob", Submit("a", request)) == [Send(b"bob", close.ending)]
+    assert "a" not in broker.jobs

@@ -18,7 +18,7 @@ import pytest
 from ifmesh import lease
 from ifmesh.config import read
 from ifmesh.errors import MeshError
-from ifmesh.supervisor import Backoff, ending, killed, services
+from ifmesh.supervisor import Backoff, Lines, Service, ending, killed, services
 
 SCRIPTS = Path(__file__).with_name("mesh_of_scripts.py")
 LIMIT = 30.0
@@ -224,3 +224,17 @@ def test_one_mesh_for_each_state_folder(up: list[Up], tmp_path: Path) -> None:
     mesh.hears("stage_one-0: here")
     with pytest.raises(MeshError, match=rf"`ifmesh up` \(pid {mesh.process.pid}\) runs this mesh already"), lease.lock(tmp_path):
         pass
+
+
+def test_lines_of_a_pipe_that_was_closed_in_the_same_round() -> None:
+    hear, tell = os.pipe()
+    pipe = os.fdopen(hear, "rb", buffering=0)
+    heard: list[bytes] = []
+    lines = Lines(Service("a", "", ()), pipe, lambda service, line: heard.append(line))
+    os.write(tell, b"one\ntwo")
+    os.set_blocking(hear, False)
+    assert lines.read()
+    lines.close()
+    os.close(tell)
+    assert lines.read()
+    assert heard == [b"one", b"two"]
