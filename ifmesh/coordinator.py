@@ -48,6 +48,7 @@ from ifmesh.wire import TO_CLIENT, TO_COORDINATOR, TO_PARENT, TO_WORKER, Door, G
 
 TURN = 256  # control messages in one turn: then what they led to is carried out
 FAREWELL, AGAIN = 3.0, 0.5  # seconds in which all workers should have left, and between two farewells
+HANDED = 4  # results of up to 64 MiB that may wait for one client to read them
 # Seconds from the last word to a client to the end.  A DEALER that is IMMEDIATE drops what it has received, but its thread has not yet
 # read, when the connection closes: one of ten results was lost so.
 READ = 0.5
@@ -133,6 +134,7 @@ class Coordinator:
         self._end_by: float | None = None  # draining: when to say farewell at the latest
         self._gone_by: float | None = None  # farewell was said: when to end at the latest
         self._farewell_at = 0.0  # when to say it again
+        self._handing: dict[bytes, list[zmq.MessageTracker]] = {}  # results that are still on their way, by client
         self._unfetched: set[tuple[bytes, str]] = set()  # draining: who was told of a picture and has not come for it
         self._read_at = 0.0  # when each client has read what it was told
         self._code: int | None = None
@@ -284,6 +286,10 @@ class Coordinator:
                     pass  # on disk already
 
     def _hand(self, peer: bytes, job: str, digest: str) -> None:
+        """The picture, unless this client has not even taken the last few: it asks again, ever more slowly."""
+        self._handing = {who: left for who, all_ in self._handing.items() if (left := [t for t in all_ if not t.done])}
+        if len(self._handing.get(peer, ())) >= HANDED:
+            return
         try:
             payload = self._journal.load(job)
         except OSError as error:
@@ -298,7 +304,9 @@ class Coordinator:
         if self._end_by is not None and isinstance(message, ToClient):
             self._read_at = time.monotonic() + READ
         try:
-            self._control.send_multipart([peer, _encode(message), *payload], zmq.DONTWAIT)
+            tracker = self._control.send_multipart([peer, _encode(message), *payload], zmq.DONTWAIT, copy=not payload, track=bool(payload))
+            if tracker is not None:
+                self._handing.setdefault(peer, []).append(tracker)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
