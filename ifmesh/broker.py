@@ -6,14 +6,12 @@ change; each Beat is compared with the books (`_claimed`, `_offered`, `_chase`),
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from ifmesh.cascade import Cascade
 from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Give, Hand, Note, Policy, Send, parent_of
-from ifmesh.desk import Desk
 from ifmesh.job import Cause, Job, Output, State
 from ifmesh.protocol import (
     NEVER,
@@ -25,14 +23,12 @@ from ifmesh.protocol import (
     Drop,
     Endpoint,
     Exited,
-    Failed,
     Fetch,
     Finished,
     Held,
     Hello,
     Hi,
     Inspect,
-    Kill,
     Noted,
     Raised,
     Received,
@@ -48,6 +44,7 @@ from ifmesh.protocol import (
     Who,
 )
 from ifmesh.roster import Worker
+from ifmesh.vigil import Vigil
 
 __all__ = ["Blame", "Book", "Booked", "Broker", "Close", "Closed", "Command", "Give", "Hand", "Note", "Policy", "Send", "parent_of"]
 
@@ -56,12 +53,11 @@ WORDS = 500
 """Characters of a foreign text that is kept or told on: a story of 200 such lines still fits into an answer."""
 
 
-class Broker(Desk):
+class Broker(Vigil):
     """Feed it what arrived and the time; carry out what it returns, in order; call tick() no later than wakeup()."""
 
     def __init__(self, cascade: Cascade, epoch: int, inlet: tuple[Endpoint, ...], policy: Policy | None = None) -> None:
         super().__init__(cascade, epoch, inlet, policy)
-        self._woke = 0.0
         self._doors: dict[type, Callable[[float, bytes, Any], None]] = {
             Hi: self._hi,
             Submit: self._submit,
@@ -102,17 +98,6 @@ class Broker(Desk):
         self._doors[type(message)](now, peer, message)
         return self._flush(now)
 
-    def tick(self, now: float) -> list[Command]:
-        self._overslept(now)
-        while self._timers and self._timers[0][0] <= now:
-            _, _, kind, key = heapq.heappop(self._timers)
-            {"deadline": self._expire, "silence": self._listen, "grace": self._settle, "suspect": self._convict}[kind](now, key)
-        return self._flush(now)
-
-    def wakeup(self) -> float | None:
-        """When tick() next has work; None: never."""
-        return self._timers[0][0] if self._timers else None
-
     def expects(self, job: str, token: Token) -> bool:
         """Is a result of this job, under this token, to be stored?"""
         known = self.jobs.get(job)
@@ -151,11 +136,6 @@ class Broker(Desk):
     def farewell(self) -> list[Command]:
         """The last words to every worker."""
         return [Send(w.peer, Drain()) for w in self.roster.lives.values()]
-
-    def _flush(self, now: float) -> list[Command]:
-        self._assign(now)
-        out, self._out = self._out, []
-        return out
 
     # ---- workers
 
@@ -355,57 +335,3 @@ class Broker(Desk):
             for job_id in sorted(ran & self.jobs.keys()):
                 self._blame(now, self.jobs[job_id], name, f"{name} {m.cause}: {m.detail}")
         self._bury(m.life)
-
-    def _stalled(self, now: float, worker: Worker) -> None:
-        """It beats, but nothing advances."""
-        self._send(parent_of(worker.life), Kill(worker.life))
-        self._lose(now, worker, f"stalled: no step for {now - worker.progressed:.0f} s", own=True)
-        self._bury(worker.life)
-
-    def _patience(self, stage: str) -> float:
-        return self.policy.patience.get(stage) or self.cascade[stage].patience
-
-    # ---- timers
-
-    def _overslept(self, now: float) -> None:
-        """When the coordinator itself was stopped for a while, nobody else's silence in that time counts."""
-        if self._timers and now > self._timers[0][0] + 1.0:
-            self._woke = now
-
-    def _expire(self, now: float, key: str) -> None:
-        job = self.jobs.get(key)
-        # The timer may be that of an ended job whose id is in use again.  The sum is the very one that `_book` made.
-        if job is not None and job.request.deadline is not None and now >= job.accepted + job.request.deadline:
-            ending = Failed(job.id, "expired", job.at, "", f"its deadline of {job.request.deadline:g} s passed")
-            self._end(now, job, Cause.EXPIRED, ending)
-
-    def _listen(self, now: float, life: str) -> None:
-        """Has this worker said anything lately?"""
-        worker = self.roster.lives.get(life)
-        if worker is None:
-            return
-        heard = max(worker.seen, self._woke)
-        if worker.state == "loading" and now - worker.since > self.policy.loading:
-            self._send(parent_of(life), Kill(life))
-            self._lose(now, worker, f"still loading after {self.policy.loading:g} s", own=True)
-        elif now >= heard + self.policy.silence:  # the very sum of the timer below: a difference may round the other way, for ever
-            self._lose(now, worker, f"silent for {now - heard:.1f} s", own=False)
-            if self._suspects[life][1]:
-                self._timer(max(now, worker.progressed + self._patience(worker.stage)), "suspect", life)
-        else:
-            self._timer(heard + self.policy.silence, "silence", life)
-
-    def _convict(self, now: float, life: str) -> None:
-        """Silent for longer than its stage's patience, with work in hand, and no witness of its death: wedged."""
-        if life in self._suspects:
-            self._send(parent_of(life), Kill(life))
-
-    def _settle(self, now: float, _: str) -> None:
-        """The grace after a restart is over: what nobody claimed goes back to its queue."""
-        orphans, self._orphans = self._orphans, set()
-        for job in sorted((self.jobs[j] for j in orphans), key=lambda j: j.order):
-            if not job.ticket:
-                self._deepest(now, job)
-                self._enqueue(now, job)
-        for job in list(self.jobs.values()):
-            self._reconsider(now, job, "its bag is gone")  # it may have died while nobody was granted anything

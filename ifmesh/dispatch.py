@@ -9,7 +9,7 @@ from collections import OrderedDict
 from typing import Any
 
 from ifmesh.cascade import Cascade
-from ifmesh.commands import Blame, Give, Policy
+from ifmesh.commands import Blame, Command, Give, Policy
 from ifmesh.job import Cause, Job, Output, State
 from ifmesh.ledger import Ledger
 from ifmesh.protocol import Drop, Ended, Endpoint, Failed, Held, Progress, Push, Run, StageRun, Started, Token
@@ -26,6 +26,11 @@ class Dispatch(Ledger):
         self._over: OrderedDict[str, None] = OrderedDict()  # lives known to have ended: nothing of theirs counts
         self._suspects: dict[str, tuple[str, set[str]]] = {}  # lives lost without a witness: name, and what ran there
         self._crimes: dict[str, list[tuple[float, str]]] = {}  # a worker's deaths of its own making: when, and what ran
+
+    def _flush(self, now: float) -> list[Command]:
+        self._assign(now)
+        out, self._out = self._out, []
+        return out
 
     # ---- the one rule
 

@@ -19,7 +19,16 @@ from tests.broker.test_stories import STORIES
 from tests.broker.world import Minds, World
 
 SOURCES = Path(ifmesh.__file__).parent
-BROKER = ("waiting", "roster", "job", "ledger", "dispatch", "desk", "broker")  # what the coordinator's mind is made of, in order of import
+BROKER = (
+    "waiting",
+    "roster",
+    "job",
+    "ledger",
+    "dispatch",
+    "desk",
+    "vigil",
+    "broker",
+)  # what the coordinator's mind is made of, in order of import
 SEEDS = 40
 
 FAULTS: dict[str, tuple[str, str, str]] = {
@@ -61,9 +70,9 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     ),
     # life and death
     "alive is progress": ("broker", "            self._stalled(now, worker)\n", "            pass\n"),
-    "silence is not death": ("broker", "heard = max(worker.seen, self._woke)", "heard = now"),
-    "a sleeping coordinator blames the others": ("broker", "heard = max(worker.seen, self._woke)", "heard = worker.seen"),
-    "wedged and silent is left alone": ("broker", "        if life in self._suspects:\n", "        if False:\n"),
+    "silence is not death": ("vigil", "heard = max(worker.seen, self._woke)", "heard = now"),
+    "a sleeping coordinator blames the others": ("vigil", "heard = max(worker.seen, self._woke)", "heard = worker.seen"),
+    "wedged and silent is left alone": ("vigil", "        if life in self._suspects:\n", "        if False:\n"),
     "nothing is adopted after a restart": ("dispatch", "        if self._orphans:\n            return\n", ""),
     "a kill from outside is blamed": ("broker", 'own = m.cause in ("crashed", "stalled")', "own = True"),
     "a late witness is not heard": ("broker", "is not None and own:", "is not None and False:"),

@@ -33,7 +33,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def plain(path: Path | None = None, environ: dict[str, str] | None = None, **overrides: object) -> Config:
-    return read(path, {"HOME": "/home/anna"} | (environ or {}), {key.replace("__", "."): value for key, value in overrides.items()})
+    return read(path, {"HOME": "/users/anna"} | (environ or {}), {key.replace("__", "."): value for key, value in overrides.items()})
 
 
 def test_the_defaults_shown_are_the_defaults() -> None:
@@ -66,9 +66,9 @@ def test_short_forms_are_weaker_than_long_ones() -> None:
 
 
 def test_the_state_folder_follows_the_desktop_rules() -> None:
-    assert plain().mesh.state == Path("/home/anna/.local/state/ifmesh")
+    assert plain().mesh.state == Path("/users/anna/.local/state/ifmesh")
     assert plain(None, {"XDG_STATE_HOME": "/var/x"}).mesh.state == Path("/var/x/ifmesh")
-    assert plain(None, {"XDG_STATE_HOME": "relative"}).mesh.state == Path("/home/anna/.local/state/ifmesh")  # the rules: ignore it
+    assert plain(None, {"XDG_STATE_HOME": "relative"}).mesh.state == Path("/users/anna/.local/state/ifmesh")  # the rules: ignore it
 
 
 def test_the_file_in_the_current_folder_is_read(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ LIGHT = Path(ifmesh.__file__).parent
 HEAVY = LIGHT.parent / "services" / "ifmesh_services"
 
 VOCABULARY = {"errors", "protocol", "cascade", "stage"}
-MINDS = {"job", "broker", "keeper", "caller", "commands", "books", "dispatch", "roster", "waiting", "ledger", "desk"}
+MINDS = {"job", "broker", "keeper", "caller", "commands", "books", "dispatch", "roster", "waiting", "ledger", "desk", "vigil"}
 CODECS = {"typed", "wire", "bags", "config"}
 PURE = VOCABULARY | MINDS
 WORLD = {"time", "threading", "asyncio", "random", "secrets", "os", "subprocess", "socket", "signal", "select", "multiprocessing"}

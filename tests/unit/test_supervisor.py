@@ -53,7 +53,7 @@ def test_whose_fault_a_death_was(code: int, outside: bool, words: str) -> None:
 
 
 def test_it_types_what_an_operator_would() -> None:
-    config = read(None, {"HOME": "/home/anna"}, {"services.stage_one.copies": 2, "services.guard.copies": 0})
+    config = read(None, {"HOME": "/users/anna"}, {"services.stage_one.copies": 2, "services.guard.copies": 0})
     typed = [" ".join(s.command) for s in services(config, ("--set", "cascade.toy=true"))]
     assert typed == [
         "coordinator --tied --set cascade.toy=true",

@@ -1,0 +1,86 @@
+"""What the broker does because time passes: deadlines, silence, stalls, the end of the grace.  Pure: it is told the time.
+
+One heap of timers.  An entry is a reason to look, never a verdict: what it was set for may long be over.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from ifmesh.cascade import Cascade
+from ifmesh.commands import Command, Policy, parent_of
+from ifmesh.desk import Desk
+from ifmesh.job import Cause
+from ifmesh.protocol import Endpoint, Failed, Kill
+from ifmesh.roster import Worker
+
+
+class Vigil(Desk):
+    """The desk, and the watch over the clock."""
+
+    def __init__(self, cascade: Cascade, epoch: int, inlet: tuple[Endpoint, ...], policy: Policy | None = None) -> None:
+        super().__init__(cascade, epoch, inlet, policy)
+        self._woke = 0.0
+
+    def tick(self, now: float) -> list[Command]:
+        self._overslept(now)
+        while self._timers and self._timers[0][0] <= now:
+            _, _, kind, key = heapq.heappop(self._timers)
+            {"deadline": self._expire, "silence": self._listen, "grace": self._settle, "suspect": self._convict}[kind](now, key)
+        return self._flush(now)
+
+    def wakeup(self) -> float | None:
+        """When tick() next has work; None: never."""
+        return self._timers[0][0] if self._timers else None
+
+    def _stalled(self, now: float, worker: Worker) -> None:
+        """It beats, but nothing advances."""
+        self._send(parent_of(worker.life), Kill(worker.life))
+        self._lose(now, worker, f"stalled: no step for {now - worker.progressed:.0f} s", own=True)
+        self._bury(worker.life)
+
+    def _patience(self, stage: str) -> float:
+        return self.policy.patience.get(stage) or self.cascade[stage].patience
+
+    def _overslept(self, now: float) -> None:
+        """When the coordinator itself was stopped for a while, nobody else's silence in that time counts."""
+        if self._timers and now > self._timers[0][0] + 1.0:
+            self._woke = now
+
+    def _expire(self, now: float, key: str) -> None:
+        job = self.jobs.get(key)
+        # The timer may be that of an ended job whose id is in use again.  The sum is the very one that `_book` made.
+        if job is not None and job.request.deadline is not None and now >= job.accepted + job.request.deadline:
+            ending = Failed(job.id, "expired", job.at, "", f"its deadline of {job.request.deadline:g} s passed")
+            self._end(now, job, Cause.EXPIRED, ending)
+
+    def _listen(self, now: float, life: str) -> None:
+        """Has this worker said anything lately?"""
+        worker = self.roster.lives.get(life)
+        if worker is None:
+            return
+        heard = max(worker.seen, self._woke)
+        if worker.state == "loading" and now - worker.since > self.policy.loading:
+            self._send(parent_of(life), Kill(life))
+            self._lose(now, worker, f"still loading after {self.policy.loading:g} s", own=True)
+        elif now >= heard + self.policy.silence:  # the very sum of the timer below: a difference may round the other way, for ever
+            self._lose(now, worker, f"silent for {now - heard:.1f} s", own=False)
+            if self._suspects[life][1]:
+                self._timer(max(now, worker.progressed + self._patience(worker.stage)), "suspect", life)
+        else:
+            self._timer(heard + self.policy.silence, "silence", life)
+
+    def _convict(self, now: float, life: str) -> None:
+        """Silent for longer than its stage's patience, with work in hand, and no witness of its death: wedged."""
+        if life in self._suspects:
+            self._send(parent_of(life), Kill(life))
+
+    def _settle(self, now: float, _: str) -> None:
+        """The grace after a restart is over: what nobody claimed goes back to its queue."""
+        orphans, self._orphans = self._orphans, set()
+        for job in sorted((self.jobs[j] for j in orphans), key=lambda j: j.order):
+            if not job.ticket:
+                self._deepest(now, job)
+                self._enqueue(now, job)
+        for job in list(self.jobs.values()):
+            self._reconsider(now, job, "its bag is gone")  # it may have died while nobody was granted anything
