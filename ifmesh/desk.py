@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ifmesh.books import books
-from ifmesh.cascade import PROMPT_CHARACTERS
 from ifmesh.commands import Book, Hand
 from ifmesh.dispatch import Dispatch
 from ifmesh.errors import BadRequest
 from ifmesh.job import Cause
 from ifmesh.protocol import Accepted, Cancel, Cancelled, Fetch, Finished, Hi, Inspect, Refused, Submit, Watch, Welcome
+from ifmesh.rules import PROMPT_CHARACTERS
 
 
 class Desk(Dispatch):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-VERSION = 1
+VERSION = 2
 
 STAGES = ("encoder", "stage_one", "stage_two", "upscaler", "guard")
-TASKS = ("generate", "vary", "inpaint", "upscale", "encode")
+TASKS = ("generate", "vary", "inpaint", "encode")
 
 Token = tuple[int, int]
 """(coordinator epoch, number).  Issuing a newer one is what invalidates the older; (0, 0) is older than any."""
@@ -39,10 +39,13 @@ class Settings:
 class Request:
     """What somebody wants drawn.  The same Request gives the same bytes within one numeric class.
 
-    seed: of the one CPU generator that travels in the bag.  settings: by stage name.  width, height: base pixels (Stage I).
-    seeding: "chained" (one generator through all stages) or "per_stage" (fresh in each).  stages: publish the pictures of the
-    earlier stages too.  priority: higher goes first.  deadline: seconds from acceptance to the end.  keep: seconds to keep the
-    last bag beside the result.  continues: job id whose kept bag to start from.
+    seed: of the one CPU generator that travels in the bag.  settings: by stage name.  width, height: base pixels (Stage I) of what is
+    generated; vary and inpaint follow their source.  seeding: "chained" (one generator through all stages) or "per_stage" (fresh in
+    each).  stages: publish the pictures of the earlier stages too.  priority: higher goes first.  deadline: seconds from acceptance to
+    the end.  keep: seconds to keep the last bag beside the result.  continues: job id whose kept bag to start from.
+
+    brings: names of the tensors that the client uploads, in the order of `cascade.BROUGHT`; they enter the first bag.  upload: SHA-256
+    (hex) of their safetensors frame.  tied: the job is cancelled when no client that watches it has been heard for a while.
     """
 
     prompt: str
@@ -60,6 +63,9 @@ class Request:
     deadline: float | None = None
     keep: float = 0.0
     continues: str = ""
+    brings: tuple[str, ...] = ()
+    upload: str = ""
+    tied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +102,14 @@ class Hi:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Please run this, once, whatever happens.  Repeating it is safe: the job id is the client's own."""
+    """Please run this, once, whatever happens.  Repeating it is safe: the job id is the client's own.
+
+    Answered by Accepted or Refused; or by Wanted, when the coordinator does not have the upload.  previews: as in Watch.
+    """
 
     job: str
     request: Request
+    previews: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +119,10 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Tell me of this job from now on; answered at once with where it stands."""
+    """Tell me of this job from now on; answered at once with where it stands.  previews: show me the early pictures, too."""
 
     job: str
+    previews: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +145,15 @@ class Inspect:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """stages: of the running cascade.  epoch: of the coordinator.  Limits: a client can check before it sends."""
+    """stages: of the running cascade.  epoch: of the coordinator.  max_prompt: characters; a client can check before it sends.
+
+    inlet: where uploads are pushed to.
+    """
 
     stages: tuple[str, ...]
     epoch: int
     max_prompt: int
+    inlet: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +161,14 @@ class Accepted:
     """It is on disk; it will end."""
 
     job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Not taken yet: PUSH the upload with this SHA-256 to the inlet.  When it is on disk, the Submit counts, as if said again."""
+
+    job: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +209,17 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """An early picture, checked and marked by the guard.  Its safetensors frame (png_STAGE, flagged) follows as the next part.
+
+    May never come, and come twice: whoever wants all the pictures fetches the result.
+    """
+
+    job: str
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The result is on disk.  digest: SHA-256 (hex) of the published frame, size: its bytes.
 
@@ -218,10 +252,11 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Answers Fetch.  The published safetensors frame follows as the next part of the same message."""
+    """Answers Fetch.  The published safetensors frame follows as the next part of the same message.  request: what was asked."""
 
     job: str
     digest: str
+    request: Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,13 +429,29 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """Send the bag you hold for this job to `life`, under its `token`, and keep yours until Release.  kind: bag or result."""
+    """Send the bag you hold for this job to `life`, under its `token`, and keep yours until Release.
+
+    kind: bag; result (to the coordinator); preview (its picture alone, to a guard).
+    """
 
     job: str
     token: Token
     life: str
     to: tuple[Endpoint, ...]
-    kind: Literal["bag", "result"] = "bag"
+    kind: Literal["bag", "result", "preview"] = "bag"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """To a guard: the picture that `stage` has drawn comes under this token.  If you have time, check it, and PUSH it as a preview.
+
+    Nobody waits for it, and nothing is held: whatever is lost on the way is not missed.
+    """
+
+    job: str
+    stage: str
+    token: Token
+    to: tuple[Endpoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,8 +506,8 @@ class Noted:
 ClientMessage = Hi | Submit | Cancel | Watch | Fetch | Inspect
 WorkerMessage = Hello | Beat | Step | Received | Done | Raised | Bye | Exited
 ToCoordinator = ClientMessage | WorkerMessage
-ToClient = Welcome | Accepted | Refused | Queued | Started | Progress | Finished | Failed | Cancelled | Result | Books
-ToWorker = Run | Push | Drop | Release | Verdicts | Drain | Who | Refused
+ToClient = Welcome | Accepted | Wanted | Refused | Queued | Started | Progress | Preview | Finished | Failed | Cancelled | Result | Books
+ToWorker = Run | Push | Look | Drop | Release | Verdicts | Drain | Who | Refused
 ToParent = Kill | Noted | Refused
 Ended = Finished | Failed | Cancelled
 
@@ -464,11 +515,18 @@ Ended = Finished | Failed | Cancelled
 # ---- data: the first frame of every PUSH, before the safetensors frame
 
 
+Kind = Literal["bag", "result", "preview", "upload"]
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
-    """kind: "bag" to a worker, "result" to the coordinator.  token: of the grant it is for.  digest: xxh3-128 (hex) of the frame."""
+    """kind: "bag" or "preview" to a worker; "result", "preview" or "upload" to the coordinator.  stage: who made it.
 
-    kind: Literal["bag", "result"]
+    token: of the grant it is for; of a preview, of the grant that drew it.  digest: xxh3-128 (hex) of the frame.  An upload belongs
+    to no job, stage or grant: in the place of the job stands its SHA-256.
+    """
+
+    kind: Kind
     job: str
     stage: str
     token: Token

@@ -1,0 +1,28 @@
+"""The sizes of pictures: what a client may upload, and how it becomes the stages' sizes.  Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+FILE_BYTES: Final = 16 << 20  # of one uploaded file
+PIXELS: Final = 25_000_000  # of one uploaded picture
+FORMATS: Final = ("PNG", "JPEG", "WEBP")  # as Pillow names them
+ASPECT: Final = 4  # the longer side, at most so many times the shorter: 64 x 256 in Stage I
+GRID: Final = 8  # every side that a UNet draws is a multiple
+
+
+def fitted(width: int, height: int, side: int) -> tuple[int, int]:
+    """(width, height) of a source in a stage whose UNet draws `side` pixels: the shorter becomes `side`, the longer keeps the aspect.
+
+    Formula: `resize` of diffusers' deepfloyd_if pipelines, which is why Stage II is not always four times Stage I: 500 x 768 gives
+    64 x 96, then 256 x 392.
+    """
+    aspect = width / height
+    if aspect >= 1:
+        return int(round(side / GRID * aspect) * GRID), side
+    return side, int(round(side / GRID / aspect) * GRID)
+
+
+def alike(first: tuple[int, int], second: tuple[int, int], sides: tuple[int, ...] = (64, 256)) -> bool:
+    """Do two pictures, (width, height) each, become the same sizes in the stages that draw `sides` pixels?"""
+    return all(fitted(*first, side) == fitted(*second, side) for side in sides)

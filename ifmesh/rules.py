@@ -1,0 +1,148 @@
+"""What a request may say: the rule of every field.  Pure; the coordinator and the client ask alike."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from ifmesh.errors import BadRequest
+from ifmesh.protocol import STAGES, TASKS, Request, Settings
+
+PROMPT_CHARACTERS = 2000
+PROMPT_BYTES = 4096
+SIDE = 256  # base pixels at most
+DRAW = ("stage_one", "stage_two", "upscaler")
+NEEDS = {"generate": (), "vary": ("source",), "inpaint": ("source", "mask"), "encode": ()}  # what each task must bring
+MAY = {"generate": ("embeds", "rng"), "vary": ("embeds", "rng"), "inpaint": ("embeds", "rng"), "encode": ()}  # and what it may
+ORDER = ("source", "mask", "embeds", "rng")
+STRENGTH = ("stage_one", "stage_two")  # the stages that start from a source
+
+
+def steps_left(steps: int, strength: float) -> int:
+    """How many of `steps` run at this strength; the first of them are left out.  Formula: diffusers' get_timesteps."""
+    return min(int(steps * strength), steps)
+
+
+def least_strength(steps: int) -> float:
+    """The smallest strength, to four decimals, that leaves a step of so many."""
+    return math.ceil(10000 / steps) / 10000
+
+
+def check_fields(request: Request) -> None:
+    """BadRequest, naming field, value and remedy."""
+    if request.task not in TASKS:
+        raise BadRequest("task", request.task, f"one of {', '.join(TASKS)}")
+    _check_texts(request)
+    _check_numbers(request)
+    _check_way(request)
+    _check_upload(request)
+    for stage, settings in request.settings.items():
+        if stage not in DRAW:
+            raise BadRequest("settings", stage, f"settings belong to one of {', '.join(DRAW)}")
+        _check_settings(stage, settings)
+        if settings.strength is not None:
+            _check_strength(request.task, stage, settings)
+
+
+def _check_texts(request: Request) -> None:
+    if not request.prompt.strip():
+        raise BadRequest("prompt", request.prompt, "say what to draw: the prompt is empty")
+    for field, text in (("prompt", request.prompt), ("negative", request.negative)):
+        if len(text) > PROMPT_CHARACTERS:
+            raise BadRequest(field, text, f"{len(text)} characters; at most {PROMPT_CHARACTERS} (the encoder reads 77 tokens)")
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise BadRequest(field, text, "holds half a surrogate pair: send valid Unicode") from None
+        if size > PROMPT_BYTES:
+            raise BadRequest(field, text, f"{size} bytes of UTF-8; at most {PROMPT_BYTES}")
+        if any(ord(c) < 32 and c not in "\t\n\r" for c in text):
+            raise BadRequest(field, text, "holds control characters: send plain text")
+
+
+def _check_numbers(request: Request) -> None:
+    if not 0 <= request.seed < 2**63:
+        raise BadRequest("seed", request.seed, "from 0 to 2**63 - 1")
+    for field, pixels in (("width", request.width), ("height", request.height)):
+        if pixels is not None and request.task != "generate":
+            raise BadRequest(field, pixels, f"{request.task} follows its source: leave it out" if NEEDS[request.task] else "leave it out")
+        if pixels is not None and (pixels % 8 or not 8 <= pixels <= SIDE):
+            raise BadRequest(field, pixels, f"base pixels (Stage I): a multiple of 8 from 8 to {SIDE}, or leave it out")
+    if not -100 <= request.priority <= 100:
+        raise BadRequest("priority", request.priority, "from -100 to 100; higher goes first")
+    if request.deadline is not None and not 0 < request.deadline <= 604800:
+        raise BadRequest("deadline", request.deadline, "seconds from acceptance: above 0, at most 604800 (a week)")
+    if not 0 <= request.keep <= 86400:
+        raise BadRequest("keep", request.keep, "seconds: from 0 to 86400 (a day)")
+    if request.continues:
+        raise BadRequest("continues", request.continues, "this version of ifmesh does not continue kept bags yet: leave it out")
+
+
+def _check_way(request: Request) -> None:
+    for field, stage in (("first_stage", request.first_stage), ("last_stage", request.last_stage)):
+        if stage not in STAGES:
+            raise BadRequest(field, stage, f"one of {', '.join(STAGES)}")
+    allowed = DRAW if request.task != "encode" else ("encoder",)
+    if request.last_stage not in allowed:
+        raise BadRequest("last_stage", request.last_stage, f"for {request.task}: one of {', '.join(allowed)}")
+    if STAGES.index(request.first_stage) > STAGES.index(request.last_stage):
+        raise BadRequest("first_stage", request.first_stage, f"must not come after last_stage {request.last_stage!r}")
+    if "embeds" in request.brings and request.first_stage != "stage_one":
+        raise BadRequest("first_stage", request.first_stage, "stage_one: with embeds of its own a request needs no encoder")
+
+
+def _check_upload(request: Request) -> None:
+    ordered = tuple(name for name in ORDER if name in request.brings)
+    if ordered != request.brings:
+        raise BadRequest("brings", request.brings, f"each at most once, in this order: {', '.join(ORDER)}")
+    needs, may = NEEDS[request.task], (*NEEDS[request.task], *MAY[request.task])
+    if missing := [name for name in needs if name not in request.brings]:
+        raise BadRequest(missing[0], None, f"{request.task} needs one: upload it")
+    if extra := [name for name in request.brings if name not in may]:
+        raise BadRequest("brings", extra[0], f"not for {request.task}: leave it out")
+    if "rng" in request.brings and request.seeding == "per_stage":
+        raise BadRequest("seeding", request.seeding, "a generator state goes through all stages: 'chained', or give a seed instead")
+    if bool(request.brings) != bool(request.upload) or not re.fullmatch(r"([0-9a-f]{64})?", request.upload):
+        raise BadRequest("upload", request.upload, "the SHA-256, in hex, of what the request brings; empty if it brings nothing")
+
+
+def _check_settings(stage: str, s: Settings) -> None:
+    if s.steps is not None and not 1 <= s.steps <= 1000:
+        raise BadRequest(f"settings.{stage}.steps", s.steps, "from 1 to 1000")
+    if s.timesteps is not None:
+        if s.steps is not None:
+            raise BadRequest(f"settings.{stage}.steps", s.steps, "give steps or timesteps, not both")
+        if stage == "upscaler":
+            raise BadRequest("settings.upscaler.timesteps", s.timesteps, "the upscaler takes steps only, as its pipeline does")
+        falling = all(a > b for a, b in zip(s.timesteps, s.timesteps[1:], strict=False))
+        if not s.timesteps or not falling or s.timesteps[0] > 999 or s.timesteps[-1] < 0:
+            raise BadRequest(f"settings.{stage}.timesteps", s.timesteps, "a strictly falling list within 999..0")
+    if s.guidance is not None and not 0 <= s.guidance <= 100:
+        raise BadRequest(f"settings.{stage}.guidance", s.guidance, "from 0 to 100; 1 or less means no guidance")
+    most = {"stage_one": -1, "stage_two": 999, "upscaler": 350}[stage]
+    if s.noise_level is not None and not 0 <= s.noise_level <= most:
+        raise BadRequest(
+            f"settings.{stage}.noise_level", s.noise_level, f"from 0 to {most}" if most >= 0 else "Stage I has none: leave it out"
+        )
+
+
+def _check_strength(task: str, stage: str, s: Settings) -> None:
+    field, strength = f"settings.{stage}.strength", s.strength
+    assert strength is not None
+    if stage not in STRENGTH:
+        raise BadRequest(field, strength, f"belongs to {' and '.join(STRENGTH)}: leave it out")
+    if not NEEDS[task]:
+        raise BadRequest(field, strength, "belongs to vary and inpaint: leave it out")
+    if not 0 < strength <= 1:
+        raise BadRequest(field, strength, "above 0, at most 1; 1 keeps nothing of the source")
+    steps = s.steps if s.timesteps is None else len(s.timesteps)
+    if steps is not None:
+        check_steps_left(stage, steps, strength)
+
+
+def check_steps_left(stage: str, steps: int, strength: float) -> None:
+    """BadRequest when so many steps at this strength leave none."""
+    if steps_left(steps, strength) < 1:
+        raise BadRequest(
+            f"settings.{stage}.strength", strength, f"leaves no step of {steps}: at least {least_strength(steps)}, or more steps"
+        )
