@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 STAMP := .venv/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 PY := .venv/bin/python
 
-.PHONY: demo test
+.PHONY: demo test parity
 .DELETE_ON_ERROR:
 
 # exec: make itself is the parent of the demo, which ends with it, however it ends
@@ -20,6 +20,10 @@ test: $(STAMP)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict ifmesh services tests
 	$(PY) -m pytest -q -rs
+
+# every case against diffusers' own pipelines, of which `make test` runs a selection; says how long it took
+parity: $(STAMP)
+	$(PY) -m pytest -q -m parity tests/services
 
 $(STAMP): pyproject.toml deploy/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -19,13 +19,19 @@ The layers, each knowing only those above it (a test holds them to it):
                       wire        message <-> msgpack frame, one union per door
                       bags        named tensors <-> safetensors frame, without a tensor library
                       config      ifmesh.toml, IFMESH_* and flags -> frozen Config
+  what a user brings  source      a picture file, from whatever there is
+                      embeds      texts, encoded
+                      wishes      keyword arguments -> Request and upload
   shells              sockets     the only file with socket options
                       journal     requests and endings in SQLite; results on disk
                       coordinator Broker behind a ROUTER
                       worker      Keeper beside a stage; a parent watches it
-                      connection  Caller behind a DEALER, in a thread of its own
+                      connection  Caller behind a DEALER, in a thread of its own; with parcels (uploads) and a file for each job
+                      talk        what to wait for: one story for threads and tasks
+                      asker       what both clients ask; with case (one job) and many (map, as_completed)
                       client      the door to the mesh: Client, Job
-                      image       what comes out: Image
+                      aclient     the same for asyncio: AsyncClient, AsyncJob
+                      image       what comes out: Image, Preview
                       supervisor  `ifmesh up`: starts what an operator would type, and again when it dies
                       toy         stages without models, with the same names and sizes
                       cli, demo   the commands
@@ -39,15 +45,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ifmesh.aclient import AsyncClient, AsyncJob
     from ifmesh.client import Client, Job
+    from ifmesh.embeds import Embeds
     from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
-    from ifmesh.image import Image, Picture
+    from ifmesh.image import Image, Picture, Preview
     from ifmesh.protocol import Request, Settings
+    from ifmesh.wishes import Wishes
 
 __all__ = [
+    "AsyncClient",
+    "AsyncJob",
     "BadRequest",
     "Client",
     "DeadlineExceeded",
+    "Embeds",
     "Image",
     "Job",
     "JobCancelled",
@@ -57,14 +69,19 @@ __all__ = [
     "MeshError",
     "Misconfigured",
     "Picture",
+    "Preview",
     "Request",
     "Settings",
+    "Wishes",
 ]
 
 _HOME = {
+    **dict.fromkeys(("AsyncClient", "AsyncJob"), "aclient"),
     **dict.fromkeys(("Client", "Job"), "client"),
-    **dict.fromkeys(("Image", "Picture"), "image"),
+    "Embeds": "embeds",
+    **dict.fromkeys(("Image", "Picture", "Preview"), "image"),
     **dict.fromkeys(("Request", "Settings"), "protocol"),
+    "Wishes": "wishes",
 }
 
 

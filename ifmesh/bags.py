@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import xxhash
@@ -82,6 +82,14 @@ def decode(frame: bytes | memoryview, expected: Iterable[Blob] | None = None) ->
     if expected is not None:
         _compare(bag, tuple(expected))
     return dict(sorted(bag.items()))
+
+
+def only(frame: bytes | memoryview, names: Collection[str]) -> bytes:
+    """A frame with these tensors of it alone.  Garbled: one of them is not there."""
+    bag = decode(frame)
+    if missing := sorted(set(names) - bag.keys()):
+        raise Garbled(f"no {', '.join(missing)} in the bag")
+    return encode({name: bag[name] for name in names})
 
 
 def digest(frame: bytes | memoryview) -> str:

@@ -6,12 +6,13 @@ change; each Beat is compared with the books (`_claimed`, `_offered`, `_chase`),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from ifmesh.cascade import Cascade
-from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Give, Hand, Note, Policy, Send, parent_of
+from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Discard, Give, Hand, Note, Policy, Send, parent_of
 from ifmesh.job import Cause, Job, Output, State
 from ifmesh.protocol import (
     NEVER,
@@ -46,7 +47,22 @@ from ifmesh.protocol import (
 from ifmesh.roster import Worker
 from ifmesh.vigil import Vigil
 
-__all__ = ["Blame", "Book", "Booked", "Broker", "Close", "Closed", "Command", "Give", "Hand", "Note", "Policy", "Send", "parent_of"]
+__all__ = [
+    "Blame",
+    "Book",
+    "Booked",
+    "Broker",
+    "Close",
+    "Closed",
+    "Command",
+    "Discard",
+    "Give",
+    "Hand",
+    "Note",
+    "Policy",
+    "Send",
+    "parent_of",
+]
 
 
 WORDS = 500
@@ -77,16 +93,28 @@ class Broker(Vigil):
 
     # ---- what the shell calls
 
-    def recover(self, now: float, open_jobs: Iterable[Booked], ended: Iterable[Closed]) -> list[Command]:
+    def recover(
+        self, now: float, open_jobs: Iterable[Booked], ended: Iterable[Closed], uploads: Mapping[str, int] = MappingProxyType({})
+    ) -> list[Command]:
         """After a start, before anything else: what the journal knows.  While there are open jobs nothing is granted for
-        `policy.grace` seconds or until a worker has claimed each: first comes what still runs."""
+        `policy.grace` seconds or until a worker has claimed each: first comes what still runs.
+
+        uploads: those on disk, digest -> bytes.  What no open job refers to is discarded: whoever wants it still says so again.
+        """
+        brought: dict[str, tuple[str, ...]] = {}
         for closed in ended:
             self._remember(closed)
         for booked in open_jobs:
             job = self._book(now - booked.age, booked.job, booked.request)
-            job.blame, job.queued_at = booked.blame, now
+            job.blame, job.queued_at, job.heard = booked.blame, now, now
+            brought[booked.request.upload] = booked.request.brings
             self._story(now, job, "the coordinator was started again")
             self._orphans.add(job.id)
+        for digest, size in uploads.items():
+            if digest in brought:
+                self.uploads.store(now, digest, size, brought[digest])
+            else:
+                self._out.append(Discard(digest))
         if self._orphans:
             self._timer(now + self.policy.grace, "grace", "")
             self._note("", f"{len(self._orphans)} jobs from the journal; adopting what still runs for {self.policy.grace:g} s")
@@ -95,6 +123,8 @@ class Broker(Vigil):
     def receive(self, now: float, peer: bytes, message: ToCoordinator) -> list[Command]:
         """peer: routing id of the sender."""
         self._overslept(now)
+        if peer in self._heard:
+            self._heard[peer] = now
         self._doors[type(message)](now, peer, message)
         return self._flush(now)
 
@@ -112,15 +142,29 @@ class Broker(Vigil):
             self._close(now, known, Finished(job, digest, size, known.request.seed, known.reproducible, runs))
         return self._flush(now)
 
+    def unreadable(self, now: float, job: str, why: str) -> list[Command]:
+        """The job's first bag, which was to be given, cannot be read from disk."""
+        known = self.jobs.get(job)
+        if known is not None and known.stage == 0 and not known.received:
+            if (stored := self.uploads.stored.get(known.request.upload)) is not None:
+                stored.sound = False
+            self._story(now, known, f"{known.at}: {why}")
+            self._fail(now, known, "error", why)
+        return self._flush(now)
+
     def recall(self, closed: Closed) -> None:
         """An ending older than those that are remembered, found in the journal because somebody asks for it."""
         self._remember(closed)
 
     def gone(self, now: float, peer: bytes) -> None:
         """This peer cannot be reached: it watches nothing any more.  (A worker's next Beat repairs what was lost on the way.)"""
-        for job in self._watching.pop(peer, ()):
-            if job in self.jobs:
-                self.jobs[job].watchers.discard(peer)
+        heard = self._heard.pop(peer, 0.0)
+        for job_id in self._watching.pop(peer, ()):
+            job = self.jobs[job_id]
+            job.watchers.discard(peer)
+            job.lookers.discard(peer)
+            job.heard = max(job.heard, heard)
+        self.uploads.left(peer)
 
     def drain(self, now: float) -> list[Command]:
         """Admit nothing new, start no job; those under way go on."""

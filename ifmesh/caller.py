@@ -2,38 +2,38 @@
 
 Level-triggered: nothing that it sends or hears is needed exactly once.  Every wish stays until the mesh has answered it, is sent
 again after `again` seconds of silence about it, and all of them at once when the coordinator turns out to be another than before.
+Uploads are pushed when the mesh says that it wants them, however often it says so, and whatever number of jobs bring the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Final, Literal
+from typing import Final
 
+from ifmesh.errand import Errand
+from ifmesh.luggage import Luggage
 from ifmesh.protocol import (
     Accepted,
     Books,
-    Cancel,
     Cancelled,
     ClientMessage,
     Failed,
-    Fetch,
     Finished,
     Hi,
-    Inspect,
-    Progress,
+    Preview,
     Refused,
     Request,
     Result,
-    Submit,
     ToClient,
-    Watch,
+    Wanted,
     Welcome,
 )
 
+KEEPALIVE: Final = 10.0  # seconds between two Hi while a job is open: who is silent for long counts as gone
 BURST: Final = 20  # repeats leave in groups of so many ...
 GAP: Final = 0.1  # ... so many seconds apart: 1,000 silent jobs cost 200 messages a second, not a storm every two
-SLOW: Final = 60.0  # seconds: the longest wait before a Fetch is sent again; a picture may be on a slow link
+SLOW: Final = 60.0  # seconds: the longest wait before a Fetch, or an upload, is sent again; a picture may be on a slow link
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """To whoever waits for this job ("": for the Welcome or the Books): this came.  payload: the frame behind a Result."""
+    """To whoever waits for this job ("": for the Welcome or the Books): this came.  payload: the frame behind a Result or Preview."""
 
     job: str
     message: ToClient
@@ -51,38 +51,18 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
+class Upload:
+    """PUSH the upload with this SHA-256 to the inlet that Welcome named, now."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rebuild:
     """Nothing was heard for too long: close the socket and make a new one."""
 
 
-Command = Send | Tell | Rebuild
-
-
-@dataclass(slots=True, eq=False)
-class _Wish:
-    """One thing that is not yet answered.  due: when to repeat it; wait: seconds between two tries.
-
-    Of a job: request until it is accepted, then None; told: what of the news still holds, by kind; forgotten: nobody waits.
-    """
-
-    kind: Literal["job", "fetch", "inspect"]
-    job: str
-    due: float
-    wait: float
-    page: int = 0
-    request: Request | None = None
-    cancel: bool = False
-    forgotten: bool = False
-    told: dict[type, ToClient] = field(default_factory=dict)
-    open: bool = True
-
-    def messages(self) -> list[ClientMessage]:
-        if self.kind == "fetch":
-            return [Fetch(self.job)]
-        if self.kind == "inspect":
-            return [Inspect(self.page, self.job)]
-        first: ClientMessage = Watch(self.job) if self.request is None else Submit(self.job, self.request)
-        return [first, Cancel(self.job)] if self.cancel else [first]
+Command = Send | Tell | Upload | Rebuild
 
 
 @dataclass(slots=True)
@@ -92,10 +72,11 @@ class _Line:
     epoch: int | None = None
     quiet: float = 0.0
     hi: float | None = None  # when to say Hi again; None: Welcome came
+    alive: float = 0.0  # when to say Hi because a job is open
     probing: bool = False
     pause: float = 0.0  # no repeats before this
     slow: float = 0.0  # the longest wait of a Fetch under way: so much silence may be a picture that still comes
-    heap: list[tuple[float, int, _Wish]] = field(default_factory=list)
+    heap: list[tuple[float, int, Errand]] = field(default_factory=list)
     pushed: int = 0
 
 
@@ -109,9 +90,10 @@ class Caller:
     def __init__(self, patience: float = 3.0, again: float = 2.0) -> None:
         self._patience, self._again = patience, again
         self._line = _Line()
-        self._jobs: dict[str, _Wish] = {}
-        self._fetches: dict[str, _Wish] = {}
-        self._inspect: _Wish | None = None
+        self._jobs: dict[str, Errand] = {}
+        self._fetches: dict[str, Errand] = {}
+        self._inspect: Errand | None = None
+        self._luggage = Luggage(again, SLOW)
 
     # ---- wishes
 
@@ -119,16 +101,17 @@ class Caller:
         """Is anybody there?  Repeated until Welcome."""
         self._begin(now)
         self._line.hi = now + self._again
+        self._line.alive = now + KEEPALIVE
         return [Send(Hi())]
 
-    def submit(self, now: float, job: str, request: Request) -> list[Command]:
-        """Repeated until Accepted or Refused; from then on the job is watched to its end."""
-        return self._wish_job(now, job, request)
+    def submit(self, now: float, job: str, request: Request, previews: bool = False) -> list[Command]:
+        """Repeated until Accepted or Refused; from then on the job is watched to its end.  previews: as in `watch`."""
+        return self._wish_job(now, job, request, previews)
 
-    def watch(self, now: float, job: str) -> list[Command]:
-        """Come back to a job by its id."""
+    def watch(self, now: float, job: str, previews: bool = False) -> list[Command]:
+        """Come back to a job by its id.  previews: and see its early pictures; once asked for, they are until the job has ended."""
         known = self._jobs.get(job)
-        return self._wish_job(now, job, known.request if known else None)
+        return self._wish_job(now, job, known.request if known else None, previews)
 
     def cancel(self, now: float, job: str) -> list[Command]:
         """Repeated until the job has ended, one way or another."""
@@ -140,7 +123,7 @@ class Caller:
         self._begin(now)
         if job in self._fetches:
             return []
-        wish = self._fetches[job] = _Wish("fetch", job, now + self._again, self._again)
+        wish = self._fetches[job] = Errand("fetch", job, now + self._again, self._again)
         return self._first(wish)
 
     def inspect(self, now: float, page: int, job: str) -> list[Command]:
@@ -148,7 +131,7 @@ class Caller:
         self._begin(now)
         if self._inspect is not None:
             self._inspect.open = False
-        self._inspect = _Wish("inspect", job, now + self._again, self._again, page)
+        self._inspect = Errand("inspect", job, now + self._again, self._again, page)
         return self._first(self._inspect)
 
     def forget(self, job: str) -> None:
@@ -158,6 +141,10 @@ class Caller:
         if wish := self._jobs.get(job):
             wish.forgotten = True
             self._let_go(wish)
+
+    def needs(self, digest: str) -> bool:
+        """May this upload still be asked for?  Some Submit that brings it is not answered yet."""
+        return digest in self._luggage
 
     # ---- what arrived
 
@@ -169,6 +156,8 @@ class Caller:
             case Welcome():
                 fresh = fresh or line.epoch not in (None, message.epoch)
                 line.epoch, line.hi = message.epoch, None
+                if fresh:
+                    self._luggage.hurry()
                 out: list[Command] = [Tell("", message)]
             case Books():
                 out = self._books(message)
@@ -176,6 +165,10 @@ class Caller:
                 out = self._result(message, payload)
             case Refused():
                 out = self._refused(now, message)
+            case Wanted():
+                out = self._wanted(now, message)
+            case Preview():
+                out = self._preview(message, payload)
             case _:
                 out = self._news(now, message)
         return out + (self._everything(now) if fresh else [])
@@ -188,11 +181,15 @@ class Caller:
             return []
         if now >= line.quiet + self._silence:  # as wakeup() says it: the difference would round otherwise, and the shell spin
             # Until anybody answers, one Hi is asked instead of everything: a dead address is not to be flooded.
-            line.quiet, line.probing, line.hi = now, True, now + self._again
+            line.quiet, line.probing, line.hi, line.alive = now, True, now + self._again, now + KEEPALIVE
+            self._luggage.hurry()  # what was on its way may be lost
             return [Rebuild(), Send(Hi())]
         out: list[Command] = []
         if line.hi is not None and line.hi <= now:
-            line.hi = now + self._again
+            line.hi, line.alive = now + self._again, now + KEEPALIVE
+            out.append(Send(Hi()))
+        elif self._jobs and line.alive <= now:  # heard or not: the next one follows
+            line.alive = now + KEEPALIVE
             out.append(Send(Hi()))
         if not line.probing and line.pause <= now:
             out += self._repeats(now)
@@ -206,6 +203,8 @@ class Caller:
         times = [line.quiet + self._silence]
         if line.hi is not None:
             times.append(line.hi)
+        if self._jobs:
+            times.append(line.alive)
         if line.heap and not line.probing:
             times.append(max(line.heap[0][0], line.pause))
         return min(times)
@@ -225,29 +224,43 @@ class Caller:
             self._line.quiet = now  # silence counts from the first question
             self._line.heap.clear()
 
-    def _first(self, wish: _Wish) -> list[Command]:
+    def _first(self, wish: Errand) -> list[Command]:
         self._push(wish)
         # While nobody answers, it waits with the rest for the first sign of life.
         return [] if self._line.probing else [Send(m) for m in wish.messages()]
 
-    def _push(self, wish: _Wish) -> None:
+    def _push(self, wish: Errand) -> None:
         self._line.pushed += 1
         heappush(self._line.heap, (wish.due, self._line.pushed, wish))
 
-    def _wish_job(self, now: float, job: str, request: Request | None, cancel: bool = False) -> list[Command]:
+    def _wish_job(self, now: float, job: str, request: Request | None, previews: bool = False, cancel: bool = False) -> list[Command]:
         self._begin(now)
+        if not self._jobs:
+            self._line.alive = now + KEEPALIVE
         wish = self._jobs.get(job)
         if wish is None:
-            wish = self._jobs[job] = _Wish("job", job, now + self._again, self._again, request=request, cancel=cancel)
+            wish = self._jobs[job] = Errand("job", job, now + self._again, self._again, previews=previews, cancel=cancel)
+            self._ask(wish, request)
             return self._first(wish)
         # A wish has one place in the heap; `due` may only move later, and the place is looked up again when its time comes.
-        wish.request, wish.cancel, wish.forgotten, wish.told = request, wish.cancel or cancel, False, {}
+        self._ask(wish, request)
+        wish.previews, wish.cancel, wish.forgotten = wish.previews or previews, wish.cancel or cancel, False
+        wish.told, wish.shown = {}, set()
         wish.due = now + self._again
         return [] if self._line.probing else [Send(m) for m in wish.messages()]
 
-    def _answered(self, wish: _Wish) -> None:
+    def _ask(self, wish: Errand, request: Request | None) -> None:
+        """What is asked of this job from now on; None: that was answered."""
+        before, wish.request = wish.request, request
+        if before is not None and (request is None or request.upload != before.upload):
+            self._luggage.settled(wish.job, before.upload)
+        if request is not None and request.upload:
+            self._luggage.brought(wish.job, request.upload)
+
+    def _answered(self, wish: Errand) -> None:
         wish.open = False
         if wish.kind == "job":
+            self._ask(wish, None)
             del self._jobs[wish.job]
         elif wish.kind == "fetch":
             del self._fetches[wish.job]
@@ -256,17 +269,18 @@ class Caller:
         else:
             self._inspect = None
 
-    def _let_go(self, wish: _Wish) -> None:
+    def _let_go(self, wish: Errand) -> None:
         if wish.forgotten and wish.request is None and not wish.cancel:
             self._answered(wish)
 
     def _news(self, now: float, message: ToClient) -> list[Command]:
         """Of one job.  Whatever it says, the coordinator has the job: that is as good as Accepted."""
-        assert not isinstance(message, Welcome | Books | Result | Refused)
+        assert not isinstance(message, Welcome | Books | Result | Refused | Wanted | Preview)
         wish = self._jobs.get(message.job)
         if wish is None:
             return []  # ended, forgotten, or never asked for: late or doubled
-        known, wish.request = wish.request is None, None
+        known = wish.request is None
+        self._ask(wish, None)
         wish.due = now + wish.wait
         if isinstance(message, Finished | Failed | Cancelled):
             self._answered(wish)
@@ -274,13 +288,20 @@ class Caller:
         self._let_go(wish)
         if isinstance(message, Accepted):
             return [] if known else [Tell(message.job, message)]
-        # A Watch is answered with where the job stands: Started and the newest step, which were told already.
-        if wish.told.get(type(message)) == message:
+        return [Tell(message.job, message)] if wish.news(message) else []
+
+    def _wanted(self, now: float, message: Wanted) -> list[Command]:
+        """The Submit was heard, but for the upload.  It goes on being repeated: the answer says whether the upload is there."""
+        wish = self._jobs.get(message.job)
+        if wish is None or not self._luggage.wanted(message.job, message.digest):
             return []
-        if not isinstance(message, Progress):
-            wish.told.clear()
-        wish.told[type(message)] = message
-        return [Tell(message.job, message)]
+        wish.due = now + wish.wait
+        return [Upload(message.digest)] if self._luggage.push(now, message.digest) else []
+
+    def _preview(self, message: Preview, payload: bytes) -> list[Command]:
+        """An extra: it answers nothing, and puts nothing off."""
+        wish = self._jobs.get(message.job)
+        return [Tell(message.job, message, payload)] if wish is not None and wish.news(message) else []
 
     def _result(self, message: Result, payload: bytes) -> list[Command]:
         wish = self._fetches.get(message.job)

@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from ifmesh import cli_jobs, cli_mesh, cli_up, exits
+from ifmesh import cli_completion, cli_jobs, cli_mesh, cli_submit, cli_up, exits
 from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
 
 
@@ -46,7 +46,7 @@ def cli() -> None:
     """
 
 
-for command in (cli_up.up, cli_up.down, *cli_jobs.COMMANDS, *cli_mesh.COMMANDS):
+for command in (cli_up.up, cli_up.down, *cli_submit.COMMANDS, *cli_jobs.COMMANDS, *cli_mesh.COMMANDS, *cli_completion.COMMANDS):
     cli.add_command(command)
 
 

@@ -48,6 +48,7 @@ def ps(jobs: bool, ready: bool, as_json: bool, config_file: Path | None) -> int:
     """Services, queues and jobs.  Exit 4: the coordinator cannot be reached.
 
     \b
+    ifmesh ps --jobs
     ifmesh ps --json | jq '.services[] | select(.state == "loading")'
     """
     from ifmesh import screen, sockets
@@ -57,15 +58,15 @@ def ps(jobs: bool, ready: bool, as_json: bool, config_file: Path | None) -> int:
     problem, pages = "", []
     try:
         with Client(config.mesh.coordinator or None, state=config.mesh.state, timeout=3.0) as client:
-            pages.append(client.inspect())
+            pages.append(client.status())
             while len(pages) < pages[0].pages:
-                pages.append(client.inspect(len(pages)))
+                pages.append(client.status(page=len(pages)))
     except Lost as error:
         problem = str(error)
     services = [*_ours(config, bool(pages), sockets.host_id()), *(_renamed(asdict(row)) for page in pages for row in page.services)]
     known = {row["service"] for row in services}
     services += [row for row in _not_yet(config, sockets.host_id()) if row["service"] not in known]
-    rows = [asdict(row) for page in pages for row in page.jobs]
+    rows = list({row.job: asdict(row) for page in pages for row in page.jobs}.values())  # by id: the pages move while they are turned
     queued = dict(pages[0].queued) if pages else {}
     missing = list(pages[0].missing) if pages else list(STAGES)
     if as_json:
@@ -149,7 +150,11 @@ def _print_books(services: list[dict[str, Any]], jobs: list[dict[str, Any]], que
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="So many of the last lines, of each.")
 @options.configured
 def logs(service: str | None, follow: bool, lines: int, config_file: Path | None) -> int:
-    """The logs of SERVICE (as `ifmesh ps` names them: coordinator, stage_one-0, up ...), or of all."""
+    """The logs of SERVICE (as `ifmesh ps` names them: coordinator, stage_one-0, up ...), or of all.
+
+    \b
+    ifmesh logs stage_one-0 -f
+    """
     from difflib import get_close_matches
 
     from ifmesh import screen

@@ -12,6 +12,7 @@ import click
 from ifmesh.protocol import STAGES
 
 if TYPE_CHECKING:
+    from ifmesh.client import Client
     from ifmesh.config import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -82,3 +83,11 @@ def configuration(config_file: Path | None) -> tuple[Config, list[str]]:
     for key, value in overrides.items():
         flags += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
     return read, flags
+
+
+def door(config_file: Path | None) -> Client:
+    """The client that this command's flags describe."""
+    from ifmesh.client import Client
+
+    config, _ = configuration(config_file)
+    return Client(config.mesh.coordinator or None, state=config.mesh.state)

@@ -74,7 +74,7 @@ def readiness(config: Config) -> str:
 
     try:
         with Client(config.control(), timeout=2.0) as client:
-            books = client.inspect()
+            books = client.status()
     except MeshError:
         return ""
     if not_ready(books):

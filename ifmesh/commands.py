@@ -26,6 +26,9 @@ class Policy:
     remember: int = 10000  # endings kept in memory
     page: int = 100  # rows of one Books
     retry_after: float = 2.0  # what a refused client is told to wait
+    upload_keep: float = 60.0  # an upload that no open job refers to stays on disk for this long; so long a Submit waits for one
+    max_uploads: int = 4 << 30  # bytes of uploads on disk; beyond: Refused(busy)
+    tether: float = 30.0  # a tied job is cancelled when nobody who watches it was heard for this long
     patience: Mapping[str, float] = field(default_factory=dict)  # by stage, instead of the cascade's own
 
 
@@ -42,13 +45,18 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Give:
-    """PUSH the job's first bag (empty, for a job without uploads) to the worker, under a "bag" header with this stage and token."""
+    """PUSH the job's first bag to the worker, under a "bag" header with this stage and token.
+
+    upload: SHA-256 (hex) of the bag, to be read from disk; "": the job brings nothing, and the bag is empty.  What cannot be read is
+    told back with `unreadable`.
+    """
 
     job: str
     token: Token
     stage: str
     life: str
     to: tuple[Endpoint, ...]
+    upload: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,14 @@ class Hand:
 
     to: bytes
     job: str
+    digest: str
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Delete this upload from disk: no open job refers to it."""
+
     digest: str
 
 
@@ -95,7 +111,7 @@ class Note:
     text: str
 
 
-Command = Send | Give | Hand | Book | Close | Blame | Note
+Command = Send | Give | Hand | Discard | Book | Close | Blame | Note
 
 
 # ---- what the journal remembers

@@ -202,7 +202,8 @@ class Compute:
         except Exception as error:
             self._failed(stage, task, error)
             return
-        self._keep(task.job, frame)
+        if not task.preview:
+            self._keep(task.job, frame)
         self._tell(Made(task.job, task.token, frame, bags.digest(frame), work.seconds))
 
     def _keep(self, job: str, frame: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A client's connection: a Caller behind a DEALER, the thread that owns both, and the files that others wait on."""
+"""A client's connection: a Caller behind a DEALER, the thread that owns both, and how to wait for what it hears."""
 
 from __future__ import annotations
 
@@ -16,74 +16,17 @@ import zmq
 
 from ifmesh import caller, sockets, wire
 from ifmesh.errors import Lost, MeshError, Misconfigured
-from ifmesh.image import Image
-from ifmesh.protocol import (
-    Accepted,
-    Books,
-    Cancelled,
-    ClientMessage,
-    Ended,
-    Failed,
-    Finished,
-    Progress,
-    Queued,
-    Refused,
-    Request,
-    Result,
-    Started,
-    ToClient,
-    Welcome,
-)
+from ifmesh.file import File
+from ifmesh.parcels import Parcels
+from ifmesh.protocol import ClientMessage, Refused, Request, Result, ToClient, Welcome
+from ifmesh.talk import Pause, Signal, Talk
 
 log = logging.getLogger(__name__)
 
-NEWS = 1000  # events kept for each job; whoever reads more slowly misses the oldest
 PROMISED = 6  # an accepted job outlives its coordinator: a restart is waited for so many times as long as a first answer
 REMEDY = "start it with `ifmesh up`, or say where it is (IFMESH_COORDINATOR, --coordinator)"
 
-Event = Queued | Started | Progress | Ended
 Wish = Callable[[caller.Caller, float], list[caller.Command]]
-
-
-class File:
-    """What is known of one job, or (id "") of the mesh.  Everything but the id is under `changed`."""
-
-    def __init__(self, job: str) -> None:
-        self.job = job
-        self.changed = threading.Condition()
-        self.request: Request | None = None
-        self.accepted = False
-        self.events: deque[Event] = deque(maxlen=NEWS)
-        self.heard = 0  # events so far, those that fell out of the deque included
-        self.ending: Ended | None = None
-        self.refused: Refused | None = None
-        self.frame: bytes | None = None
-        self.image: Image | None = None
-        self.welcome: Welcome | None = None
-        self.books: Books | None = None
-
-    def add(self, message: ToClient, payload: bytes) -> None:
-        with self.changed:
-            match message:
-                case Accepted():
-                    self.accepted = True
-                case Refused():
-                    self.refused = message
-                case Result():
-                    self.frame = payload
-                case Welcome():
-                    self.welcome = message
-                case Books():
-                    self.books = message
-                case _ if self.ending is None:
-                    self.accepted = True
-                    self.events.append(message)
-                    self.heard += 1
-                    if isinstance(message, Finished | Failed | Cancelled):
-                        self.ending = message
-                case _:
-                    return  # it has ended, and that was told
-            self.changed.notify_all()
 
 
 class Connection:
@@ -94,6 +37,7 @@ class Connection:
         self.heard = time.monotonic()
         self.rebuilt = 0  # new sockets since anything was heard
         self.failure: MeshError | None = None
+        self.ended = Signal()
         self.mesh = File("")
         self._find = find
         self._mind = mind
@@ -106,6 +50,7 @@ class Connection:
         self._opened = 0
         self._ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._control: zmq.Socket[bytes] | None = None
+        self._parcels = Parcels(self._ctx)
         self._wake = self._ctx.socket(zmq.PAIR)
         self._woken = self._ctx.socket(zmq.PAIR)
         self._thread = threading.Thread(target=self._run, name="ifmesh-client", daemon=True)
@@ -136,33 +81,66 @@ class Connection:
                 found = self._files[job] = File(job)
             return found
 
-    def stop(self) -> None:
-        """What was asked so far is still sent, if somebody takes it at once; then the thread ends."""
+    def submit(self, file: File, request: Request, frame: bytes) -> None:
+        """frame: what the request brings, b"" for nothing; kept until the mesh has it."""
+        job = file.job
+
+        def wish(mind: caller.Caller, now: float) -> list[caller.Command]:
+            if frame:
+                self._parcels.keep(request.upload, frame)
+            return mind.submit(now, job, request)
+
+        self.post(wish)
+
+    def cancel(self, job: str) -> None:
+        self.post(lambda mind, now: mind.cancel(now, job))
+
+    def end(self, why: MeshError | None = None) -> None:
+        """What was asked so far is still sent, if somebody takes it at once; then the thread ends.  why: told to all who wait."""
         with self._lock:
+            self.failure = self.failure or why
             self._stopping = True
             self._poke()
+
+    def stop(self) -> None:
+        """`end`, and wait for it."""
+        self.end()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def wait(self, file: File, ready: Callable[[], bool], patience: float, timeout: float | None, about: str = "") -> None:
-        """Until `ready`, asked under file.changed.  TimeoutError: not within timeout; Lost: the mesh was silent for `patience`."""
+    def closing(self, why: MeshError | None = None) -> Talk[None]:
+        """`stop`, for those who must not block."""
+        self.end(why)
+        yield Pause(self.ended, 0, None)
+        self._thread.join()
+
+    def wait(
+        self, file: Signal, ready: Callable[[], bool], patience: Callable[[], float], limit: float | None, late: str, about: str = ""
+    ) -> Talk[None]:
+        """Until `ready`, asked under the file's lock.
+
+        TimeoutError(late): not before `limit`, on the monotonic clock; Lost: the mesh was silent for `patience` seconds.
+        """
         began = time.monotonic()
-        with file.changed:
-            while not ready():
-                if self.failure is not None:
-                    raise type(self.failure)(*self.failure.args)
-                now = time.monotonic()
-                if timeout is not None and now - began >= timeout:
-                    raise TimeoutError(f"job {file.job}: not finished within {timeout:g} s; it goes on, its id stays good")
-                since = max(began, self.heard)
-                lost = since + patience * (PROMISED if file.accepted else 1)
-                # A silence counts when the thread has found it as well: after a sleep of the whole process the mail is only unread.
-                if now >= lost and self.rebuilt:
-                    raise Lost(f"no answer{about} from the mesh at {self.address} for {now - since:.0f} s: {REMEDY}")
-                pauses = [lost - now if lost > now else 0.1]
-                if timeout is not None:
-                    pauses.append(began + timeout - now)
-                file.changed.wait(min(pauses))
+        while True:
+            with file.lock:
+                if ready():
+                    return
+                seen = file.changes
+            if self.failure is not None:
+                raise type(self.failure)(*self.failure.args)
+            now = time.monotonic()
+            if limit is not None and now >= limit:
+                raise TimeoutError(late)
+            since = max(began, self.heard)
+            lost = since + patience()
+            # A silence counts when the thread has found it as well: after a sleep of the whole process the mail is only unread.
+            if now >= lost and self.rebuilt:
+                raise Lost(f"no answer{about} from the mesh at {self.address} for {now - since:.0f} s: {REMEDY}")
+            pauses = [lost - now if lost > now else 0.1]
+            if limit is not None:
+                pauses.append(limit - now)
+            yield Pause(file, seen, min(pauses))
 
     def _poke(self) -> None:
         if not self._wake.closed:
@@ -185,12 +163,14 @@ class Connection:
             self._wake.close(linger=0)
             self._woken.close(linger=0)
             files = [self.mesh, *self._files.values()]
+        self._parcels.reset()
         if self._control is not None:
             self._control.close(linger=500)  # milliseconds, if anybody listens
         self._ctx.term()
         for file in files:
-            with file.changed:
-                file.changed.notify_all()
+            file.changed()
+            file.over.changed()
+        self.ended.changed()
 
     def _turn(self) -> None:
         """Wait for a wish, a message or the time; do what the mind says."""
@@ -198,6 +178,8 @@ class Connection:
         poller.register(self._woken, zmq.POLLIN)
         if self._control is not None:
             poller.register(self._control, zmq.POLLIN | (zmq.POLLOUT if self._unsent else 0))
+        for socket in self._parcels.waiting:
+            poller.register(socket, zmq.POLLOUT)
         wakeup = self._mind.wakeup()
         poller.poll(None if wakeup is None else max(0, int((wakeup - time.monotonic()) * 1000) + 1))
         while self._woken.poll(0):
@@ -206,6 +188,8 @@ class Connection:
         self._wished()
         self._carry_out(self._mind.tick(time.monotonic()))
         self._send()
+        self._parcels.sift(self._mind.needs)
+        self._parcels.flush(time.monotonic())
 
     def _wished(self) -> None:
         with self._lock:
@@ -241,8 +225,11 @@ class Connection:
                     self._unsent.append(message)
                 case caller.Tell(job, message, payload):
                     self._tell(job, message, payload)
+                case caller.Upload(digest):
+                    self._parcels.push(time.monotonic(), digest)
                 case caller.Rebuild():
                     self.rebuilt += 1
+                    self._parcels.reset()  # their links may be as dead
                     self._unsent.clear()  # the mind asks for all of it again
                     try:
                         self._open()
@@ -253,6 +240,8 @@ class Connection:
         if isinstance(message, Refused) and message.reason == "version":
             self.failure = versions(self.address, message.detail)
             return
+        if isinstance(message, Welcome):
+            self._parcels.welcome(message.epoch, message.inlet)
         with self._lock:
             file = self._files.get(job) if job else self.mesh
         if file is None:

@@ -1,4 +1,5 @@
-"""The coordinator process: the Broker behind a ROUTER, a PULL for results, a PUSH per first-stage worker, a journal.
+"""The coordinator process: the Broker behind a ROUTER, a PULL for results, early pictures and uploads, a PUSH per first-stage worker,
+a journal.
 
 It decides nothing.  What must survive is on disk before anybody is told.
 """
@@ -9,50 +10,42 @@ import os
 import signal
 import time
 from contextlib import suppress
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any
 
 import zmq
 
 from ifmesh import bags, exits, log, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.broker import Broker
-from ifmesh.cascade import IF
-from ifmesh.commands import Blame, Book, Close, Command, Give, Hand, Note, Policy, Send
+from ifmesh.cascade import DRAWN, FLAGGED, IF, PNG
+from ifmesh.commands import Blame, Book, Close, Command, Discard, Give, Hand, Note, Policy, Send
 from ifmesh.config import Config
 from ifmesh.errors import Misconfigured
+from ifmesh.farewell import Farewell
 from ifmesh.inlet import deliveries
 from ifmesh.journal import Journal
 from ifmesh.log import Garbage, logger
+from ifmesh.mail import PREVIEWS, RESULTS, Mail, Message
 from ifmesh.outlets import Outlets
 from ifmesh.places import announce, remembered, socket_file, sweep, withdraw
 from ifmesh.protocol import (
     Cancel,
     Endpoint,
     Fetch,
-    Finished,
     Header,
     Inspect,
+    Preview,
     Refused,
     Result,
     Submit,
     ToClient,
     ToCoordinator,
-    Token,
-    ToParent,
-    ToWorker,
     Watch,
 )
-from ifmesh.wire import TO_CLIENT, TO_COORDINATOR, TO_PARENT, TO_WORKER, Door, Garbled, VersionMismatch
+from ifmesh.wire import TO_COORDINATOR, Garbled, VersionMismatch
+from ifmesh.writer import Landed, Stored, Writer
 
 TURN = 256  # control messages in one turn: then what they led to is carried out
-FAREWELL, AGAIN = 3.0, 0.5  # seconds in which all workers should have left, and between two farewells
-HANDED = 4  # results of up to 64 MiB that may wait for one client to read them
-# Seconds from the last word to a client to the end.  A DEALER that is IMMEDIATE drops what it has received, but its thread has not yet
-# read, when the connection closes: one of ten results was lost so.
-READ = 0.5
-WRITING = 16  # results on their way to disk; the broker asks again for what is turned away
+EMPTY = bags.encode({})  # the first bag of a job that brings nothing
 
 
 def run(config: Config, tied_: bool) -> int:
@@ -73,56 +66,6 @@ def run(config: Config, tied_: bool) -> int:
         return exits.FAILURE
 
 
-class Writer:
-    """A thread that puts results on disk, so that the loop does not wait for the disk; it reports back by ringing."""
-
-    def __init__(self, journal: Journal, bell: Bell) -> None:
-        self._journal, self._bell = journal, bell
-        self._todo: SimpleQueue[tuple[str, Token, bytes] | None] = SimpleQueue()
-        self._done: SimpleQueue[tuple[str, Token, tuple[str, int] | OSError]] = SimpleQueue()
-        self._busy: set[tuple[str, Token]] = set()
-        self._thread = Thread(target=self._run, name="writer", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._busy)
-
-    def write(self, job: str, token: Token, frame: bytes) -> None:
-        if (job, token) not in self._busy and len(self._busy) < WRITING:
-            self._busy.add((job, token))
-            self._todo.put((job, token, frame))
-
-    def landed(self) -> list[tuple[str, Token, str, int]]:
-        """Job, token, SHA-256 and size of each result that is on disk since the last time."""
-        out = []
-        with suppress(Empty):
-            while True:
-                job, token, what = self._done.get_nowait()
-                self._busy.discard((job, token))
-                if isinstance(what, OSError):
-                    logger.error("the result cannot be written: %s", what, extra={"job": job})
-                else:
-                    out.append((job, token, *what))
-        return out
-
-    def stop(self) -> None:
-        """Finish what is begun."""
-        self._todo.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (item := self._todo.get()) is not None:
-            job, token, frame = item
-            try:
-                self._done.put((job, token, self._journal.store(job, frame)))
-            except OSError as error:
-                self._done.put((job, token, error))
-            self._bell.ring()
-
-
 class Coordinator:
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -131,12 +74,7 @@ class Coordinator:
         self._bell = Bell()
         self._commands: list[Command] = []
         self._stops = 0
-        self._end_by: float | None = None  # draining: when to say farewell at the latest
-        self._gone_by: float | None = None  # farewell was said: when to end at the latest
-        self._farewell_at = 0.0  # when to say it again
-        self._handing: dict[bytes, list[zmq.MessageTracker]] = {}  # results that are still on their way, by client
-        self._unfetched: set[tuple[bytes, str]] = set()  # draining: who was told of a picture and has not come for it
-        self._read_at = 0.0  # when each client has read what it was told
+        self._farewell = Farewell()
         self._code: int | None = None
 
     def serve(self) -> int:
@@ -150,6 +88,7 @@ class Coordinator:
         state = self._config.mesh.state
         self._bell.answer((signal.SIGTERM, signal.SIGINT))
         self._control, url = self._bind()
+        self._mail = Mail(self._control)
         host = sockets.host_id()
         sweep(state)
         path = socket_file(state, "coordinator")
@@ -159,10 +98,10 @@ class Coordinator:
         policy = Policy(max_jobs=self._config.mesh.max_jobs, patience=patience)
         self._broker = Broker(IF, self._journal.epoch, inlet, policy)
         self._outlets = Outlets(self._ctx, host)
-        self._writer = Writer(self._journal, self._bell)
+        self._writer = Writer(self._journal, self._bell, self._garbage)
         self._writer.start()
         known = self._journal.recover(policy.remember)  # it may take its time: the grace of the broker begins behind it
-        self._commands += self._broker.recover(time.monotonic(), *known)
+        self._commands += self._broker.recover(time.monotonic(), *known, self._journal.uploads())
         self._carry_out()
         announce(state, url)
         logger.info("listening on %s, epoch %d, pid %d", url, self._journal.epoch, os.getpid())
@@ -195,17 +134,15 @@ class Coordinator:
         self._outlets.flush(time.monotonic())
         for number in self._bell.hear():
             self._stop(number)
+        self._landed()  # first: what is begun in this turn counts as busy until its end, and so is not discarded
         self._hear()
-        for header, frame in deliveries(self._inlet, "result", self._garbage):
-            self._result(header, frame)
-        for job, token, digest, size in self._writer.landed():
-            self._commands += self._broker.landed(time.monotonic(), job, token, digest, size)
+        for header, frame in deliveries(self._inlet, ("result", "preview", "upload"), self._garbage, self._wanted):
+            self._arrived(header, frame)
         wakeup = self._broker.wakeup()
         if wakeup is not None and wakeup <= time.monotonic():
             self._commands += self._broker.tick(time.monotonic())
         self._carry_out()
-        if self._end_by is not None:
-            self._leave(time.monotonic(), self._end_by)
+        self._leave(time.monotonic())
 
     def _wait(self) -> None:
         poller = zmq.Poller()
@@ -215,9 +152,7 @@ class Coordinator:
         for socket in self._outlets.waiting:
             poller.register(socket, zmq.POLLOUT)
         now = time.monotonic()
-        mine = self._end_by if self._gone_by is None else self._farewell_at
-        read = self._read_at if self._read_at > now else None
-        until = min(t for t in (now + 1.0, self._broker.wakeup(), mine, read) if t is not None)
+        until = min(t for t in (now + 1.0, self._broker.wakeup(), self._farewell.wakeup(now)) if t is not None)
         poller.poll(int(max(0.0, until - now) * 1000) + 1)
 
     def _hear(self) -> None:
@@ -248,70 +183,121 @@ class Coordinator:
         if (closed := self._journal.ending(message.job)) is not None:
             self._broker.recall(closed)
 
-    def _result(self, header: Header, frame: bytes) -> None:
-        """A finished job's pictures: to disk, if the broker waits for them and they are what the last stage gives."""
-        if not self._broker.expects(header.job, header.token):
+    def _wanted(self, header: Header) -> bool:
+        """Does the broker wait for this delivery?"""
+        match header.kind:
+            case "result":
+                return self._broker.expects(header.job, header.token)
+            case "upload":
+                return self._broker.wants(header.job)
+            case "preview":
+                return header.stage in DRAWN and bool(self._broker.lookers(header.job, header.stage, header.token))
+            case _:
+                return False
+
+    def _arrived(self, header: Header, frame: bytes) -> None:
+        """One branch for each kind of delivery."""
+        if header.kind == "upload":
+            self._writer.upload(header.job, header.digest, frame)  # checked there
             return
         job = self._broker.jobs[header.job]
+        early = header.kind == "preview"
         try:
-            bags.decode(frame, IF.carries(job.request, job.route[-1]))
+            bags.decode(frame, (PNG[header.stage], FLAGGED) if early else IF.carries(job.request, job.route[-1]))
         except Garbled as error:
             self._garbage.dropped(f"{header.stage}, for job {header.job},", error)
+            return
+        if early:
+            self._show(header, frame)
         else:
-            self._writer.write(header.job, header.token, frame)
+            self._writer.result(header.job, header.token, frame)
+
+    def _show(self, header: Header, frame: bytes) -> None:
+        """An early picture, to those who look and have read what came before."""
+        for peer in self._broker.lookers(header.job, header.stage, header.token):
+            if self._mail.room(peer, PREVIEWS):
+                self._say(peer, Preview(header.job, header.stage), frame)
+
+    def _landed(self) -> None:
+        """What the writer has put on disk."""
+        for done in self._writer.landed():
+            match done:
+                case Landed(job, token, digest, size):
+                    self._commands += self._broker.landed(time.monotonic(), job, token, digest, size)
+                case Stored(digest, size, names):
+                    self._commands += self._broker.stored(time.monotonic(), digest, size, names)
 
     def _carry_out(self) -> None:
-        """One branch for each kind; the journal first."""
-        commands, self._commands = self._commands, []
-        self._journal.commit(commands)
-        for command in commands:
-            match command:
-                case Send(peer, message):
-                    if self._end_by is not None and isinstance(message, Finished):
-                        self._unfetched.add((peer, message.job))
-                    try:
-                        self._say(peer, message)
-                    except Garbled as error:  # what a stranger made us say is no reason to stop serving the others
-                        self._garbage.dropped(repr(peer), error)
-                case Give(job, token, stage, life, to):
-                    frame = bags.encode({})
-                    header = Header("bag", job, stage, token, bags.digest(frame))
-                    self._outlets.send(time.monotonic(), life, to, header, frame)
-                case Hand(peer, job, digest):
-                    self._unfetched.discard((peer, job))
-                    self._hand(peer, job, digest)
-                case Note(job, text):
-                    log.note(job, text)
-                case Book() | Close() | Blame():
-                    pass  # on disk already
+        """All that was decided, and what that leads to; the journal first."""
+        while self._commands:
+            commands, self._commands = self._commands, []
+            self._journal.commit(commands)
+            for command in commands:
+                self._do(command)
 
-    def _hand(self, peer: bytes, job: str, digest: str) -> None:
-        """The picture, unless this client has not even taken the last few: it asks again, ever more slowly."""
-        self._handing = {who: left for who, all_ in self._handing.items() if (left := [t for t in all_ if not t.done])}
-        if len(self._handing.get(peer, ())) >= HANDED:
+    def _do(self, command: Command) -> None:
+        """One branch for each kind."""
+        match command:
+            case Send(peer, message):
+                self._say(peer, message)
+            case Give():
+                self._give(command)
+            case Discard(digest):
+                self._discard(digest)
+            case Hand(peer, job, digest, request):
+                self._hand(peer, Result(job, digest, request))
+            case Note(job, text):
+                log.note(job, text)
+            case Book() | Close() | Blame():
+                pass  # on disk already
+
+    def _give(self, order: Give) -> None:
+        """The first bag: what the client brought, or nothing."""
+        try:
+            frame = self._journal.load_upload(order.upload) if order.upload else EMPTY
+            why = "what the client brought is no longer on disk"
+        except OSError as error:
+            frame, why = None, f"what the client brought cannot be read: {error.strerror}"
+        if frame is None:
+            self._commands += self._broker.unreadable(time.monotonic(), order.job, why)
+            return
+        header = Header("bag", order.job, order.stage, order.token, bags.digest(frame))
+        self._outlets.send(time.monotonic(), order.life, order.to, header, frame)
+
+    def _discard(self, digest: str) -> None:
+        """An upload that no job needs; not while one of the same name is on its way to disk: that one will count anew."""
+        if self._writer.storing(digest):
             return
         try:
-            payload = self._journal.load(job)
+            self._journal.discard_upload(digest)
         except OSError as error:
-            logger.error("the result cannot be read: %s", error, extra={"job": job})
+            logger.error("an upload cannot be removed: %s", error)
+
+    def _hand(self, peer: bytes, told: Result) -> None:
+        """The picture, unless this client has not even taken the last few: it asks again, ever more slowly."""
+        if not self._mail.room(peer, RESULTS):
+            return
+        try:
+            payload = self._journal.load(told.job)
+        except OSError as error:
+            logger.error("the result cannot be read: %s", error, extra={"job": told.job})
             payload = None
         if payload is None:
-            self._say(peer, Refused(job, "unknown", "the result is no longer on disk"))
+            self._say(peer, Refused(told.job, "unknown", "the result is no longer on disk"))
         else:
-            self._say(peer, Result(job, digest), payload)
+            self._say(peer, told, payload)
 
-    def _say(self, peer: bytes, message: ToClient | ToWorker | ToParent, *payload: bytes) -> None:
-        if self._end_by is not None and isinstance(message, ToClient):
-            self._read_at = time.monotonic() + READ
+    def _say(self, peer: bytes, message: Message, payload: bytes | None = None) -> None:
+        if isinstance(message, ToClient):
+            self._farewell.told(time.monotonic(), peer, message)
         try:
-            tracker = self._control.send_multipart([peer, _encode(message), *payload], zmq.DONTWAIT, copy=not payload, track=bool(payload))
-            if tracker is not None:
-                self._handing.setdefault(peer, []).append(tracker)
-        except zmq.ZMQError as error:
-            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
-                raise
-            self._broker.gone(time.monotonic(), peer)
-            self._unfetched = {(waiting, job) for waiting, job in self._unfetched if waiting != peer}
+            if self._mail.send(peer, message, payload):
+                return
+        except Garbled as error:  # what a stranger made us say is no reason to stop serving the others
+            self._garbage.dropped(repr(peer), error)
+            return
+        self._broker.gone(time.monotonic(), peer)
+        self._farewell.gone(peer)
 
     def _stop(self, received: signal.Signals) -> None:
         """The first time: finish what is under way.  The second time: now; the journal knows the rest."""
@@ -321,32 +307,18 @@ class Coordinator:
             self._end(exits.AT_ONCE)
         else:
             logger.info("%s: draining for at most %g s", received.name, self._config.mesh.drain)
-            self._end_by = time.monotonic() + self._config.mesh.drain
+            self._farewell.begin(time.monotonic(), self._config.mesh.drain)
             self._commands += self._broker.drain(time.monotonic())
 
-    def _leave(self, now: float, end_by: float) -> None:
-        """Nothing is under way, or its time is over: farewell, until all workers have left and the last pictures were fetched, or for a
-        few seconds.
-
-        Said once it may be lost with the connection that is closed behind it, and a worker that waits for a Release needs an answer.
-        """
-        if self._gone_by is None:
-            if now < end_by and not (self._broker.drained and not self._writer.busy):
-                return
-            self._gone_by = now + FAREWELL
-        if (now >= self._read_at and not (self._broker.roster.lives or self._unfetched)) or now >= self._gone_by:
-            self._end(0)
-        elif now >= self._farewell_at:
-            self._farewell_at = now + AGAIN
-            self._commands += self._broker.farewell()
-            self._carry_out()
+    def _leave(self, now: float) -> None:
+        idle = self._broker.drained and not self._writer.busy
+        match self._farewell.next(now, idle, alone=not self._broker.roster.lives):
+            case "end":
+                self._end(0)
+            case "speak":
+                self._commands += self._broker.farewell()
+                self._carry_out()
 
     def _end(self, code: int) -> None:
         if self._code is None:
             self._code = code
-
-
-def _encode(message: ToClient | ToWorker | ToParent) -> bytes:
-    """Through the door that this kind of message goes through."""
-    door: Door[Any] = TO_CLIENT if isinstance(message, ToClient) else TO_WORKER if isinstance(message, ToWorker) else TO_PARENT
-    return door.encode(message)

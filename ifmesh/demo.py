@@ -25,7 +25,6 @@ from ifmesh.errors import MeshError
 from ifmesh.protocol import STAGES, Finished, Progress, Queued, Started
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as Pixels
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 PROMPT = "a red panda reading a map in a forest of giant mushrooms, watercolour"
 SEED = 7
 NAMES = {"stage_one": "64.png", "stage_two": "256.png", "upscaler": "1024.png"}
-TITLES = {"stage_one": "Stage I", "stage_two": "Stage II", "upscaler": "Upscaler"}
 LOADING = 900.0  # seconds until every stage has to be ready; the built-in cascade may be built first
 ENDING = 8.0  # seconds between SIGTERM and a firmer word
 PR_SET_PDEATHSIG = 1
@@ -63,8 +61,8 @@ def run(out: Path, prompt: str | None, cascade: str, toy: bool) -> int:
             took = time.monotonic() - ready
             client.close()
             for stage, name in NAMES.items():
-                image.stages[stage].save(out / name)
-            sheet(image, prompt or PROMPT, took).save(out / "sheet.png")
+                (image if stage == image.stage else image.stages[stage]).save(out / name)
+            image.sheet().save(out / "sheet.png")
             _report(image, took)
     except KeyboardInterrupt:
         screen.say("interrupted")
@@ -118,7 +116,7 @@ class _Mesh:
                 self._client = Client(url, timeout=5.0)
             if self._client is not None:
                 with contextlib.suppress(MeshError):  # not yet, or started again: what is hopeless is found above
-                    seen = {row.stage: row.state for row in self._client.inspect().services}
+                    seen = {row.stage: row.state for row in self._client.status().services}
                 for stage in STAGES:
                     board.tell(stage, seen.get(stage, "starting"))
                 if all(seen.get(stage) in ("ready", "busy") for stage in STAGES):
@@ -242,6 +240,7 @@ class _Board:
         self._bars: Bars | None = None
         self._rows: dict[str, TaskID] = {}
         self._since: dict[str, float] = {}
+        self._seen: dict[str, float] = {}  # seconds until the stage's picture was here
 
     def __enter__(self) -> _Board:
         if self._console.is_terminal:
@@ -268,6 +267,9 @@ class _Board:
 
     def follow(self, job: Job) -> None:
         """Show the job's way to its end."""
+        from ifmesh.image import Preview
+
+        began = time.monotonic()
         for stage in STAGES:
             self.tell(stage, "waiting")
         for event in job.events():
@@ -283,12 +285,16 @@ class _Board:
                     self.tell(stage, f"step {step} of {steps}", step, steps)
                 case Progress(_, stage, _, steps) if steps:  # 0 of 0: it begins, and does not know yet
                     self._done(stage, steps, now - self._since.get(stage, now))
+                case Preview(stage=stage) if stage not in self._seen:
+                    self._seen[stage] = now - began
+                    self.tell(stage, f"{self._told[stage]}, seen after {self._seen[stage]:.1f} s", 1, 1)
                 case Finished(runs=runs):
                     for done in runs:
                         self._done(done.stage, done.steps, done.run_s)
 
     def _done(self, stage: str, steps: int, seconds: float) -> None:
-        self.tell(stage, f"{steps} step{'s' * (steps != 1)} done in {seconds:.1f} s", max(1, steps), max(1, steps))
+        seen = f", seen after {self._seen[stage]:.1f} s" if stage in self._seen else ""
+        self.tell(stage, f"{steps} step{'s' * (steps != 1)} done in {seconds:.1f} s{seen}", max(1, steps), max(1, steps))
 
 
 def _report(image: Image, took: float) -> None:
@@ -309,32 +315,3 @@ def _report(image: Image, took: float) -> None:
     for column in table.columns:
         column.no_wrap = True
     screen.stdout().print(table)
-
-
-def sheet(image: Image, prompt: str, took: float) -> Pixels:
-    """A contact sheet: every stage's picture, one size, side by side, with captions.  RGB, 1664 x 744 for three stages."""
-    from PIL import Image as pillow
-    from PIL import ImageDraw, ImageFont
-
-    side, margin, gap, top, caption = 512, 40, 24, 112, 80
-    count = len(image.stages)
-    made = pillow.new("RGB", (2 * margin + count * side + (count - 1) * gap, top + side + caption + margin), "#f7f5f0")
-    draw = ImageDraw.Draw(made)
-    large, middle, small = (ImageFont.load_default(size) for size in (30, 22, 18))
-    title, width = prompt, made.width - 2 * margin
-    while draw.textlength(title, large) > width:
-        title = title.removesuffix("...")[:-1] + "..."
-    draw.text((margin, 28), title, "#22252b", large)
-    said = f"ifmesh, seed {image.seed}, {took:.1f} s from prompt to pictures{', blanked by the safety checker' if image.flagged else ''}"
-    draw.text((margin, 70), said, "#7b7f87", small)
-    runs = {run.stage: run for run in image.timings}
-    for place, (stage, picture) in enumerate(image.stages.items()):
-        left = margin + place * (side + gap)
-        # Small pictures grow by whole pixels, so that each is seen as it is; large ones shrink smoothly.
-        way = pillow.Resampling.NEAREST if picture.size[0] <= side else pillow.Resampling.LANCZOS
-        draw.rectangle((left - 1, top - 1, left + side, top + side), outline="#c9c6bf")
-        made.paste(picture.pil.resize((side, side), way), (left, top))
-        draw.text((left, top + side + 14), f"{TITLES.get(stage, stage)}, {picture.size[0]} x {picture.size[1]}", "#22252b", middle)
-        if run := runs.get(stage):
-            draw.text((left, top + side + 46), f"{run.steps} steps in {run.run_s:.1f} s on {run.worker}", "#7b7f87", small)
-    return made

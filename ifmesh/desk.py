@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from ifmesh.books import books
-from ifmesh.commands import Book, Hand
+from ifmesh.commands import Book, Command, Hand
 from ifmesh.dispatch import Dispatch
 from ifmesh.errors import BadRequest
 from ifmesh.job import Cause
-from ifmesh.protocol import Accepted, Cancel, Cancelled, Fetch, Finished, Hi, Inspect, Refused, Submit, Watch, Welcome
+from ifmesh.protocol import Accepted, Cancel, Cancelled, Fetch, Finished, Hi, Inspect, Refused, Submit, Wanted, Watch, Welcome
 from ifmesh.rules import PROMPT_CHARACTERS
 
 
 class Desk(Dispatch):
     """Dispatch, and the doors for clients."""
 
+    # ---- uploads, as the shell tells of them
+
+    def wants(self, digest: str) -> bool:
+        """Does a Submit wait for this upload, and is there room for it on disk?"""
+        return self.uploads.wants(digest)
+
+    def stored(self, now: float, digest: str, size: int, names: tuple[str, ...]) -> list[Command]:
+        """The upload is on disk.  names: of its tensors, in the order of `cascade.BROUGHT`.  What waits for it counts as said again."""
+        self.uploads.store(now, digest, size, names)
+        self._timer(now + self.policy.upload_keep, "upload", digest)
+        for peer, submit in self.uploads.arrived(digest):
+            self._submit(now, peer, submit)
+        return self._flush(now)
+
+    # ---- doors
+
     def _hi(self, now: float, peer: bytes, _: Hi) -> None:
-        self._send(peer, Welcome(tuple(s.name for s in self.cascade.stages), self.epoch, PROMPT_CHARACTERS))
+        self._send(peer, Welcome(tuple(s.name for s in self.cascade.stages), self.epoch, PROMPT_CHARACTERS, self._inlet))
 
     def _submit(self, now: float, peer: bytes, m: Submit) -> None:
-        # 1. ended already: told again.  2. under way: watched by one more.  3. wrong.  4. full.  5. new.
+        # 1. ended already: told again.  2. under way: watched by one more.  3. wrong.  4. full.  5. its upload is not here.  6. new.
         if (closed := self.ended.get(m.job)) is not None:
             same = closed.request == m.request
             self._send(peer, closed.ending if same else Refused(m.job, "conflict", "this job id was used for another request"))
@@ -27,24 +43,41 @@ class Desk(Dispatch):
                 self._send(peer, Refused(m.job, "conflict", "this job id is in use for another request"))
             else:
                 self._send(peer, Accepted(m.job))
-                self._watched(job, peer)
+                self._watched(now, job, peer, m.previews)
         elif (refused := self._unfit(m)) is not None:
             self._send(peer, refused)
         elif self.draining or len(self.jobs) >= self.policy.max_jobs:
             why = "the mesh is being stopped" if self.draining else f"{len(self.jobs)} jobs are under way, the limit"
             self._send(peer, Refused(m.job, "busy", why, self.policy.retry_after))
+        elif m.request.upload and self.uploads.sound(m.request.upload) is None:
+            if self.uploads.full:
+                why = f"{self.uploads.size} bytes of uploads, {len(self.uploads.stored)} in number, are on disk, the limit"
+                self._send(peer, Refused(m.job, "busy", why, self.policy.retry_after))
+            else:
+                self._want(now, peer, m)
+                return
         else:
             job = self._book(now, m.job, m.request)
             self._out.append(Book(m.job, m.request))
             self._send(peer, Accepted(m.job))
             self._enqueue(now, job)
-            self._watched(job, peer)
+            self._watched(now, job, peer, m.previews)
+        self.uploads.settled(peer, m.job)
+
+    def _want(self, now: float, peer: bytes, m: Submit) -> None:
+        """Nothing is booked before the upload is on disk."""
+        if not self._tiring:
+            self._tiring = True
+            self._timer(now + self.policy.upload_keep, "waiting", "")
+        self.uploads.wait(now, peer, m)
+        self._send(peer, Wanted(m.job, m.request.upload))
 
     def _unfit(self, m: Submit) -> Refused | None:
         if not 1 <= len(m.job) <= 64 or not all(c.isascii() and (c.isalnum() or c in "_-") for c in m.job):
             return Refused(m.job[:64], "invalid", "job: 1 to 64 letters, digits, _ or -", field="job")
         try:
             self.cascade.check(m.request)
+            self.uploads.fits(m.request)
         except BadRequest as error:
             return Refused(m.job, "invalid", str(error), field=error.field)
         return None
@@ -52,24 +85,34 @@ class Desk(Dispatch):
     def _watch(self, now: float, peer: bytes, m: Watch) -> None:
         if (job := self.jobs.get(m.job)) is not None:
             self._send(peer, Accepted(m.job))
-            self._watched(job, peer)
+            self._watched(now, job, peer, m.previews)
         elif (closed := self.ended.get(m.job)) is not None:
             self._send(peer, closed.ending)
         else:
             self._send(peer, Refused(m.job, "unknown", "no such job"))
 
     def _cancel(self, now: float, peer: bytes, m: Cancel) -> None:
-        if (job := self.jobs.get(m.job)) is None:
+        # 1. under way.  2. waiting for its upload: taken, only to be ended; whatever else is said of this id, a Submit said again or
+        # an upload that still comes, meets that ending.  3. ended already, or unknown.
+        if (job := self.jobs.get(m.job)) is not None:
+            self._attend(now, job, peer)
+            self._end(now, job, Cause.CANCELLED, Cancelled(job.id))
+        elif m.job not in self.ended and (said := self.uploads.withdrawn(m.job)):
+            request = next((s.request for who, s in said if who == peer), said[0][1].request)
+            job = self._book(now, m.job, request)
+            self._out.append(Book(m.job, request))
+            self._attend(now, job, peer)
+            self._end(now, job, Cause.CANCELLED, Cancelled(job.id))
+            for other, submit in said:
+                if other != peer:
+                    self._submit(now, other, submit)
+        else:
             self._watch(now, peer, Watch(m.job))
-            return
-        job.watchers.add(peer)
-        self._watching.setdefault(peer, set()).add(job.id)
-        self._end(now, job, Cause.CANCELLED, Cancelled(job.id))
 
     def _fetch(self, now: float, peer: bytes, m: Fetch) -> None:
         closed = self.ended.get(m.job)
         if closed is not None and isinstance(closed.ending, Finished):
-            self._out.append(Hand(peer, m.job, closed.ending.digest))
+            self._out.append(Hand(peer, m.job, closed.ending.digest, closed.request))
         else:
             self._send(peer, Refused(m.job, "unknown", "no result under this job id"))
 

@@ -12,7 +12,7 @@ from ifmesh.cascade import Cascade
 from ifmesh.commands import Blame, Command, Give, Policy
 from ifmesh.job import Cause, Job, Output, State
 from ifmesh.ledger import Ledger
-from ifmesh.protocol import Drop, Ended, Endpoint, Failed, Held, Progress, Push, Run, StageRun, Started, Token
+from ifmesh.protocol import Drop, Ended, Endpoint, Failed, Held, Look, Progress, Push, Run, StageRun, Started, Token
 from ifmesh.roster import Worker
 
 
@@ -29,6 +29,9 @@ class Dispatch(Ledger):
 
     def _flush(self, now: float) -> list[Command]:
         self._assign(now)
+        showing, self._showing = self._showing, {}
+        for job_id in showing:
+            self._show(job_id)  # behind the bags: they are waited for
         out, self._out = self._out, []
         return out
 
@@ -103,7 +106,7 @@ class Dispatch(Ledger):
         job.pushed = now
         job.pushes += 1
         if job.stage == 0:
-            self._out.append(Give(job.id, job.token, job.at, worker.life, worker.hello.endpoints))
+            self._out.append(Give(job.id, job.token, job.at, worker.life, worker.hello.endpoints, job.request.upload))
         elif (source := job.outputs.get(job.stage - 1)) is not None:
             self._send(self.roster.lives[source.life].peer, Push(job.id, job.token, worker.life, worker.hello.endpoints))
         elif not self._orphans:
@@ -140,7 +143,7 @@ class Dispatch(Ledger):
             queued_s=max(0.0, begun - job.queued_at),
             run_s=held.seconds,
             steps=held.steps,
-            bytes_in=before.bytes_out if before else 0,
+            bytes_in=before.bytes_out if before else self.uploads.size_of(job.request.upload),
             bytes_out=held.size,
             runs=job.starts.get(job.stage, 1),
         )
@@ -165,6 +168,34 @@ class Dispatch(Ledger):
     def _publish(self, now: float, job: Job, worker: Worker) -> None:
         job.pushed = now
         self._send(worker.peer, Push(job.id, job.token, "", self._inlet, "result"))
+
+    # ---- early pictures
+
+    def _drawn(self, job: Job) -> Output | None:
+        """The newest picture of an early stage, while it lives."""
+        index = max((i for i in job.outputs if self._early(job, i)), default=None)
+        if index is None or job.outputs[index].token != job.tokens[index]:
+            return None
+        return job.outputs[index]
+
+    def _show(self, job_id: str) -> None:
+        """Have it checked by a guard, for those who look.  Once: what is lost on the way is not missed."""
+        job = self.jobs.get(job_id)
+        drawn = self._drawn(job) if job is not None and job.lookers else None
+        guard = min(self.roster.usable("guard"), key=lambda w: (len(w.tasks), w.life), default=None)
+        if job is None or drawn is None or guard is None:
+            return
+        holder = self.roster.lives[drawn.life]
+        self._send(guard.peer, Look(job_id, holder.stage, drawn.token, self._inlet))
+        self._send(holder.peer, Push(job_id, drawn.token, guard.life, guard.hello.endpoints, "preview"))
+
+    def lookers(self, job: str, stage: str, token: Token) -> tuple[bytes, ...]:
+        """Who is to be shown this early picture.  Nobody, when the stage has been granted anew since it was drawn."""
+        known = self.jobs.get(job)
+        if known is None or stage not in known.route:
+            return ()
+        index = known.route.index(stage)
+        return tuple(sorted(known.lookers)) if self._early(known, index) and known.tokens.get(index) == token else ()
 
     # ---- back, or to the end
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ifmesh import bags, wire
-from ifmesh.cascade import DRAWN, FLAGGED, PNG
-from ifmesh.protocol import Finished, StageRun
+from ifmesh import bags, parameters, wire
+from ifmesh.cascade import DRAWN, FLAGGED, PNG, TOKENS, Blob
+from ifmesh.notes import notes
+from ifmesh.protocol import Finished, Request, StageRun
+from ifmesh.stage import Tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
-
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def check_suffix(path: Path) -> None:
@@ -52,10 +52,12 @@ class Picture:
 
     def save(self, path: str | Path) -> Path:
         """Write it; the suffix chooses the format.  .png: the guard's bytes as they are.  ValueError: a suffix Pillow cannot write."""
-        path = Path(path)
+        return self._written(Path(path), self.png)
+
+    def _written(self, path: Path, png: bytes) -> Path:
         check_suffix(path)
         if path.suffix.lower() == ".png":
-            path.write_bytes(self.png)
+            path.write_bytes(png)
         else:
             self.pil.save(path, quality=95)  # for JPEG and WebP; the others have no such thing and do not mind
         return path
@@ -65,12 +67,31 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Preview(Picture):
+    """An early picture of a running job, checked and marked by the guard.  flagged: the safety checker blanked it."""
+
+    job: str
+    flagged: bool
+
+    @classmethod
+    def published(cls, job: str, stage: str, frame: bytes) -> Preview:
+        """From the frame that came with the message: uint8 tensors png_STAGE [bytes] and flagged [1].  Raises wire.Garbled."""
+        if stage not in DRAWN:
+            raise wire.Garbled(f"preview of {job}: not of a stage that draws")
+        bag = bags.decode(frame, (PNG[stage], FLAGGED))
+        return cls(stage, _png(bag, stage, f"preview of {job}"), job, _flag(bag))
+
+
+@dataclass(frozen=True, slots=True)
 class Image(Picture):
     """A finished job.  It is the picture of the last stage, and knows the others.
 
     job: its id; seed: of its one generator.  stages: name -> Picture, in the order of the cascade, the last one included; earlier
     ones only when the request asked for them.  timings: what each stage did.  flagged: the safety checker blanked a picture.
     reproducible: every stage stayed within one numeric class, so the same request gives the same pixels there.
+
+    request: what was asked.  source, mask: the files that were sent with it, where this client knows them.  notes: what the encoder
+    could not read of the texts, as sentences; () when all is well.
     """
 
     job: str
@@ -79,26 +100,31 @@ class Image(Picture):
     timings: tuple[StageRun, ...] = field(repr=False)
     flagged: bool
     reproducible: bool
+    request: Request | None = field(default=None, repr=False, hash=False)
+    source: bytes | None = field(default=None, repr=False)
+    mask: bytes | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def published(cls, finished: Finished, frame: bytes) -> Image:
-        """From the frame that the coordinator stored: uint8 tensors png_STAGE [bytes] and flagged [1].
+    def published(
+        cls, finished: Finished, frame: bytes, request: Request | None = None, source: bytes | None = None, mask: bytes | None = None
+    ) -> Image:
+        """From the frame that the coordinator stored: uint8 tensors png_STAGE [bytes] and flagged [1], and int64 tokens [2, 3] or none.
 
         Raises wire.Garbled when the frame is not what `finished` announced, or not what a guard publishes.
         """
+        where = f"result of {finished.job}"
         if len(frame) != finished.size:
-            raise wire.Garbled(f"result of {finished.job}: {len(frame)} bytes, announced were {finished.size}")
+            raise wire.Garbled(f"{where}: {len(frame)} bytes, announced were {finished.size}")
         bag = bags.decode(frame)
-        names = {PNG[stage].name: stage for stage in DRAWN}
-        if FLAGGED.name not in bag or len(bag) < 2 or not bag.keys() <= {*names, FLAGGED.name}:
-            raise wire.Garbled(f"result of {finished.job}: holds {', '.join(sorted(bag))[:200]}, not a guard's pictures")
-        if any(t.dtype != "U8" or len(t.shape) != 1 for t in bag.values()) or bag[FLAGGED.name].shape != (1,):
-            raise wire.Garbled(f"result of {finished.job}: not flat bytes")
-        stages = {stage: Picture(stage, bytes(bag[name].data)) for name, stage in names.items() if name in bag}
-        for stage, picture in stages.items():
-            if not picture.png.startswith(_SIGNATURE) or len(picture.png) < 24:
-                raise wire.Garbled(f"result of {finished.job}: {stage} is no PNG")
-        last = list(stages.values())[-1]
+        drawn = [stage for stage, blob in PNG.items() if blob.name in bag]
+        known = {FLAGGED.name, TOKENS.name, *(PNG[stage].name for stage in drawn)}
+        if FLAGGED.name not in bag or not drawn or not bag.keys() <= known:
+            raise wire.Garbled(f"{where}: holds {', '.join(sorted(bag))[:200]}, not a guard's pictures")
+        if not all(_fits(bag[blob.name], blob) for blob in (FLAGGED, TOKENS, *(PNG[stage] for stage in drawn)) if blob.name in bag):
+            raise wire.Garbled(f"{where}: not flat bytes")
+        stages = {stage: Picture(stage, _png(bag, stage, where)) for stage in drawn}
+        last = stages[drawn[-1]]
         return cls(
             stage=last.stage,
             png=last.png,
@@ -106,6 +132,46 @@ class Image(Picture):
             seed=finished.seed,
             stages=stages,
             timings=finished.runs,
-            flagged=bool(bytes(bag[FLAGGED.name].data)[0]),
+            flagged=_flag(bag),
             reproducible=finished.reproducible,
+            request=request,
+            source=source,
+            mask=mask,
+            notes=notes(bag[TOKENS.name]) if TOKENS.name in bag else (),
         )
+
+    def save(self, path: str | Path, parameters: bool = True) -> Path:
+        """Write it; the suffix chooses the format.  ValueError: a suffix Pillow cannot write.
+
+        .png: the guard's pixels, bit by bit.  parameters: with two text chunks, which tell how it was made: "parameters" for readers,
+        "ifmesh" as JSON for programs; they hold the prompt, but no time, host or user.  False: the guard's file, byte by byte.
+        """
+        return self._written(Path(path), self._told() if parameters else self.png)
+
+    def sheet(self) -> Pixels:
+        """A contact sheet, RGB: source, mask, and every stage's picture, side by side, with captions.  Imports Pillow."""
+        from ifmesh import sheet
+
+        return sheet.drawn(self)
+
+    def _told(self) -> bytes:
+        steps = {run.stage: run.steps for run in self.timings}
+        readable = parameters.readable(self.request, self.seed, self.stage, self.size, steps)
+        return parameters.told(self.png, readable, parameters.whole(self.request, self.seed, self.stage, self.reproducible))
+
+
+def _fits(tensor: Tensor, blob: Blob) -> bool:
+    if tensor.dtype != blob.dtype or len(tensor.shape) != len(blob.shape):
+        return False
+    return all(isinstance(wanted, str) or n == wanted for n, wanted in zip(tensor.shape, blob.shape, strict=True))
+
+
+def _flag(bag: Mapping[str, Tensor]) -> bool:
+    return bool(bytes(bag[FLAGGED.name].data)[0])
+
+
+def _png(bag: Mapping[str, Tensor], stage: str, where: str) -> bytes:
+    png = bytes(bag[PNG[stage].name].data)
+    if not png.startswith(parameters.HEAD) or len(png) < parameters.BODY:
+        raise wire.Garbled(f"{where}: {stage} is no PNG")
+    return png

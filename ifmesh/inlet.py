@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+import hashlib
+from collections.abc import Callable, Collection, Iterator
 
 import zmq
 
 from ifmesh import bags
+from ifmesh.cascade import BROUGHT, MASK, SOURCE
+from ifmesh.geometry import FILE_BYTES
 from ifmesh.log import Garbage
-from ifmesh.protocol import Header
+from ifmesh.protocol import Header, Kind
 from ifmesh.wire import HEADER, Garbled
 
 Delivery = tuple[Header, bytes]
 
 
-def deliveries(inlet: zmq.Socket[bytes], kind: Literal["bag", "result"], garbage: Garbage, most: int = 16) -> Iterator[Delivery]:
-    """Header and frame of each whole delivery of this kind, at most so many messages; the rest is garbage."""
+def deliveries(
+    inlet: zmq.Socket[bytes],
+    kinds: Collection[Kind],
+    garbage: Garbage,
+    wanted: Callable[[Header], bool] = lambda _: True,
+    most: int = 16,
+) -> Iterator[Delivery]:
+    """Header and frame of each whole delivery of these kinds, at most so many messages; the rest is garbage.
+
+    wanted: asked of each header; what nobody waits for is dropped before its frame is looked at.
+    """
     for _ in range(most):
         try:
             parts = inlet.recv_multipart(zmq.DONTWAIT, copy=False)
@@ -26,8 +37,10 @@ def deliveries(inlet: zmq.Socket[bytes], kind: Literal["bag", "result"], garbage
             if len(parts) != 2:
                 raise Garbled(f"{len(parts)} parts instead of header and frame")
             header = HEADER.decode(parts[0].bytes)
-            if header.kind != kind:
-                raise Garbled(f"a {header.kind} at the door for a {kind} (job {header.job})")
+            if header.kind not in kinds:
+                raise Garbled(f"a {header.kind} at the door for a {' or '.join(kinds)} (job {header.job})")
+            if not wanted(header):
+                continue
             frame = parts[1].bytes
             if bags.digest(frame) != header.digest:
                 raise Garbled(f"job {header.job}, {header.stage}: the digest is not that of the {len(frame)} bytes")
@@ -35,6 +48,24 @@ def deliveries(inlet: zmq.Socket[bytes], kind: Literal["bag", "result"], garbage
             garbage.dropped(_sender(parts[0]), error)
         else:
             yield header, frame
+
+
+def brought(digest: str, frame: bytes) -> tuple[str, ...]:
+    """The names of what an upload holds, in the order of `cascade.BROUGHT`.  digest: the SHA-256 (hex) under which it came.
+
+    Garbled: it is not that upload, or holds what no client brings.
+    """
+    bag = bags.decode(frame)
+    names = tuple(name for name in BROUGHT if name in bag)
+    if not names or len(names) < len(bag):
+        raise Garbled(f"an upload of {len(bag)} tensors, of which {len(names)} are among {', '.join(BROUGHT)}")
+    bags.decode(frame, (BROUGHT[name] for name in names))
+    for file in (SOURCE.name, MASK.name):
+        if file in bag and bag[file].shape[0] > FILE_BYTES:
+            raise Garbled(f"a {file} of {bag[file].shape[0]} bytes; at most {FILE_BYTES}")
+    if hashlib.sha256(frame).hexdigest() != digest:  # last, because it takes the longest
+        raise Garbled(f"an upload whose SHA-256 is not that of the {len(frame)} bytes")
+    return names
 
 
 def _sender(part: zmq.Frame) -> str:

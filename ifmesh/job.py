@@ -68,6 +68,8 @@ class Job:
     outputs: by stage index, every finished bag known to live.  classes: the numeric class in which each stage ran.
     blame: deaths of a worker's own making while this ran in it.  errors: times a stage raised; avoid: the workers
     it raised in or did not reach.
+    watchers: the clients that are told of it; lookers: those of them that want to see early pictures.  heard: when somebody who
+    watched it, and is gone, was last heard; at first, when it was accepted.
     """
 
     id: str
@@ -95,6 +97,8 @@ class Job:
     errors: int = 0
     avoid: set[str] = field(default_factory=set)
     watchers: set[bytes] = field(default_factory=set)
+    lookers: set[bytes] = field(default_factory=set)
+    heard: float = 0.0
     queued_at: float = 0.0
     started_at: float = 0.0
     starts: dict[int, int] = field(default_factory=dict)

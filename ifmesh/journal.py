@@ -1,4 +1,4 @@
-"""What survives the coordinator: requests, endings and blame in SQLite (WAL, every commit on disk), results as files.
+"""What survives the coordinator: requests, endings and blame in SQLite (WAL, every commit on disk), results and uploads as files.
 
 One coordinator at a time: an flock keeps a second one out, and each start raises the epoch, which every commit checks.
 """
@@ -21,10 +21,11 @@ from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command
 from ifmesh.errors import Misconfigured
 from ifmesh.protocol import Ended, Request, StageRun
 
-SCHEMA = 1
+SCHEMA = 2
 REMEMBER = 10000  # endings given back after a restart, the newest
 
 _JOB = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS meta (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS requests (number INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, request BLOB NOT NULL, wall REAL NOT NULL)",
@@ -32,7 +33,6 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS endings (number INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, ending BLOB NOT NULL, story BLOB NOT NULL, "
     "runs BLOB NOT NULL, wall REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS blames (job TEXT PRIMARY KEY, count INTEGER NOT NULL, cause TEXT NOT NULL, wall REAL NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS uploads (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, wall REAL NOT NULL)",
 )
 _CLOSED = "SELECT e.job, r.request, e.ending, e.story, e.runs FROM endings e JOIN requests r ON r.job = e.job"
 
@@ -52,7 +52,8 @@ class Runs:
 
 
 class Journal:
-    """The coordinator's memory.  `store` and `load` touch files only, so any thread may call them; the rest is for one thread at a time.
+    """The coordinator's memory.  What stores, loads or discards touches files only, so any thread may call it; the rest is for one
+    thread at a time.
 
     A full or failing disk raises sqlite3.Error or OSError, and nothing of that batch is written: nobody may be told of it.
     """
@@ -67,14 +68,15 @@ class Journal:
 
         Misconfigured: another coordinator has it, it is damaged, it is of another version, or the folder cannot be used.
         """
-        results = state / "results"
+        folders = state / "results", state / "uploads"
         try:
-            results.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in folders:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = _locked(state / "journal.lock")
         except OSError as error:
             raise Misconfigured(f"{state}: cannot be used as state folder: {error.strerror}: choose another, mesh.state") from None
         try:
-            for left in results.glob(".*.part"):  # of a write that a death cut short
+            for left in (part for folder in folders for part in folder.glob(".*.part")):  # of a write that a death cut short
                 left.unlink(missing_ok=True)
             database, epoch = _database(state / "journal.db")
         except BaseException:
@@ -135,22 +137,7 @@ class Journal:
         same bytes.  ValueError: a job id that is none.  OSError: the disk."""
         if not _JOB.fullmatch(job):
             raise ValueError("a job id has 1 to 64 letters, digits, - or _")
-        results = self.state / "results"
-        part = results / f".{job}.{secrets.token_hex(4)}.part"
-        try:
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
-                file.write(frame)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self._result(job))
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        folder = os.open(results, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)  # else the name may be lost although the bytes are there
-        finally:
-            os.close(folder)
+        _put(self._result(job), frame)
         return hashlib.sha256(frame).hexdigest(), memoryview(frame).nbytes
 
     def load(self, job: str) -> bytes | None:
@@ -162,10 +149,43 @@ class Journal:
         except FileNotFoundError:
             return None
 
+    # ---- uploads
+
+    def store_upload(self, digest: str, frame: bytes | memoryview) -> None:
+        """Put what a client brought on disk, whole or not at all, under its SHA-256 (hex), which the caller has checked.
+
+        ValueError: a digest that is none.  OSError: the disk.
+        """
+        if not _SHA256.fullmatch(digest):
+            raise ValueError("an upload's digest has 64 hex digits")
+        _put(self._upload(digest), frame)
+
+    def load_upload(self, digest: str) -> bytes | None:
+        """The uploaded frame; None: there is none."""
+        if not _SHA256.fullmatch(digest):
+            return None
+        try:
+            return self._upload(digest).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def discard_upload(self, digest: str) -> None:
+        """Remove it, if it is there."""
+        if _SHA256.fullmatch(digest):
+            self._upload(digest).unlink(missing_ok=True)
+
+    def uploads(self) -> dict[str, int]:
+        """The digests and sizes (bytes) of all uploads on disk."""
+        files = (self.state / "uploads").glob("*.safetensors")
+        return {path.stem: path.stat().st_size for path in sorted(files) if _SHA256.fullmatch(path.stem)}
+
     # ---- inside
 
     def _result(self, job: str) -> Path:
         return self.state / "results" / f"{job}.safetensors"
+
+    def _upload(self, digest: str) -> Path:
+        return self.state / "uploads" / f"{digest}.safetensors"
 
     def _write(self, command: Book | Close | Blame, wall: float) -> None:
         match command:
@@ -181,6 +201,25 @@ class Journal:
                 self._database.execute(
                     "INSERT OR REPLACE INTO blames (job, count, cause, wall) VALUES (?, ?, ?, ?)", (job, count, cause, wall)
                 )
+
+
+def _put(path: Path, frame: bytes | memoryview) -> None:
+    """Under this name, whole or not at all, and on disk when this returns."""
+    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part")
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+            file.write(frame)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # else the name may be lost although the bytes are there
+    finally:
+        os.close(folder)
 
 
 def _locked(path: Path) -> int:

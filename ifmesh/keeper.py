@@ -1,7 +1,8 @@
 """The worker's mind: pure.  Tasks, early bags, the outbox, the beat.
 
 Only the worker's I/O thread touches it; what the compute thread did is told to it there.  A task is here from its Run until its
-bag is done; the finished bag is here until the coordinator says Release.  All of it is in every Beat.
+bag is done; the finished bag is here until the coordinator says Release.  All of it is in every Beat.  The early pictures that a guard
+looks at (`Looks`) are in none: they are never waited for.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ifmesh.cascade import DRAWN
+from ifmesh.looks import Glance, Looks
 from ifmesh.protocol import (
     Beat,
     Bye,
@@ -20,6 +23,7 @@ from ifmesh.protocol import (
     Header,
     Held,
     Hello,
+    Look,
     Push,
     Raised,
     Received,
@@ -48,12 +52,13 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Carry:
-    """PUSH this bag to that life."""
+    """PUSH this bag to that life ("": the coordinator).  only: this one of its tensors, and the digest made anew."""
 
     life: str
     to: tuple[Endpoint, ...]
     header: Header
     frame: Frame
+    only: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +86,13 @@ Command = Send | Carry | Forget | Rebuild | Stop
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """For the compute thread: start this."""
+    """For the compute thread: start this.  preview: an early picture; job is the name under which it runs, and nobody waits for it."""
 
     job: str
     token: Token
     request: Request
     frame: Frame
+    preview: bool = False
 
 
 @dataclass(slots=True)
@@ -133,6 +139,7 @@ class Keeper:
         self.state: Literal["loading", "ready", "draining"] = "loading"
         self._early: OrderedDict[tuple[str, Token], Frame] = OrderedDict()
         self._newest = 0.0  # when the last of them came
+        self._looks = Looks()
         self._outbox_bytes = outbox_bytes
         self._beat, self._patience = beat, patience
         self._number = 0
@@ -159,6 +166,8 @@ class Keeper:
                 return self._run(now, message)
             case Push():
                 return self._push(message)
+            case Look(job, stage, token, to):
+                return self._superseded(self._looks.asked(job, stage, token, to))
             case Drop(job, token):
                 return self._drop(job, token)
             case Release(job, token):
@@ -174,7 +183,9 @@ class Keeper:
                 return [Stop(message.detail)]
 
     def arrived(self, now: float, header: Header, frame: Frame) -> list[Command]:
-        """A bag came over PULL, and its digest is right.  It may be earlier than its Run, or for nobody."""
+        """A bag came over PULL, and its digest is right.  It may be earlier than its Run, or its Look, or for nobody."""
+        if header.kind == "preview":
+            return self._superseded(self._looks.arrived(header.job, header.stage, header.token, frame))
         task = self.tasks.get(header.job)
         if task is None or task.token < header.token:
             self._early[header.job, header.token] = frame
@@ -190,11 +201,12 @@ class Keeper:
     def take(self, now: float) -> tuple[Task | None, list[Command]]:
         """The next task to start, for a compute thread with a free slot: higher priority first, then the older grant.
 
-        That it begins is told at once: should the process die of it, the coordinator must know what ran.
+        That it begins is told at once: should the process die of it, the coordinator must know what ran.  With no task at all,
+        a glance at an early picture, of which nobody is told.
         """
         ready = [(-t.request.priority, t.token, job) for job, t in self.tasks.items() if t.frame is not None and not t.running]
         if not ready:
-            return None, []
+            return self._glance(), []
         job = min(ready)[2]
         task = self.tasks[job]
         task.running, task.told = True, now
@@ -205,6 +217,7 @@ class Keeper:
         """The bag does not decode to what the stage needs: wait for it again; the third time raises it."""
         task = self._current(job, token)
         if task is None:
+            self._looks.end(job, token)
             return []
         task.frame, task.running = None, False
         task.spoils += 1
@@ -222,22 +235,26 @@ class Keeper:
         return [Send(Step(self.hello.life, job, token, step, steps))]
 
     def completed(self, now: float, job: str, token: Token, frame: Frame, digest: str, seconds: float) -> list[Command]:
-        """The stage's bag, encoded: into the outbox."""
+        """The stage's bag, encoded: into the outbox.  A preview leaves at once, and is forgotten."""
         task = self._current(job, token)
         if task is None:
-            return []
+            seen = self._looks.end(job, token)
+            if seen is None or seen.to is None:
+                return []
+            return [Carry("", seen.to, Header("preview", seen.job, seen.stage, seen.token, digest), frame)]
         del self.tasks[job]
         self.outbox[job] = _Kept(token, frame, digest, task.steps, seconds)
         return [Send(Done(self.hello.life, job, token, digest, len(frame), task.steps, seconds))]
 
     def raised(self, now: float, job: str, token: Token, error: str, fault: Literal["request", "stage"]) -> list[Command]:
         if self._current(job, token) is None:
+            self._looks.end(job, token)
             return []
         del self.tasks[job]
         return [Send(Raised(self.hello.life, job, token, error, fault)), *self._leave()]
 
     def drain(self, now: float) -> list[Command]:
-        """No new work; end when nothing is held."""
+        """No new work; end when nothing is held.  Early pictures are work that nobody misses."""
         if self.state == "draining":
             return []
         self.state = "draining"
@@ -277,6 +294,11 @@ class Keeper:
         kept = self.outbox.get(m.job)
         if kept is None:
             return []  # the next Beat shows that it is not here
+        if m.kind == "preview":
+            drawn = DRAWN.get(self.hello.stage)
+            if drawn is None or kept.token != m.token:
+                return []  # no picture, or not the one that was meant
+            return [Carry(m.life, m.to, Header("preview", m.job, self.hello.stage, m.token, kept.digest), kept.frame, drawn.name)]
         return [Carry(m.life, m.to, Header(m.kind, m.job, self.hello.stage, m.token, kept.digest), kept.frame)]
 
     def _drop(self, job: str, token: Token) -> list[Command]:
@@ -292,6 +314,20 @@ class Keeper:
         if kept is not None and kept.token <= token:
             del self.outbox[job]
         return self._leave()
+
+    # ---- early pictures
+
+    def _glance(self) -> Task | None:
+        glance = self._looks.take() if self.state != "draining" else None
+        if glance is None:
+            return None
+        assert glance.frame is not None
+        return Task(glance.name, glance.token, glance.request, glance.frame, preview=True)
+
+    @staticmethod
+    def _superseded(stale: Glance | None) -> list[Command]:
+        """The stage was drawn anew while its old picture was looked at."""
+        return [Forget(stale.name, stale.token)] if stale is not None else []
 
     # ---- what it says
 

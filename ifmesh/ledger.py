@@ -9,11 +9,12 @@ import heapq
 from collections import OrderedDict
 from typing import Any
 
-from ifmesh.cascade import Cascade
+from ifmesh.cascade import DRAWN, Cascade
 from ifmesh.commands import Close, Closed, Command, Note, Policy, Send
 from ifmesh.job import Cause, Job, Output, State
 from ifmesh.protocol import Ended, Progress, Queued, Release, Started, ToClient
 from ifmesh.roster import Roster, Worker
+from ifmesh.uploads import Uploads
 from ifmesh.waiting import Waiting
 
 
@@ -28,11 +29,15 @@ class Ledger:
         self.ended: OrderedDict[str, Closed] = OrderedDict()
         self.roster = Roster(tuple(s.name for s in cascade.stages))
         self.queues = {s.name: Waiting() for s in cascade.stages}
+        self.uploads = Uploads(self.policy.max_uploads)
         self.draining = False
         self._orders = 0
         self._orphans: set[str] = set()  # after a restart: jobs that no worker has claimed yet
         self._reserved: dict[str, str] = {}  # job that must run alone -> life of the worker kept empty for it
         self._watching: dict[bytes, set[str]] = {}
+        self._heard: dict[bytes, float] = {}  # when each of those who watch something was last heard
+        self._showing: dict[str, None] = {}  # jobs with a new early picture, or with somebody new to show one to
+        self._tiring = False  # is there a timer for the Submits that wait for their uploads?
         self._timers: list[tuple[float, int, str, str]] = []
         self._out: list[Command] = []
 
@@ -44,6 +49,10 @@ class Ledger:
         self._story(now, job, "accepted")
         if request.deadline is not None:
             self._timer(now + request.deadline, "deadline", job_id)
+        if request.tied:
+            job.heard = now
+            self._timer(now + self.policy.tether, "tether", job_id)
+        self.uploads.use(request.upload, job_id)
         return job
 
     def _enqueue(self, now: float, job: Job) -> None:
@@ -92,7 +101,9 @@ class Ledger:
         for peer in job.watchers:
             self._watching[peer].discard(job.id)
             if not self._watching[peer]:
-                del self._watching[peer]
+                del self._watching[peer], self._heard[peer]
+        if self.uploads.leave(now, job.request.upload, job.id):
+            self._timer(now + self.policy.upload_keep, "upload", job.request.upload)
 
     def _remember(self, closed: Closed) -> None:
         self.ended[closed.job] = closed
@@ -108,6 +119,13 @@ class Ledger:
         job.outputs[index] = output
         job.tokens[index] = output.token
         worker.outputs.add(job.id)
+        if job.lookers and self._early(job, index):
+            self._showing[job.id] = None
+
+    @staticmethod
+    def _early(job: Job, index: int) -> bool:
+        """Does this stage draw a picture that is not the job's last?"""
+        return job.route[index] in DRAWN and job.route[index] != job.request.last_stage
 
     def _trim(self, job: Job) -> None:
         """Release what is needed no more, because its successor exists twice."""
@@ -119,10 +137,18 @@ class Ledger:
 
     # ---- who hears of it
 
-    def _watched(self, job: Job, peer: bytes) -> None:
-        """From now on, and at once where it stands."""
+    def _attend(self, now: float, job: Job, peer: bytes) -> None:
+        """This peer is told of the job from now on."""
         job.watchers.add(peer)
         self._watching.setdefault(peer, set()).add(job.id)
+        self._heard[peer] = now
+
+    def _watched(self, now: float, job: Job, peer: bytes, previews: bool) -> None:
+        """From now on, and at once where it stands."""
+        self._attend(now, job, peer)
+        if previews and peer not in job.lookers:
+            job.lookers.add(peer)
+            self._showing[job.id] = None
         if job.state is State.QUEUED:
             self._send(peer, Queued(job.id, job.at, self.queues[job.at].position(job)))
         elif job.running:
@@ -165,6 +191,7 @@ class Ledger:
                 assert (worker.tasks.get(job.id) == job.token) != job.publishing, f"{job.id}: {job.life} disagrees"
                 assert not job.publishing or job.outputs[job.last].life == job.life, f"{job.id}: publishes what nobody holds"
                 assert job.token == job.tokens[job.stage], f"{job.id}: runs under a stale token"
+            assert job.lookers <= job.watchers, f"{job.id}: somebody looks who does not watch"
             for index, output in job.outputs.items():
                 assert job.id in self.roster.lives[output.life].outputs, f"{job.id}: {output.life} does not know of bag {index}"
                 assert index >= job.floor, f"{job.id}: bag {index} should have been released"
@@ -179,6 +206,17 @@ class Ledger:
             assert job.blame >= self.policy.alone, f"{job_id}: {life} is kept empty for it without a reason"
             idle = holder is not None and holder.state == "ready" and not (holder.tasks or holder.full or holder.name in self.roster.aside)
             assert not (idle and job.ticket) or self._orphans or self.draining, f"{job_id} waits while {life} is empty for it"
+        watching = {peer: {j.id for j in self.jobs.values() if peer in j.watchers} for peer in self._watching}
+        assert watching == self._watching, "who watches what?"
+        assert self._heard.keys() == watching.keys(), "who was heard, and watches nothing?"
+        self.uploads.check(self.jobs)
+        assert self._tiring == any(kind == "waiting" for _, _, kind, _ in self._timers), "who looks after those that wait?"
+        assert self._tiring or not len(self.uploads), "those that wait are not looked after"
+        looked = {key for _, _, kind, key in self._timers if kind == "upload"}
+        unused = self.uploads.stored.keys() - self.uploads.users.keys()
+        assert unused <= looked, f"{unused - looked} will never be discarded"
+        tethers = {key for _, _, kind, key in self._timers if kind == "tether"}
+        assert all(j.id in tethers for j in self.jobs.values() if j.request.tied), "a tied job that nobody looks after"
         if not self._orphans and not self.draining:
             for stage, queue in self.queues.items():
                 plain = [j for j in self.jobs.values() if j.ticket and j.at == stage and not (j.avoid or j.blame or j.stage in j.classes)]

@@ -15,16 +15,19 @@ Frame = bytes | memoryview
 
 MOST = 256
 
+_Place = tuple[str, str]
+"""(job, the stage whose early picture it is, or "": the job's one bag)."""
+
 
 @dataclass(slots=True)
 class Link:
-    """pending: by job, the newest bag that its pipe did not take yet, and until when to try."""
+    """pending: by job, the newest bag that its pipe did not take yet, and until when to try; early pictures apart from bags."""
 
     socket: zmq.Socket[bytes]
     to: tuple[Endpoint, ...]
     url: str
     used: float
-    pending: dict[str, tuple[Header, Frame, float]]
+    pending: dict[_Place, tuple[Header, Frame, float]]
 
 
 class Outlets:
@@ -56,8 +59,9 @@ class Outlets:
                 return False
             self._links[life] = link
         link.used = now
-        link.pending.pop(header.job, None)
-        link.pending[header.job] = (header, frame, now + self._patience)
+        place = header.job, header.stage if header.kind == "preview" else ""
+        link.pending.pop(place, None)
+        link.pending[place] = (header, frame, now + self._patience)
         self._flush(link)
         return True
 
@@ -70,8 +74,8 @@ class Outlets:
         """Send what can be sent; give up what has waited too long, and its link, which may be dead without a sign of it."""
         for life, link in list(self._links.items()):
             self._flush(link)
-            late = [job for job, (_, _, until) in link.pending.items() if until <= now]
-            for job in late:
+            late = [place for place, (_, _, until) in link.pending.items() if until <= now]
+            for job, _ in late:
                 logger.info("no link to %s in %.0f s", life or "the coordinator", self._patience, extra={"job": job})
             if late:
                 self._cut = {link.url, *(self._cut if len(self._cut) < MOST else ())}
@@ -83,12 +87,12 @@ class Outlets:
             self._close(life)
 
     def _flush(self, link: Link) -> None:
-        for job, (header, frame, _) in list(link.pending.items()):
+        for place, (header, frame, _) in list(link.pending.items()):
             try:
                 link.socket.send_multipart([HEADER.encode(header), frame], zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 return
-            del link.pending[job]
+            del link.pending[place]
 
     def _close(self, life: str) -> None:
         self._links.pop(life).socket.close()

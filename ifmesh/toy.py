@@ -6,7 +6,7 @@ bag that came in (a hash of both picks the colours of a small tiled pattern), so
 Options (the stage's section of ifmesh.toml): `steps` (default 5), `step_ms` (milliseconds per step, default 0), `slots` (jobs that
 step together, default 1).  A prompt may ask for trouble, with the stage's name: `toy:raise=stage_one` raises an error in the second
 step, `toy:abort=...` aborts the process there, `toy:hang=...` never returns from there, `toy:bad=...` calls the request wrong, and
-`toy:flag` makes the guard blank the pictures.
+`toy:flag` makes the guard blank the pictures.  To the toy encoder a word is a token, and one with "zzz" in it is unknown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hashlib import blake2b, shake_128
 
 import xxhash
 
-from ifmesh.cascade import DRAWN, EMBEDS, IMAGE64, IMAGE256, IMAGE1024, PNG, RNG
+from ifmesh.cascade import DRAWN, EMBEDS, FLAGGED, IF, IMAGE64, IMAGE256, IMAGE1024, PNG, RNG, TOKENS
 from ifmesh.errors import BadRequest
 from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag, Setup, Tensor
@@ -102,8 +102,12 @@ class Encoder(Toy):
     def draw(self, request: Request, bag: Bag) -> Bag:
         source = _mix(self.name, request, bag)
         row = b"".join(HALVES[level] for level in shake_128(source).digest(64)) * (CHANNELS // 64)
-        embeds = Tensor("F16", (2, 77, CHANNELS), row * (2 * 77))
-        return {EMBEDS.name: embeds, RNG.name: _rng(source)}
+        out = {
+            EMBEDS.name: Tensor("F16", (2, 77, CHANNELS), row * (2 * 77)),
+            TOKENS.name: Tensor("I64", (2, 3), _counted(request.negative) + _counted(request.prompt)),
+            RNG.name: _rng(source),
+        }
+        return {blob.name: out[blob.name] for blob in IF[self.name].gives(request)}
 
 
 class StageOne(Toy):
@@ -137,11 +141,13 @@ class Guard(Toy):
 
     def draw(self, request: Request, bag: Bag) -> Bag:
         flag = "toy:flag" in request.prompt
-        out = {"flagged": Tensor("U8", (1,), bytes([flag]))}
+        out = {FLAGGED.name: Tensor("U8", (1,), bytes([flag]))}
         for stage, blob in DRAWN.items():
             if blob.name in bag:
                 png = _png(bag[blob.name], blank=flag)
                 out[PNG[stage].name] = Tensor("U8", (len(png),), png)
+        if TOKENS.name in bag:
+            out[TOKENS.name] = bag[TOKENS.name]
         return out
 
 
@@ -154,6 +160,13 @@ def _mix(stage: str, request: Request, bag: Bag) -> bytes:
         mixed.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
         mixed.update(xxhash.xxh3_128_digest(tensor.data))
     return mixed.digest()
+
+
+def _counted(text: str) -> bytes:
+    """A row of TOKENS: how many with the end token, how many of them are read, how many are unknown."""
+    words = text.split()
+    tokens = len(words) + 1
+    return struct.pack("<3q", tokens, min(77, tokens), sum("zzz" in word for word in words))
 
 
 def _rng(source: bytes) -> Tensor:

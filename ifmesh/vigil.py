@@ -1,4 +1,4 @@
-"""What the broker does because time passes: deadlines, silence, stalls, the end of the grace.  Pure: it is told the time.
+"""What the broker does because time passes: deadlines, silence, stalls, tethers, idle uploads, the end of the grace.  Pure.
 
 One heap of timers.  An entry is a reason to look, never a verdict: what it was set for may long be over.
 """
@@ -6,12 +6,13 @@ One heap of timers.  An entry is a reason to look, never a verdict: what it was 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 
 from ifmesh.cascade import Cascade
-from ifmesh.commands import Command, Policy, parent_of
+from ifmesh.commands import Command, Discard, Policy, parent_of
 from ifmesh.desk import Desk
 from ifmesh.job import Cause
-from ifmesh.protocol import Endpoint, Failed, Kill
+from ifmesh.protocol import Cancelled, Endpoint, Failed, Kill
 from ifmesh.roster import Worker
 
 
@@ -21,12 +22,21 @@ class Vigil(Desk):
     def __init__(self, cascade: Cascade, epoch: int, inlet: tuple[Endpoint, ...], policy: Policy | None = None) -> None:
         super().__init__(cascade, epoch, inlet, policy)
         self._woke = 0.0
+        self._looks: dict[str, Callable[[float, str], None]] = {
+            "deadline": self._expire,
+            "silence": self._listen,
+            "suspect": self._convict,
+            "grace": self._settle,
+            "tether": self._hold,
+            "upload": self._clear,
+            "waiting": self._tire,
+        }
 
     def tick(self, now: float) -> list[Command]:
         self._overslept(now)
         while self._timers and self._timers[0][0] <= now:
             _, _, kind, key = heapq.heappop(self._timers)
-            {"deadline": self._expire, "silence": self._listen, "grace": self._settle, "suspect": self._convict}[kind](now, key)
+            self._looks[kind](now, key)
         return self._flush(now)
 
     def wakeup(self) -> float | None:
@@ -84,3 +94,29 @@ class Vigil(Desk):
                 self._enqueue(now, job)
         for job in list(self.jobs.values()):
             self._reconsider(now, job, "its bag is gone")  # it may have died while nobody was granted anything
+
+    def _hold(self, now: float, key: str) -> None:
+        """Has anybody who watches this tied job been heard lately?"""
+        job = self.jobs.get(key)
+        if job is None or not job.request.tied:
+            return
+        heard = max(self._woke, job.heard, *(self._heard[peer] for peer in job.watchers))
+        if now >= heard + self.policy.tether:
+            self._story(now, job, f"{job.at}: nobody who watches it was heard for {now - heard:.1f} s, and it is tied to them")
+            self._end(now, job, Cause.CANCELLED, Cancelled(job.id))
+        else:
+            self._timer(heard + self.policy.tether, "tether", key)
+
+    def _clear(self, now: float, digest: str) -> None:
+        """Is this upload still idle?"""
+        stored = self.uploads.stored.get(digest)
+        if stored is not None and digest not in self.uploads.users and now >= stored.idle + self.policy.upload_keep:
+            self.uploads.drop(digest)
+            self._out.append(Discard(digest))
+
+    def _tire(self, now: float, _: str) -> None:
+        """Submits that wait for an upload and are not said any more: nobody asks for the job now."""
+        again = self.uploads.tire(now, self.policy.upload_keep)
+        self._tiring = again is not None
+        if again is not None:
+            self._timer(again, "waiting", "")

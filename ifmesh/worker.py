@@ -11,12 +11,13 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import zmq
 
-from ifmesh import exits, keeper, log, sockets, tied
+from ifmesh import bags, exits, keeper, log, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.cascade import IF
 from ifmesh.compute import Compute, Ended, Event, Free, Loaded, Made, Spoilt, Stepped, Threw
@@ -121,7 +122,7 @@ class Worker:
             self._stop(received)
         for parts in self._uplink.received():
             self._heard(parts)
-        for header, frame in deliveries(self._inlet, "bag", self._garbage):
+        for header, frame in deliveries(self._inlet, ("bag", "preview"), self._garbage):
             self._carry_out(self._keeper.arrived(time.monotonic(), header, frame))
         with suppress(Empty):
             while True:
@@ -194,8 +195,8 @@ class Worker:
             match command:
                 case Send(message):
                     self._uplink.send(TO_COORDINATOR.encode(message))
-                case Carry(life, to, header, frame):
-                    self._outlets.send(now, life, to, header, frame)
+                case Carry():
+                    self._carry(now, command)
                 case Forget():
                     self._compute.give(command)
                 case Rebuild():
@@ -203,6 +204,18 @@ class Worker:
                     self._uplink.dial()
                 case Stop(detail):
                     self._end(exits.CONFIGURATION if detail else 0, detail)
+
+    def _carry(self, now: float, order: Carry) -> None:
+        """The bag, or one tensor of it."""
+        header, frame = order.header, order.frame
+        if order.only:
+            try:
+                frame = bags.only(frame, (order.only,))
+            except Garbled as error:  # an early picture of a stage that draws none: nobody waits for it
+                self._garbage.dropped("the coordinator", error)
+                return
+            header = replace(header, digest=bags.digest(frame))
+        self._outlets.send(now, order.life, order.to, header, frame)
 
     def _stop(self, received: signal.Signals) -> None:
         """The first time: finish what runs, hand over, leave.  The second time: now."""

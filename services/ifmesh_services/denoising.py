@@ -14,19 +14,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ifmesh.cascade import RNG
+from ifmesh.cascade import EMBEDS, RNG, Blob
+from ifmesh.errors import BadRequest
 from ifmesh.protocol import Request
-from ifmesh.stage import Bag
+from ifmesh.stage import Advance, Bag
 
-from .tensors import take
+from .tensors import take, to_blob
 
 
 def noise_source(request: Request, bag: Bag) -> torch.Generator:
-    """The request's CPU generator: as the stage before left it in the bag, or fresh from the seed ("per_stage")."""
+    """The request's CPU generator: as the stage before, or the client, left it in the bag; else fresh from the seed.
+
+    BadRequest: the client's is none.
+    """
     made = torch.Generator("cpu")
-    if request.seeding == "per_stage":
+    if request.seeding == "per_stage" or RNG.name not in bag:
         return made.manual_seed(request.seed)
-    made.set_state(take(bag, RNG))
+    state = take(bag, RNG)
+    try:
+        made.set_state(state)
+    except RuntimeError:
+        if RNG.name not in request.brings:
+            raise
+        raise BadRequest(RNG.name, f"{state.numel()} bytes", "no state of a CPU torch.Generator: send what its get_state() gives") from None
     return made
 
 
@@ -45,6 +55,19 @@ def guide(both: Tensor, scale: float, channels: int) -> Tensor:
     return torch.cat([eps, prompted[:, channels:]], dim=1)
 
 
+def embeddings(request: Request, bag: Bag, unet: Any) -> Tensor:
+    """[2, tokens, C] (negative, prompt), on the UNet's device and in its dtype.  BadRequest: the client's are none for this UNet."""
+    given = take(bag, EMBEDS)
+    embeds = given.to(unet.device, unet.dtype)
+    wanted = unet.config.encoder_hid_dim or unet.config.cross_attention_dim
+    if EMBEDS.name in request.brings:
+        if given.shape[2] != wanted:
+            raise BadRequest(EMBEDS.name, list(given.shape), f"this cascade's are [2, 77, {wanted}]: encode the prompt with it")
+        if not embeds.isfinite().all():
+            raise BadRequest(EMBEDS.name, list(given.shape), f"holds values that are no numbers in {unet.dtype}: encode the prompt again")
+    return embeds
+
+
 def rows(embeds: Tensor, guidance: float) -> Tensor:
     """The rows that the UNet is asked for.  embeds: [2, tokens, C] (negative, prompt); without guidance the prompt's alone."""
     return embeds if guidance > 1 else embeds[1:]
@@ -56,7 +79,8 @@ class Draw:
 
     x: [1, C, h, w], the noisy picture.  embeds: [rows, tokens, C]; two rows (negative, prompt) with guidance, one (prompt) without.
     scheduler: its own, see schedules.scheduled.  low: [1, 3, h, w], the noised low-resolution picture, seen by the UNet as more
-    channels of x.  labels: [rows], the noise level of `low`.  done: steps taken.  options: what scheduler.step takes besides.
+    channels of x.  labels: [rows], the noise level of `low`.  begin: index of the first timestep.  mask: [1, 1, h, w], 1 where x is
+    drawn, 0 where it stays as it began.  done: steps taken.  options: what scheduler.step takes besides.
     """
 
     x: Tensor
@@ -66,6 +90,8 @@ class Draw:
     source: torch.Generator
     low: Tensor | None = None
     labels: Tensor | None = None
+    begin: int = 0
+    mask: Tensor | None = None
     done: int = 0
     options: dict[str, Any] = field(init=False)
 
@@ -75,11 +101,18 @@ class Draw:
 
     @property
     def steps(self) -> int:
-        return len(self.scheduler.timesteps)
+        """Those that really run."""
+        return len(self.scheduler.timesteps) - self.begin
+
+    @property
+    def t(self) -> Tensor:
+        """The timestep where it is."""
+        now: Tensor = self.scheduler.timesteps[self.begin + self.done]
+        return now
 
     def seen(self) -> Tensor:
         """What the UNet sees: [rows, C (+ 3), h, w]."""
-        x = self.scheduler.scale_model_input(self.x, self.scheduler.timesteps[self.done])
+        x = self.scheduler.scale_model_input(self.x, self.t)
         one = x if self.low is None else torch.cat([x, self.low], dim=1)
         return torch.cat([one] * len(self.embeds))
 
@@ -90,16 +123,21 @@ class Draw:
             predicted = guide(predicted, self.guidance, channels)
         if self.scheduler.config.get("variance_type") not in ("learned", "learned_range"):
             predicted = predicted[:, :channels]
-        t = self.scheduler.timesteps[self.done]
-        self.x = self.scheduler.step(predicted, t, self.x, **self.options, return_dict=False)[0]
+        x = self.scheduler.step(predicted, self.t, self.x, **self.options, return_dict=False)[0]
+        self.x = x if self.mask is None else (1 - self.mask) * self.x + self.mask * x
         self.done += 1
+
+    def given(self, blob: Blob) -> Bag | None:
+        """What its stage gives, the picture as `blob`; None before the last step."""
+        if self.done < self.steps:
+            return None
+        return {blob.name: to_blob(self.x[0]), RNG.name: to_blob(self.source.get_state())}
 
 
 def predict(unet: Any, draws: Sequence[Draw]) -> Iterator[Tensor]:
     """The UNet's answer for each draw, [rows, C', h, w].  Exact: each in a call of its own, as its pipeline would."""
     for draw in draws:
-        t = draw.scheduler.timesteps[draw.done]
-        yield unet(draw.seen(), t, encoder_hidden_states=draw.embeds, class_labels=draw.labels, return_dict=False)[0]
+        yield unet(draw.seen(), draw.t, encoder_hidden_states=draw.embeds, class_labels=draw.labels, return_dict=False)[0]
 
 
 class Pool:
@@ -120,6 +158,10 @@ class Pool:
                 draw.advance(predicted)
         self._draws = {job: draw for job, draw in hand if draw.done < draw.steps}
         return hand
+
+    def advance(self, blob: Blob) -> list[Advance]:
+        """`step`, for a stage whose last step is its picture, `blob`."""
+        return [Advance(job, draw.done, draw.steps, draw.given(blob)) for job, draw in self.step()]
 
     def drop(self, job: str) -> None:
         self._draws.pop(job, None)

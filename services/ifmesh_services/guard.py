@@ -15,10 +15,10 @@ from diffusers.utils.pil_utils import numpy_to_pil
 from numpy.typing import NDArray
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from ifmesh.cascade import DRAWN, FLAGGED, IF, PNG
+from ifmesh.cascade import DRAWN, FLAGGED, IF, PNG, TOKENS
 from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag, Setup, Tensor
-from ifmesh_services.tensors import take
+from ifmesh_services.tensors import take, to_blob
 
 from . import loading, recipes
 
@@ -29,7 +29,7 @@ to_pil: Callable[[NDArray[np.float32]], list[PIL.Image.Image]] = numpy_to_pil
 
 @dataclass(slots=True)
 class _Job:
-    """pictures: those still to be checked, by stage, as the bag had them; done: their PNG files."""
+    """pictures: those still to be checked, by stage, as the bag had them; done: their PNG files, and what only passes."""
 
     pictures: dict[str, torch.Tensor]
     steps: int
@@ -65,7 +65,8 @@ class Guard:
         """One step for each picture.  ValueError: the bag's pictures are not what the request says."""
         needed = IF["guard"].needs(request)
         pictures = {stage: take(bag, blob) for stage, blob in DRAWN.items() if blob in needed}
-        self._jobs[job] = _Job(pictures, len(pictures))
+        passing = {TOKENS.name: to_blob(take(bag, TOKENS))} if TOKENS in needed else {}
+        self._jobs[job] = _Job(pictures, len(pictures), passing)
         return len(pictures)
 
     def step(self) -> Iterator[Advance]:
@@ -80,7 +81,7 @@ class Guard:
             if not job.pictures:
                 del self._jobs[name]
                 output = job.done | {FLAGGED.name: Tensor("U8", (1,), bytes([job.flagged]))}
-            yield Advance(name, len(job.done), job.steps, output)
+            yield Advance(name, job.steps - len(job.pictures), job.steps, output)
 
     def drop(self, job: str) -> None:
         self._jobs.pop(job, None)

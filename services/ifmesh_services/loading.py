@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import diffusers
+import PIL
+import PIL.features
 import torch
 import transformers
 import xxhash
@@ -26,7 +28,7 @@ from safetensors import SafetensorError
 from ifmesh.errors import Misconfigured
 from ifmesh.stage import Setup
 
-from .mending import mend_safety_checker, no_bars
+from .mending import mend_safety_checker, mend_upsampling, no_bars
 from .recipes import is_hub_name
 
 Kind = TypeVar("Kind")
@@ -55,6 +57,7 @@ def component(repo: str, subfolder: str, kind: type[Kind], dtype: torch.dtype = 
     """
     if kind is IFSafetyChecker:
         mend_safety_checker()
+    mend_upsampling()
     if not issubclass(kind, torch.nn.Module):
         _check_vocabulary(repo, subfolder, kind)
         return _part(repo, subfolder, kind)
@@ -103,8 +106,14 @@ def numeric_class(setup: Setup, dtype: torch.dtype, *parts: object) -> str:
             config = {key: value for key, value in dict(getattr(part, "config", {})).items() if not key.startswith("_")}
             digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     named = next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
-    versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}"
+    versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}, {_pillow()}"
     return f"{_device_model(setup.device)}, {named}, {versions}, threads {torch.get_num_threads()}, weights {digest.hexdigest()}"
+
+
+def _pillow() -> str:
+    """It decodes and resizes what clients send; JPEG leaves its decoders free in the last bit."""
+    jpeg = PIL.features.version("libjpeg_turbo") or PIL.features.version("jpg")
+    return f"pillow {PIL.__version__} (libjpeg {jpeg}, webp {PIL.features.version('webp')})"
 
 
 def _part(repo: str, subfolder: str, kind: type[Kind], **more: Any) -> Kind:

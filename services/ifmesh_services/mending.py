@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
+from diffusers.models.unets.unet_2d_blocks import ResnetUpsampleBlock2D, SimpleCrossAttnUpBlock2D
 from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
@@ -25,6 +27,35 @@ def mend_safety_checker() -> None:
 
     mended.mended = True  # type: ignore[attr-defined]
     made.__init__ = mended
+
+
+def mend_upsampling() -> None:
+    """Let IF's UNets draw sides that they cannot halve evenly, such as Stage II's 392, of a source of 500 x 768.
+
+    Their blocks are told which size to go back to, but diffusers 0.42 does not heed it in these two, and the skip connections no longer
+    fit.  Mended as its other blocks do it; sizes that can be halved are drawn as before, bit by bit.
+    """
+    for kind in (ResnetUpsampleBlock2D, SimpleCrossAttnUpBlock2D):
+        _heed_size(kind)
+
+
+def _heed_size(kind: Any) -> None:
+    plain = kind.forward
+    if getattr(plain, "mended", False):
+        return
+
+    @functools.wraps(plain)
+    def mended(self: Any, *args: Any, upsample_size: Any = None, **named: Any) -> Any:
+        def sized(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+            return given[0], upsample_size
+
+        with contextlib.ExitStack() as hooks:
+            for upsampler in self.upsamplers or () if upsample_size is not None else ():
+                hooks.callback(upsampler.upsample.register_forward_pre_hook(sized).remove)
+            return plain(self, *args, **named)
+
+    mended.mended = True  # type: ignore[attr-defined]
+    kind.forward = mended
 
 
 @contextlib.contextmanager

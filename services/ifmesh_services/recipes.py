@@ -12,6 +12,7 @@ from typing import Any
 from ifmesh.cascade import DRAWN, IF
 from ifmesh.errors import BadRequest, Misconfigured
 from ifmesh.protocol import STAGES, Request, Settings
+from ifmesh.rules import NEEDS, STRENGTH
 
 UPSCALER = "stabilityai/stable-diffusion-x4-upscaler"
 PUBLISHED = {
@@ -19,20 +20,39 @@ PUBLISHED = {
     "if-l": ("DeepFloyd/IF-I-L-v1.0", "DeepFloyd/IF-II-L-v1.0"),
     "if-m": ("DeepFloyd/IF-I-M-v1.0", "DeepFloyd/IF-II-M-v1.0"),
 }
-DEFAULTS = {  # those of diffusers' pipelines; but the upscaler's noise is 100, as the published scripts pass it
-    "stage_one": Settings(steps=100, guidance=7.0),
-    "stage_two": Settings(steps=50, guidance=4.0, noise_level=250),
-    "upscaler": Settings(steps=75, guidance=9.0, noise_level=100),
+TIMES = 4  # how much larger each stage draws than the one before, unless a source leads it
+_UPSCALER = Settings(steps=75, guidance=9.0, noise_level=100)
+DEFAULTS = {  # by task: those of diffusers' pipelines; but the upscaler's noise is 100, as the published scripts pass it
+    "generate": {
+        "stage_one": Settings(steps=100, guidance=7.0),
+        "stage_two": Settings(steps=50, guidance=4.0, noise_level=250),
+        "upscaler": _UPSCALER,
+    },
+    "vary": {
+        "stage_one": Settings(steps=80, guidance=10.0, strength=0.7),
+        "stage_two": Settings(steps=50, guidance=4.0, strength=0.8, noise_level=250),
+        "upscaler": _UPSCALER,
+    },
+    "inpaint": {
+        "stage_one": Settings(steps=50, guidance=7.0, strength=1.0),
+        "stage_two": Settings(steps=100, guidance=4.0, strength=0.8, noise_level=0),
+        "upscaler": _UPSCALER,
+    },
 }
+SETTINGS = {f.name for f in fields(Settings)}
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a cascade is made of.  repos: stage name to folder or hub name; defaults: drawing stage to the settings it starts from."""
+    """What a cascade is made of.  repos: stage name to folder or hub name; defaults: task to stage to the settings it starts from."""
 
     name: str
     repos: dict[str, str]
-    defaults: dict[str, Settings]
+    defaults: dict[str, dict[str, Settings]]
+
+    def settings(self, stage: str) -> dict[str, Settings]:
+        """Where each task starts from in that stage."""
+        return {task: stages[stage] for task, stages in self.defaults.items()}
 
 
 def read(cascade: str) -> Recipe:
@@ -42,7 +62,7 @@ def read(cascade: str) -> Recipe:
     """
     if cascade in PUBLISHED:
         one, two = PUBLISHED[cascade]
-        return Recipe(cascade, _repos(one, two, UPSCALER), dict(DEFAULTS))
+        return Recipe(cascade, _repos(one, two, UPSCALER), DEFAULTS)
     if not cascade:
         from ifmesh_services.nano import builder  # here: nobody who has real weights needs it
 
@@ -71,7 +91,11 @@ def _repos(one: str, two: str, upscaler: str) -> dict[str, str]:
 
 
 def _read(folder: Path) -> Recipe:
-    """The recipe in folder/cascade.json."""
+    """The recipe in folder/cascade.json.
+
+    A stage's entry holds its settings for generate; those for vary and inpaint lie in objects of that name within it.  The upscaler
+    knows no tasks: its entry is for all.
+    """
     path = folder / "cascade.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -80,10 +104,12 @@ def _read(folder: Path) -> Recipe:
     except (OSError, ValueError, RecursionError) as error:
         raise Misconfigured(f"{path}: cannot be read as JSON: {error}") from error
     _check_keys(path, "", data, {"name", *DRAWN})
-    repos, defaults = [], {}
+    repos: list[str] = []
+    defaults: dict[str, dict[str, Settings]] = {task: {} for task in DEFAULTS}
     for stage in DRAWN:
         entry = data.get(stage)
-        _check_keys(path, f"{stage}.", entry, {"repo", *(f.name for f in fields(Settings))})
+        own = [task for task in DEFAULTS if task != "generate" and stage in STRENGTH]
+        _check_keys(path, f"{stage}.", entry, {"repo", *SETTINGS, *own})
         repo = entry.get("repo")
         if not isinstance(repo, str) or not repo:
             raise Misconfigured(f"{path}: {stage}.repo: {repo!r}: the name of a folder beside cascade.json, or of a repository on the hub")
@@ -91,7 +117,11 @@ def _read(folder: Path) -> Recipe:
         if not beside.is_dir() and not is_hub_name(repo):
             raise Misconfigured(f"{path}: {stage}.repo: no folder {beside}")
         repos.append(str(beside) if beside.is_dir() else repo)
-        defaults[stage] = _settings(path, stage, entry)
+        for task in DEFAULTS:
+            said, where = (entry.get(task, {}), f"{stage}.{task}") if task in own else (entry, stage)
+            if task in own:
+                _check_keys(path, f"{where}.", said, SETTINGS)
+            defaults[task][stage] = _settings(path, where, task, stage, said)
     one, two, upscaler = repos
     return Recipe(str(data.get("name", folder.name)), _repos(one, two, upscaler), defaults)
 
@@ -104,24 +134,24 @@ def _check_keys(path: Path, where: str, data: object, known: set[str]) -> None:
         raise Misconfigured(f"{path}: unknown key {where + key!r}; did you mean {where + near[0]!r}?")
 
 
-def _settings(path: Path, stage: str, entry: dict[str, Any]) -> Settings:
-    """The published defaults with what the entry says; checked by the rules for a request's own."""
+def _settings(path: Path, where: str, task: str, stage: str, entry: dict[str, Any]) -> Settings:
+    """The task's published defaults with what the entry says; checked by the rules for a request's own."""
     whole = {key: entry[key] for key in ("steps", "noise_level") if entry.get(key) is not None}
     real = {key: entry[key] for key in ("guidance", "strength") if entry.get(key) is not None}
     listed = entry.get("timesteps")
     for key, value in (whole | real).items():
         if isinstance(value, bool) or not isinstance(value, int if key in whole else (int, float)):
-            raise Misconfigured(f"{path}: {stage}.{key}: {value!r}: a number")
+            raise Misconfigured(f"{path}: {where}.{key}: {value!r}: a number")
     if listed is not None:
         if not isinstance(listed, list) or not all(type(t) is int for t in listed):
-            raise Misconfigured(f"{path}: {stage}.timesteps: {listed!r}: a list of whole numbers")
+            raise Misconfigured(f"{path}: {where}.timesteps: {listed!r}: a list of whole numbers")
         whole["timesteps"] = tuple(listed)
-    usual = {f.name: getattr(DEFAULTS[stage], f.name) for f in fields(Settings)}
+    usual = {name: getattr(DEFAULTS[task][stage], name) for name in SETTINGS}
     if listed is not None and "steps" not in whole:
         usual["steps"] = None
     made = Settings(**(usual | whole | {key: float(value) for key, value in real.items()}))
     try:
-        IF.check(Request("a fox", 0, settings={stage: made}))
+        IF.check(Request("a fox", 0, task, settings={stage: made}, brings=NEEDS[task], upload="0" * 64 if NEEDS[task] else ""))
     except BadRequest as error:
-        raise Misconfigured(f"{path}: {error}") from error
+        raise Misconfigured(f"{path}: {where}: {error}") from error
     return made

@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+from ifmesh import rules
 from ifmesh.errors import BadRequest, Misconfigured
 from ifmesh.protocol import Settings
 
@@ -14,13 +15,19 @@ from ifmesh.protocol import Settings
 class Plan:
     """How one stage draws one request, all decided.  timesteps: the explicit list, else `steps` of the scheduler's own choice.
 
-    guidance: 1 or less is none.  noise_level: 0 to 999, put on the low-resolution input, where the stage has one.
+    guidance: 1 or less is none.  noise_level: 0 to 999, put on the low-resolution input, where the stage has one.  strength: (0, 1],
+    how much of the list runs; 1 where there is no source.
     """
 
     steps: int
     timesteps: tuple[int, ...] | None
     guidance: float
     noise_level: int
+    strength: float = 1.0
+
+    def begin(self, scheduler: Any) -> int:
+        """The index of the first timestep that runs.  Formula: diffusers' get_timesteps."""
+        return int((self.steps - rules.steps_left(self.steps, self.strength)) * scheduler.order)
 
 
 def planned(default: Settings, given: Settings | None) -> Plan:
@@ -32,20 +39,23 @@ def planned(default: Settings, given: Settings | None) -> Plan:
         raise Misconfigured("the cascade names neither steps nor timesteps for this stage: see its cascade.json")
     guidance = default.guidance if given.guidance is None else given.guidance
     noise_level = default.noise_level if given.noise_level is None else given.noise_level
+    strength = default.strength if given.strength is None else given.strength
     return Plan(
         steps=len(timesteps) if timesteps is not None else steps or 0,
         timesteps=timesteps,
         guidance=1.0 if guidance is None else guidance,
         noise_level=0 if noise_level is None else noise_level,
+        strength=1.0 if strength is None else strength,
     )
 
 
 def scheduled(template: Any, plan: Plan, stage: str) -> Any:
-    """A scheduler of the request's own, its timesteps set, on the CPU (step() reads them one by one).
+    """A scheduler of the request's own, all its timesteps set, on the CPU (step() reads them one by one, from plan.begin on).
 
     template: a diffusers scheduler.  The copy shares its tables; its list it must not share, because a step looks the next timestep
-    up in it.  BadRequest when the list leaves what the model was trained for.
+    up in it.  BadRequest when the list leaves what the model was trained for, or strength leaves nothing of it.
     """
+    rules.check_steps_left(stage, plan.steps, plan.strength)
     own = copy.copy(template)
     trained = template.config.num_train_timesteps
     named, value = ("steps", plan.steps) if plan.timesteps is None else ("timesteps", plan.timesteps)
@@ -61,5 +71,5 @@ def scheduled(template: Any, plan: Plan, stage: str) -> Any:
     if int(own.timesteps.max()) >= trained:
         raise wrong
     if hasattr(own, "set_begin_index"):
-        own.set_begin_index(0)  # the multistep solvers would otherwise look it up, wrongly when a timestep comes twice
+        own.set_begin_index(plan.begin(own))  # the multistep solvers would otherwise look it up, wrongly when a timestep comes twice
     return own

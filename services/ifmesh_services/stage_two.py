@@ -1,4 +1,4 @@
-"""Stage II: the base picture to four times its size, as diffusers' IFSuperResolutionPipeline draws it."""
+"""Stage II: the base picture to four times its size, as diffusers' IFSuperResolutionPipeline and its two relatives draw it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch.nn import functional
 
-from ifmesh.cascade import EMBEDS, IMAGE64, IMAGE256, RNG
+from ifmesh.cascade import IMAGE64, IMAGE256
 from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag, Setup
 
 from . import loading, recipes
-from .denoising import Draw, Pool, noise, noise_source, rows
+from .denoising import Draw, Pool, embeddings, noise, noise_source, rows
+from .pictures import sketched
 from .schedules import planned, scheduled
-from .tensors import take, to_blob
+from .tensors import take
 
 NAME = "stage_two"
-TIMES = 4  # the pipeline draws its UNet's sample_size whatever comes in; for the base size the cascade was made for, that is the same
 
 
 class StageTwo:
-    """Needs embeds, image64 [3, h, w] and rng; gives image256 [3, 4h, 4w], about -1 to 1, and rng."""
+    """Needs embeds, image64 [3, h, w] and rng, and, for vary and inpaint, source and mask; gives image256, about -1 to 1, and rng.
+
+    image256 is [3, 4h, 4w], or follows the source: see geometry.fitted.  One denoising step for each admitted job per step().
+    """
 
     slots: int = 1
 
     def load(self, setup: Setup) -> str:
         recipe = recipes.read(setup.cascade)
-        repo, self._defaults = recipe.repos[NAME], recipe.defaults[NAME]
+        repo, self._defaults = recipe.repos[NAME], recipe.settings(NAME)
         self._dtype, self._device = loading.dtype_of(setup), torch.device(setup.device)
         self._unet: Any = loading.component(repo, "unet", UNet2DConditionModel, self._dtype, setup.device)
         self._scheduler: Any = loading.scheduler(repo, "scheduler", DDPMScheduler)
@@ -37,29 +40,27 @@ class StageTwo:
         return loading.numeric_class(setup, self._dtype, self._unet, self._scheduler, self._noising)
 
     def admit(self, job: str, request: Request, bag: Bag) -> int:
-        plan = planned(self._defaults, request.settings.get(NAME))
+        plan = planned(self._defaults[request.task], request.settings.get(NAME))
         scheduler = scheduled(self._scheduler, plan, NAME)
-        source = noise_source(request, bag)
+        begin = plan.begin(scheduler)
+        sketch = sketched(bag, self._unet.config.sample_size, dtype=self._dtype, device=self._device)
         base = take(bag, IMAGE64).to(self._device, self._dtype)[None]
-        size = (TIMES * base.shape[2], TIMES * base.shape[3])
+        size = sketch.size if sketch else (recipes.TIMES * base.shape[2], recipes.TIMES * base.shape[3])
+        embeds = rows(embeddings(request, bag, self._unet), plan.guidance)
+        source = noise_source(request, bag)
         # The order of the draws is the pipeline's: first the picture's noise, then the low resolution's.
-        x = noise((1, 3, *size), source, self._dtype, self._device) * scheduler.init_noise_sigma
+        x = noise((1, 3, *size), source, self._dtype, self._device)
+        x = sketch.noised(scheduler, begin, x) if sketch else x * scheduler.init_noise_sigma
         low = functional.interpolate(base, size, mode="bilinear", align_corners=True)
         level = torch.tensor([plan.noise_level], device=self._device)
         low = self._noising.add_noise(low, noise(low.shape, source, self._dtype, self._device), level)
-        embeds = rows(take(bag, EMBEDS), plan.guidance).to(self._device, self._dtype)
-        draw = Draw(x, embeds, plan.guidance, scheduler, source, low, level.repeat(len(embeds)))
+        labels = level.repeat(len(embeds))
+        draw = Draw(x, embeds, plan.guidance, scheduler, source, low, labels, begin, sketch.mask if sketch else None)
         self._pool.admit(job, draw)
         return draw.steps
 
     def step(self) -> list[Advance]:
-        """One denoising step for each admitted job."""
-        return [Advance(job, draw.done, draw.steps, self._output(draw)) for job, draw in self._pool.step()]
+        return self._pool.advance(IMAGE256)
 
     def drop(self, job: str) -> None:
         self._pool.drop(job)
-
-    def _output(self, draw: Draw) -> Bag | None:
-        if draw.done < draw.steps:
-            return None
-        return {IMAGE256.name: to_blob(draw.x[0]), RNG.name: to_blob(draw.source.get_state())}

@@ -31,7 +31,7 @@ class Upscaler:
 
     def load(self, setup: Setup) -> str:
         recipe = recipes.read(setup.cascade)
-        repo, self._defaults = recipe.repos[NAME], recipe.defaults[NAME]
+        repo, self._defaults = recipe.repos[NAME], recipe.settings(NAME)
         self._dtype, self._device = loading.dtype_of(setup), torch.device(setup.device)
         self._tokenizer: CLIPTokenizer = loading.tokenizer(repo, CLIPTokenizer)
         self._text: CLIPTextModel = loading.component(repo, "text_encoder", CLIPTextModel, self._dtype, setup.device)
@@ -44,7 +44,7 @@ class Upscaler:
         return loading.numeric_class(setup, self._dtype, self._text, self._unet, self._vae, self._scheduler, self._noising)
 
     def admit(self, job: str, request: Request, bag: Bag) -> int:
-        plan = planned(self._defaults, request.settings.get(NAME))
+        plan = planned(self._defaults[request.task], request.settings.get(NAME))
         scheduler = scheduled(self._scheduler, plan, NAME)
         source = noise_source(request, bag)
         low = 2 * (take(bag, IMAGE256)[None] / 2 + 0.5).clamp(0, 1) - 1  # the pipeline wants 0 to 1, and its VAE's processor -1 to 1

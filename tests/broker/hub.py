@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ifmesh.broker import Broker
-from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Give, Hand, Note, Send
-from ifmesh.protocol import Ended, Endpoint, Finished, Header, Request, Result, StageRun, ToCoordinator, Token
-from tests.broker.toyland import digest, published, sha
+from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Discard, Give, Hand, Note, Send
+from ifmesh.protocol import (
+    Cancelled,
+    Ended,
+    Endpoint,
+    Finished,
+    Header,
+    Preview,
+    Request,
+    Result,
+    StageRun,
+    Submit,
+    ToCoordinator,
+    Token,
+    Watch,
+)
+from tests.broker.service import first_bag
+from tests.broker.toyland import EMPTY, digest, names, published, sha
 
 if TYPE_CHECKING:
     from tests.broker.world import World
@@ -32,12 +48,31 @@ class Record:
 class Disk:
     rows: dict[str, Record] = field(default_factory=dict)
     results: dict[str, bytes] = field(default_factory=dict)
+    uploads: dict[str, bytes] = field(default_factory=dict)
+    brought: dict[str, bytes] = field(default_factory=dict)  # all uploads that ever were on it
+    rotten: set[str] = field(default_factory=set)  # those that it has lost
+
+    def lose(self, upload: str) -> None:
+        del self.uploads[upload]
+        self.rotten.add(upload)
+
+    def discard(self, upload: str) -> None:
+        users = [job for job, row in self.rows.items() if row.ending is None and row.request.upload == upload]
+        assert not users, f"the upload of {users} is discarded"
+        assert upload in self.uploads or upload in self.rotten, "an upload is discarded that was never there"
+        self.uploads.pop(upload, None)
+
+    def first_bag(self, upload: str) -> bytes | None:
+        return self.uploads.get(upload) if upload else EMPTY
 
     def commit(self, now: float, disturbed: float, commands: list[Command]) -> None:
         """One transaction for all that a batch wants remembered."""
         for command in commands:
             if isinstance(command, Book):
                 assert command.job not in self.rows, f"{command.job} is booked twice"
+                here = command.request.upload in (*self.uploads, *self.rotten, "")
+                over = any(isinstance(c, Close) and c.job == command.job for c in commands)
+                assert here or over, f"{command.job} is booked, and its upload is not here"
                 self.rows[command.job] = Record(command.request, now)
             elif isinstance(command, Blame):
                 assert command.job in self.rows, f"blame for {command.job}, which was never booked"
@@ -53,7 +88,8 @@ class Disk:
                     frame = self.results.get(command.job)
                     assert frame is not None, f"{command.job} is finished, but nothing is on disk"
                     assert sha(frame) == command.ending.digest, f"{command.job}: digest of something else"
-                    assert frame == published(row.request), f"{command.job}: wrong bytes were published"
+                    first = self.brought[row.request.upload] if row.request.upload else EMPTY
+                    assert frame == published(row.request, first), f"{command.job}: wrong bytes were published"
                     deadline = row.accepted + (row.request.deadline or float("inf"))
                     assert now <= max(deadline + 0.01, disturbed), f"{command.job} finished {now - deadline:.2f} s after its deadline"
 
@@ -70,7 +106,11 @@ class Hub:
         self.doom: str = ""
         self.disturbed = 0.0  # until then it was late for reasons of its own
         self.broker: Broker
-        self._inbox: list[tuple[bytes, ToCoordinator] | tuple[str, Token, str, int]] = []
+        self._inbox: list[tuple[bytes, ToCoordinator] | tuple[str, int, tuple[str, ...]] | tuple[str, Token, str, int]] = []
+        self._storing: Counter[str] = Counter()  # uploads on their way to disk
+        self._watching: defaultdict[bytes, set[str]] = defaultdict(set)  # what each client has asked to be told of
+        self._heard: dict[str, float] = {}  # when somebody who had asked for this job was last heard
+        self._since = 0.0
         self._turn_at = float("inf")
         self._paused = 0.0
         self._skew = 0.0
@@ -85,14 +125,18 @@ class Hub:
     def start(self) -> None:
         world = self.world
         self.epoch += 1
-        self.alive, self.disturbed = True, world.now + 0.1
+        self.alive, self.disturbed, self._since = True, world.now + 0.1, world.now
+        self._storing.clear()
+        self._watching.clear()
+        self._heard.clear()
         self._skew = world.rng.uniform(0, 1e6)
         self.broker = world.minds.broker(world.cascade, self.epoch, (self.inlet,), world.policy)
         world.say("hub", f"starts, epoch {self.epoch}")
         rows = self.disk.rows.items()
         open_jobs = [Booked(job, r.request, world.now - r.accepted, r.blame) for job, r in rows if r.ending is None]
         ended = [Closed(job, r.request, r.ending, r.story, r.runs) for job, r in rows if r.ending is not None]
-        commands = self.broker.recover(self.clock(), open_jobs, ended)
+        uploads = {upload: len(frame) for upload, frame in self.disk.uploads.items()}
+        commands = self.broker.recover(self.clock(), open_jobs, ended, uploads)
         self.broker.check()
         self._finish(commands)
         world.links.reopen()
@@ -126,13 +170,38 @@ class Hub:
         if not self.alive or epoch != self.epoch:
             return
         if digest(frame) != header.digest:
-            self.world.say("hub", "drops a result of the wrong digest:", header)
-            return
-        if self.broker.expects(header.job, header.token):
+            self.world.say("hub", "drops a frame of the wrong digest:", header)
+        elif header.kind == "preview":
+            self._show(header, frame)
+        elif header.kind == "upload":
+            self._take(epoch, header, frame)
+        elif self.broker.expects(header.job, header.token):
             self.world.say("hub", "stores", header)
             self.world.later(self.world.rng.uniform(0.002, 0.2), self._stored, epoch, header, frame)
         else:
             self.world.say("hub", "does not expect", header)
+
+    def _show(self, header: Header, frame: bytes) -> None:
+        """An early picture, to whoever looks."""
+        for peer in self.broker.lookers(header.job, header.stage, header.token):
+            if not self.world.links.down(peer, Preview(header.job, header.stage), frame):
+                self._gone(peer)
+
+    def _take(self, epoch: int, header: Header, frame: bytes) -> None:
+        """An upload."""
+        if self.broker.wants(header.job) and header.job not in self._storing:
+            assert sha(frame) == header.job
+            self.world.say("hub", "stores", header)
+            self._storing[header.job] += 1
+            self.world.later(self.world.rng.uniform(0.002, 0.5), self._taken, epoch, header.job, frame)
+        else:
+            self.world.say("hub", "does not want", header)
+
+    def _taken(self, epoch: int, upload: str, frame: bytes) -> None:
+        if self.alive and epoch == self.epoch:
+            self.disk.uploads[upload] = self.disk.brought[upload] = frame
+            self._inbox.append((upload, len(frame), names(frame)))
+            self._soon(0.0)
 
     def _stored(self, epoch: int, header: Header, frame: bytes) -> None:
         if self.alive and epoch == self.epoch:
@@ -161,7 +230,12 @@ class Hub:
             if len(item) == 2:
                 world.say("hub", f"{item[0].decode()} >", item[1])
                 world.watch(item[1])
+                self._note(*item)
                 commands += self.broker.receive(self.clock(), *item)
+            elif len(item) == 3:
+                world.say("hub", f"has stored {item[0]}")
+                del self._storing[item[0]]
+                commands += self.broker.stored(self.clock(), *item)
             else:
                 world.say("hub", f"landed {item[0]} {item[1]}")
                 commands += self.broker.landed(self.clock(), *item)
@@ -171,6 +245,28 @@ class Hub:
         self.broker.check()
         world.events += 1
         self._finish(commands)
+
+    def _note(self, peer: bytes, message: ToCoordinator) -> None:
+        """Who was heard, and which jobs are watched by whom; counted apart from the broker."""
+        if isinstance(message, Submit | Watch):
+            self._watching[peer].add(message.job)
+        for job in self._watching.get(peer, ()):
+            self._heard[job] = self.world.now
+
+    def _gone(self, peer: bytes) -> None:
+        self._watching.pop(peer, None)
+        self.broker.gone(self.clock(), peer)
+
+    def _check_tethers(self, commands: list[Command]) -> None:
+        """Only what nobody was heard of for long is cut loose."""
+        world = self.world
+        for command in commands:
+            if not isinstance(command, Close) or not isinstance(command.ending, Cancelled) or world.cancelled_by_somebody(command.job):
+                continue
+            assert self.disk.rows[command.job].request.tied, f"nobody cancelled {command.job}, and it is not tied"
+            silent = world.now - max(self._since, self._heard.get(command.job, 0.0))
+            assert silent > world.policy.tether - 0.01, f"{command.job} was cut loose after {silent:.2f} s"
+            world.loose += 1
 
     def command(self, commands: list[Command]) -> None:
         """Carry out what somebody asked of the broker directly."""
@@ -183,36 +279,48 @@ class Hub:
         if doom == "before the commit":
             return self.crash()
         self.disk.commit(world.now, self.disturbed, commands)
+        self._check_tethers(commands)
         world.proved.update(world.proving)
         world.proving.clear()
         if doom == "after the commit":
             return self.crash()
+        more: list[Command] = []
         stop = world.rng.randrange(len(commands)) if doom else -1
         for n, command in enumerate(commands):
             if n == stop:
                 return self.crash()
-            self._carry_out(command)
+            more += self._carry_out(command)
+        if more:
+            return self._finish(more)
         wakeup = self.broker.wakeup()
         if wakeup is not None:
             self._soon(max(0.0, wakeup - self.clock()) + 1e-6)
         return None
 
-    def _carry_out(self, command: Command) -> None:
+    def _carry_out(self, command: Command) -> list[Command]:
         world = self.world
         if isinstance(command, Send):
             world.say("hub", f"  {command.to.decode()} <", command.message)
             if not world.links.down(command.to, command.message):
-                self.broker.gone(self.clock(), command.to)
+                self._gone(command.to)
         elif isinstance(command, Give):
             world.say("hub", "  gives", command)
-            world.give(command)
+            frame = self.disk.first_bag(command.upload)
+            if frame is None:
+                return self.broker.unreadable(self.clock(), command.job, "it is no longer on disk")
+            first_bag(world, command, frame)
+        elif isinstance(command, Discard):
+            world.say("hub", "  discards", command)
+            if command.digest not in self._storing:
+                self.disk.discard(command.digest)
         elif isinstance(command, Hand):
             frame = self.disk.results[command.job]
             assert sha(frame) == command.digest
-            if not world.links.down(command.to, Result(command.job, command.digest), frame):
-                self.broker.gone(self.clock(), command.to)
+            if not world.links.down(command.to, Result(command.job, command.digest, command.request), frame):
+                self._gone(command.to)
         elif isinstance(command, Note):
             world.say("hub", f"  # {command.job}: {command.text}")
         else:
             assert isinstance(command, Book | Close | Blame), command
             world.say("hub", "  journal:", command)
+        return []

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ifmesh.caller import Caller, Command, Rebuild, Send, Tell
-from ifmesh.protocol import Accepted, Cancelled, Failed, Finished, Refused, Request, Result
+from ifmesh.caller import Caller, Command, Rebuild, Send, Tell, Upload
+from ifmesh.protocol import NEVER, Accepted, Cancelled, Endpoint, Failed, Finished, Header, Preview, Refused, Request, Result, Welcome
 from tests.broker.links import Down, Link
-from tests.broker.toyland import published
+from tests.broker.toyland import EMPTY, digest, previewed, published
 
 if TYPE_CHECKING:
     from tests.broker.world import World
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Wish:
-    """One job of this client.  ending: what it was told, once; refused: how often the mesh was full."""
+    """One job of this client.  first: what it brings; previews: it looks; ending: what it was told, once; refused: how often the
+    mesh was full."""
 
     job: str
     request: Request
+    first: bytes = EMPTY
+    previews: bool = False
     submitted: float = -1.0
     accepted: bool = False
     cancelled: bool = False
@@ -36,6 +39,8 @@ class Patron:
         self.world, self.name = world, name
         self.sessions = 0
         self.alive = False
+        self.deserted = False  # gone for good
+        self.inlet: tuple[Endpoint, ...] = ()
         self.wishes: dict[str, Wish] = {}
         self.told: set[str] = set()  # jobs whose ending this session was told
         self.caller: Caller
@@ -43,6 +48,9 @@ class Patron:
         self._tick_at = float("inf")
 
     def start(self) -> None:
+        if self.deserted:
+            return
+        self.inlet = ()
         self.sessions += 1
         self.alive, self.told, self._tick_at = True, set(), float("inf")
         self.caller = self.world.minds.caller()
@@ -55,9 +63,9 @@ class Patron:
                 self._do(self.caller.fetch(self.world.now, wish.job))
             if wish.submitted >= 0 and wish.ending is None:
                 if wish.accepted and self.world.rng.random() < 0.7:
-                    self._do(self.caller.watch(self.world.now, wish.job))
+                    self._do(self.caller.watch(self.world.now, wish.job, wish.previews))
                 else:
-                    self._do(self.caller.submit(self.world.now, wish.job, wish.request))
+                    self._do(self.caller.submit(self.world.now, wish.job, wish.request, wish.previews))
                 if wish.cancelled:
                     self._do(self.caller.cancel(self.world.now, wish.job))
 
@@ -67,13 +75,26 @@ class Patron:
             self.alive = False
             self.world.links.leave(self.link)
 
+    def desert(self) -> None:
+        """And it never comes back."""
+        self.vanish()
+        self.deserted = True
+
     def submit(self, wish: Wish) -> None:
         if wish.job in self.wishes:
             return
         wish.submitted = self.world.now
         self.wishes[wish.job] = wish
         if self.alive:
-            self._do(self.caller.submit(self.world.now, wish.job, wish.request))
+            self._do(self.caller.submit(self.world.now, wish.job, wish.request, wish.previews))
+
+    def look(self, job: str) -> None:
+        """From now on it wants to see previews, too."""
+        wish = self.wishes.get(job)
+        if wish is not None and wish.ending is None:
+            wish.previews = True
+            if self.alive:
+                self._do(self.caller.watch(self.world.now, job, previews=True))
 
     def cancel(self, job: str) -> None:
         wish = self.wishes.get(job)
@@ -85,7 +106,7 @@ class Patron:
 
     def _again(self, job: str, session: int) -> None:
         if self.alive and session == self.sessions and self.wishes[job].ending is None:
-            self._do(self.caller.submit(self.world.now, job, self.wishes[job].request))
+            self._do(self.caller.submit(self.world.now, job, self.wishes[job].request, self.wishes[job].previews))
 
     def _hear(self, message: Down, payload: bytes) -> None:
         if self.alive:
@@ -104,6 +125,8 @@ class Patron:
             elif isinstance(command, Rebuild):
                 world.rebuilds += 1
                 world.links.rebuild(self.link)
+            elif isinstance(command, Upload):
+                self._upload(command.digest)
             else:
                 assert isinstance(command, Tell), command
                 self._told(command)
@@ -112,9 +135,31 @@ class Patron:
             self._tick_at = max(wakeup, world.now) + 1e-6
             world.at(self._tick_at, self._tick, self.sessions, self._tick_at)
 
+    def _upload(self, upload: str) -> None:
+        """It may be lost on its way, doubled, or late."""
+        world, rng = self.world, self.world.rng
+        assert self.caller.needs(upload)
+        frame = next(w.first for w in self.wishes.values() if w.request.upload == upload)
+        header = Header("upload", upload, "", NEVER, digest(frame))
+        world.say(self.link.name, "uploads", header)
+        world.uploads += 1
+        for late in rng.choice(((), (0.0, 0.0), (0.0, 1.0), (3.0,), (0.0,), (0.0,))) if world.storm else (0.0,):
+            world.later(late, self._push, self.sessions, header, frame)
+
+    def _push(self, session: int, header: Header, frame: bytes) -> None:
+        world = self.world
+        if self.alive and self.sessions == session and self.inlet:  # until a Welcome has come it does not know where to
+            epoch = int(self.inlet[0].url.rpartition("/")[2])
+            world.links.pipe(
+                self.name, lambda: self.sessions == session or world.rng.random() < 0.5, "hub",
+                lambda h, f: world.hub.arrives(epoch, h, f), header, frame,
+            )  # fmt: skip
+
     def _told(self, tell: Tell) -> None:
         world, message, wish = self.world, tell.message, self.wishes.get(tell.job)
         world.say(self.link.name, "is told", message)
+        if isinstance(message, Welcome):
+            self.inlet = message.inlet
         if wish is None:
             return
         if isinstance(message, Accepted):
@@ -135,6 +180,12 @@ class Patron:
             wish.ending, wish.accepted, wish.ended = message, True, world.now
             if isinstance(message, Finished):
                 self._do(self.caller.fetch(world.now, wish.job))
+        elif isinstance(message, Preview):
+            assert wish.previews, f"{wish.job}: nobody asked for a preview"
+            assert tell.payload == previewed(wish.request, message.stage, wish.first), f"{wish.job}: a preview of something else"
+            assert message.stage != wish.request.last_stage, f"{wish.job}: a preview of the result"
+            world.previews += 1
         elif isinstance(message, Result):
-            assert tell.payload == published(wish.request), f"{wish.job}: the client got the wrong bytes"
+            assert tell.payload == published(wish.request, wish.first), f"{wish.job}: the client got the wrong bytes"
+            assert message.request == wish.request
             wish.fetched = True

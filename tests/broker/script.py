@@ -19,13 +19,14 @@ from typing import Any
 from ifmesh import keeper, protocol
 from ifmesh.broker import Broker
 from ifmesh.cascade import IF
-from ifmesh.commands import Blame, Book, Booked, Close, Closed, Give, Hand, Note, Policy, Send
+from ifmesh.commands import Blame, Book, Booked, Close, Closed, Discard, Give, Hand, Note, Policy, Send
 from ifmesh.keeper import Keeper
 from ifmesh.protocol import Beat, Done, Endpoint, Exited, Header, Held, Hello, Raised, Received, Request, StageRun, Step, Token
 from tests.broker.world import Minds
 
 INLET = (Endpoint("", "tcp://hub"),)
 CREW = {"enc.1": "encoder", "one.1": "stage_one", "two.1": "stage_two", "up.1": "upscaler", "guard.1": "guard"}
+UPLOADS = {"cat": "c" * 64, "dog": "d" * 64}  # SHA-256 of what clients bring
 REQUESTS = {
     "fox": Request("a fox", 1, last_stage="stage_one"),
     "owl": Request("an owl", 2, last_stage="stage_one"),
@@ -33,6 +34,12 @@ REQUESTS = {
     "hare": Request("a hare", 4, last_stage="stage_one", deadline=3.0),
     "whole": Request("a whole cascade", 5),
     "empty": Request(" ", 6),
+    "cat_1": Request("a cat", 7, "vary", last_stage="stage_one", brings=("source",), upload=UPLOADS["cat"]),
+    "cat_2": Request("another cat", 8, "vary", last_stage="stage_one", brings=("source",), upload=UPLOADS["cat"]),
+    "dog": Request("a dog", 9, "inpaint", last_stage="stage_one", brings=("source", "mask"), upload=UPLOADS["dog"]),
+    "kite": Request("a kite", 10, last_stage="stage_one", tied=True),
+    "verse": Request("a verse", 11, "encode", last_stage="encoder"),
+    "vector": Request("a vector", 12, brings=("embeds",), upload=UPLOADS["dog"], first_stage="stage_one"),
 }
 
 
@@ -42,6 +49,8 @@ def show(value: object) -> str:
         return next((name for name, request in REQUESTS.items() if request == value), repr(value))
     if isinstance(value, Endpoint):
         return value.url
+    if value in UPLOADS.values():
+        return next(name for name, digest in UPLOADS.items() if digest == value)
     if isinstance(value, StageRun):
         return f"{value.stage} on {value.worker}" + (f" x{value.runs}" if value.runs > 1 else "")
     if is_dataclass(value):
@@ -128,6 +137,7 @@ class BrokerStory(_Teller):
         self._beats: dict[str, int] = {}
         self._rows: dict[str, tuple[float, Request, int]] = {}
         self._closed: dict[str, Closed] = {}
+        self._uploads: dict[str, int] = {}  # on disk
 
     def begin(self, line: str) -> bool:
         word, _, rest = line.partition(" ")
@@ -155,6 +165,7 @@ class BrokerStory(_Teller):
         if who == "hub":
             doing: dict[str, Callable[..., list[str]]] = {
                 "wait": list, "restart": self._restart, "landed": self._landed, "expects": self._expects, "gone": self._gone,
+                "wants": self._wants, "stored": self._stored, "unreadable": self._unreadable, "lookers": self._lookers,
                 "drain": self._drain, "farewell": self._farewell,
             }  # fmt: skip
             verb, _, rest = what.partition(" ")
@@ -204,13 +215,26 @@ class BrokerStory(_Teller):
         self._epoch += 1
         self._broker = self._type(IF, self._epoch, INLET, self._policy)
         rows = [Booked(job, request, self.now - at, blame) for job, (at, request, blame) in self._rows.items() if job not in self._closed]
-        return self._said(self._broker.recover(self.now, rows, self._closed.values()))
+        return self._said(self._broker.recover(self.now, rows, self._closed.values(), dict(self._uploads)))
 
     def _expects(self, job: str, epoch: str, number: str) -> list[str]:
         return [f"expects: {self._broker.expects(job, (int(epoch), int(number)))}"]
 
     def _landed(self, job: str, epoch: str, number: str) -> list[str]:
         return self._said(self._broker.landed(self.now, job, (int(epoch), int(number)), f"sha-{job}", 1000))
+
+    def _wants(self, name: str) -> list[str]:
+        return [f"wants: {self._broker.wants(UPLOADS[name])}"]
+
+    def _stored(self, name: str, *names: str) -> list[str]:
+        self._uploads[UPLOADS[name]] = 1000
+        return self._said(self._broker.stored(self.now, UPLOADS[name], 1000, names))
+
+    def _unreadable(self, job: str, *why: str) -> list[str]:
+        return self._said(self._broker.unreadable(self.now, job, " ".join(why)))
+
+    def _lookers(self, job: str, stage: str, epoch: str, number: str) -> list[str]:
+        return [f"lookers: {', '.join(peer.decode() for peer in self._broker.lookers(job, stage, (int(epoch), int(number))))}"]
 
     def _gone(self, peer: str) -> list[str]:
         self._broker.gone(self.now, peer.encode())
@@ -229,9 +253,13 @@ class BrokerStory(_Teller):
             if isinstance(c, Send):
                 out.append(f"{c.to.decode()} < {show(c.message)}")
             elif isinstance(c, Give):
-                out.append(f"hub > {c.life}: first bag of {c.job!r} under {c.token}")
+                out.append(f"hub > {c.life}: first bag of {c.job!r} under {c.token}" + (f": {show(c.upload)}" if c.upload else ""))
+            elif isinstance(c, Discard):
+                assert c.digest in self._uploads, "discarded, and not on disk"
+                del self._uploads[c.digest]
+                out.append(f"disk: discard {show(c.digest)}")
             elif isinstance(c, Hand):
-                out.append(f"{c.to.decode()} < Result(job={c.job!r}) and the frame {c.digest}")
+                out.append(f"{c.to.decode()} < Result(job={c.job!r}, request={show(c.request)}) and the frame {c.digest}")
             elif isinstance(c, Note):
                 out.append(f"* {c.job or 'mesh'}: {c.text}")
             elif isinstance(c, Book):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from ifmesh.commands import Give, parent_of
 from ifmesh.keeper import Carry, Command, Forget, Keeper, Rebuild, Send, Stop, Task
 from ifmesh.protocol import Beat, Endpoint, Exited, Header, Hello, Kill, Noted, ToWorker
 from tests.broker.links import Down, Link
-from tests.broker.toyland import digest, output
+from tests.broker.toyland import alone, digest, output
 
 if TYPE_CHECKING:
     from tests.broker.world import World
+
+SLOW = 200
+"""Steps of a job that nobody could wait for."""
 
 Cause = Literal["ended", "killed", "crashed", "stalled"]
 
@@ -71,6 +75,7 @@ class Service:
         self.task: Task | None = None
         self.step = 0
         self.steps = 0
+        self.slow = False
         self.held: tuple[object, ...] = ()
         self.spoilt: set[str] = set()
         self.keeper: Keeper
@@ -162,7 +167,7 @@ class Service:
 
     def unhang(self) -> None:
         """Hung, but with nothing to do: nobody would find out before the next job."""
-        if self.life and self.hung and self.task is None:
+        if self.life and self.hung and (self.task is None or self.task.preview):
             self.die("killed", "hung and idle")
 
     def drain(self) -> None:
@@ -231,7 +236,11 @@ class Service:
                 world.links.up(self.link, command.message)
             elif isinstance(command, Carry):
                 world.say(self.life, f"carries {command.header} to {command.life}")
-                world.carry(self, command.to, command.header, bytes(command.frame))
+                header, frame = command.header, bytes(command.frame)
+                if command.only:
+                    frame = alone(command.only, frame)
+                    header = replace(header, digest=digest(frame))
+                world.carry(self, command.to, header, frame)
             elif isinstance(command, Forget):
                 if self.task is not None and (self.task.job, self.task.token) == (command.job, command.token):
                     world.say(self.life, "forgets", command)
@@ -263,7 +272,8 @@ class Service:
             self.task = None
             self._carry_out(self.keeper.raised(self.clock(), task.job, task.token, "it can never work", "request"))
             return
-        self.step, self.steps = 0, rng.randint(1, 6)
+        self.slow = trouble == "slow" and where == self.stage
+        self.step, self.steps = 0, SLOW if self.slow else rng.randint(1, 6)
         self._carry_out(self.keeper.advanced(self.clock(), task.job, task.token, 0, self.steps))
         self._mine(self._pace * rng.uniform(0.5, 1.5), self._steps, task)
 
@@ -282,7 +292,7 @@ class Service:
             return self._do(self.keeper.raised(self.clock(), task.job, task.token, "RuntimeError: no", "stage"))
         self.step += 1
         if self.step < self.steps:
-            self._mine(self._pace * world.rng.uniform(0.5, 1.5), self._steps, task)
+            self._mine((0.5 if self.slow else self._pace) * world.rng.uniform(0.5, 1.5), self._steps, task)
             return self._do(self.keeper.advanced(self.clock(), task.job, task.token, self.step, self.steps))
         self.task = None
         frame = output(self.stage, task.request, bytes(task.frame))
@@ -295,7 +305,7 @@ class Service:
 
 
 def first_bag(world: World, give: Give, frame: bytes) -> None:
-    """The coordinator PUSHes the empty bag to a worker of the first stage."""
+    """The coordinator PUSHes the first bag to a worker of the first stage."""
     service = world.inlets.get(give.to[0].url)
     if service is not None:
         header = Header("bag", give.job, give.stage, give.token, digest(frame))

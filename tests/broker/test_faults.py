@@ -23,6 +23,7 @@ BROKER = (
     "waiting",
     "roster",
     "job",
+    "uploads",
     "ledger",
     "dispatch",
     "desk",
@@ -90,6 +91,61 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "a lost bag means back to the prompt": ("ledger", "max((i + 1 for i in job.outputs if i < job.stage), default=0)", "0"),
     "the numeric class is nobody's business": ("dispatch", "job.reproducible = False", "pass"),
     "the youngest goes first": ("waiting", "-job.request.priority, job.order, job.ticket", "-job.request.priority, -job.order, job.ticket"),
+    # uploads
+    "a job is booked before its upload is here": (
+        "desk", "elif m.request.upload and self.uploads.sound(m.request.upload) is None:", "elif False:",
+    ),
+    "every upload is wanted": ("uploads", "return digest in self._wanted and not self.full", "return True"),
+    "no upload is wanted": ("uploads", "return digest in self._wanted and not self.full", "return False"),
+    "there is always room for one more": ("uploads", "self.size >= self._most or ", ""),
+    "an upload that has come is nobody's": (
+        "desk", "            self._submit(now, peer, submit)\n        return", "            pass\n        return",
+    ),
+    "what an upload holds is nobody's business": ("uploads", "and stored.names != request.brings:", "and False:"),
+    "the first bag is always empty": ("dispatch", "worker.hello.endpoints, job.request.upload))", "worker.hello.endpoints))"),
+    "an upload in use is discarded": ("vigil", "digest not in self.uploads.users and ", ""),
+    "uploads are never discarded": ("vigil", "self._out.append(Discard(digest))", "pass"),
+    "uploads go before their time": ("vigil", " and now >= stored.idle + self.policy.upload_keep", ""),
+    "what was left behind stays on disk": ("broker", "self._out.append(Discard(digest))", "pass"),
+    "after a restart no upload is known": ("broker", "if digest in brought:", "if False:"),
+    "a Cancel forgets what waits, and it is said again": (
+        "desk",
+        "elif m.job not in self.ended and (said := self.uploads.withdrawn(m.job)):",
+        "elif (said := self.uploads.withdrawn(m.job)) and False:",
+    ),
+    "others who wait for what was cancelled are not told": (
+        "desk", "                    self._submit(now, other, submit)\n", "                    pass\n",
+    ),
+    "a job whose upload is lost waits for ever": ("broker", 'self._fail(now, known, "error", why)', "pass"),
+    "a lost upload counts as here": ("broker", "stored.sound = False", "pass"),
+    "a job that has its bag fails for want of it": ("broker", "known.stage == 0 and not known.received", "known.stage == 0"),
+    "who says it no more waits for ever": ("vigil", "again = self.uploads.tire(now, self.policy.upload_keep)", "again = None"),
+    "the gone wait on": ("broker", "self.uploads.left(peer)", "pass"),
+    "what is answered waits on": ("desk", "        self.uploads.settled(peer, m.job)\n", ""),
+    # early pictures
+    "nobody is shown anything": ("dispatch", "for job_id in showing:", "for job_id in ():"),
+    "previews leave before the bags": (
+        "dispatch",
+        "        self._assign(now)\n        showing, self._showing = self._showing, {}\n        for job_id in showing:\n"
+        "            self._show(job_id)  # behind the bags: they are waited for\n",
+        "        for job_id in self._showing:\n            self._show(job_id)\n        self._showing = {}\n        self._assign(now)\n",
+    ),
+    "the result has a preview": ("ledger", " and job.route[index] != job.request.last_stage", ""),
+    "the oldest picture is shown": ("dispatch", "index = max((i for i in job.outputs", "index = min((i for i in job.outputs"),
+    "a picture that is drawn anew is shown": ("dispatch", "and known.tokens.get(index) == token", ""),
+    "who comes late sees nothing": ("ledger", "            self._showing[job.id] = None\n        if job.state", "        if job.state"),
+    "who asks twice is shown it twice": ("ledger", "if previews and peer not in job.lookers:", "if previews:"),
+    "the gone look on": ("broker", "job.lookers.discard(peer)", "pass"),
+    "a guard that loads is to look": ("dispatch", 'self.roster.usable("guard")', 'self.roster.stages["guard"].values()'),
+    # tied jobs
+    "tied jobs go on": ("vigil", "self._end(now, job, Cause.CANCELLED, Cancelled(job.id))", "pass"),
+    "only news of the job counts as a word": ("broker", "        if peer in self._heard:\n            self._heard[peer] = now\n", ""),
+    "the gone were never heard": ("broker", "job.heard = max(job.heard, heard)", "pass"),
+    "who could not be heard is blamed": ("vigil", "max(self._woke, job.heard,", "max(job.heard,"),
+    "the time without a coordinator counts": (
+        "broker", "job.blame, job.queued_at, job.heard = booked.blame, now, now", "job.blame, job.queued_at = booked.blame, now",
+    ),
+    "a tied job is looked at once": ("vigil", '            self._timer(heard + self.policy.tether, "tether", key)\n', "            pass\n"),
     # the worker's mind
     "a stale bag is taken": ("keeper", "if task.token != header.token or task.frame is not None:", "if task.frame is not None:"),
     "early bags are thrown away": ("keeper", "self._early[header.job, header.token] = frame", "pass"),
@@ -131,7 +187,7 @@ def broken(name: str, old: str, new: str) -> Minds:
         if name not in BROKER:
             original: Any = {"keeper": keeper, "caller": caller}[name]
             module: Any = _executed(name, texts[name])
-            for command in ("Send", "Carry", "Forget", "Rebuild", "Stop", "Task", "Tell"):
+            for command in ("Send", "Carry", "Forget", "Rebuild", "Stop", "Task", "Tell", "Upload"):
                 if hasattr(original, command):
                     setattr(module, command, getattr(original, command))
             return Minds(keeper=module.Keeper) if name == "keeper" else Minds(caller=module.Caller)

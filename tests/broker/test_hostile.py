@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import pytest
 
 from ifmesh.broker import Broker
 from ifmesh.cascade import IF
-from ifmesh.commands import Close, Closed, Policy, Send
+from ifmesh.commands import Close, Closed, Discard, Give, Policy, Send
 from ifmesh.protocol import (
     STAGES,
+    Accepted,
     Beat,
     Bye,
     Cancel,
@@ -29,6 +31,7 @@ from ifmesh.protocol import (
     Inspect,
     Raised,
     Received,
+    Refused,
     Request,
     Step,
     Submit,
@@ -36,13 +39,16 @@ from ifmesh.protocol import (
     ToCoordinator,
     Token,
     ToWorker,
+    Wanted,
     Watch,
 )
+from ifmesh.uploads import FILES
 from ifmesh.wire import TO_CLIENT, TO_PARENT, TO_WORKER
 
 LIVES = [f"life{i}" for i in range(5)]
 JOBS = [f"job{i}" for i in range(6)]
 LONG = "x" * 60000
+UPLOADS = [letter * 64 for letter in "abc"]
 
 
 class Stranger:
@@ -63,11 +69,15 @@ class Stranger:
         wild = Hello(rng.choice([*STAGES, "none"]), life, rng.choice(["n1", life, LONG]), 1, "h", "cpu", (), rng.randrange(-1, 5), "b")
         last = rng.choice(["stage_one", "upscaler"])
         request = Request("a fox", rng.randrange(2), deadline=rng.choice([None, 3.0]), priority=rng.randrange(-3, 3), last_stage=last)
+        brings = rng.choice([("source",), ("rng",), ("source", "rng")])
+        upload = replace(request, task="vary" if "source" in brings else "generate", brings=brings, upload=rng.choice(UPLOADS))
         return [
             Hi,
-            lambda: Submit(job, request),
+            lambda: Submit(job, replace(request, tied=rng.random() < 0.3), rng.random() < 0.5),
+            lambda: Submit(job, upload, rng.random() < 0.5),
+            lambda: Submit(job, replace(request, upload=LONG, brings=(LONG,))),
             lambda: Cancel(job),
-            lambda: Watch(job),
+            lambda: Watch(job, rng.random() < 0.5),
             lambda: Fetch(job),
             lambda: Inspect(rng.choice([-5, 0, 1, 2**63 - 1]), rng.choice(["", job])),
             *[lambda: honest] * 3,
@@ -102,9 +112,9 @@ class Stranger:
 
 @pytest.mark.parametrize("first", range(0, 500, 100))
 def test_no_message_breaks_the_broker(first: int) -> None:
-    ended = 0
+    ended = discarded = 0
     for seed in range(first, first + 100):
-        broker = Broker(IF, 1, (Endpoint("", "tcp://127.0.0.1:1"),), Policy(max_jobs=10))
+        broker = Broker(IF, 1, (Endpoint("", "tcp://127.0.0.1:1"),), Policy(max_jobs=10, max_uploads=100, upload_keep=10.0, tether=7.0))
         stranger, rng, now = Stranger(seed, broker), random.Random(-seed), 0.0
         for _ in range(300):
             now += rng.choice([0.0, 0.01, 0.5, 2.0, 6.0])
@@ -118,7 +128,17 @@ def test_no_message_breaks_the_broker(first: int) -> None:
             if broker.jobs and rng.random() < 0.3:
                 job = rng.choice(list(broker.jobs.values()))
                 commands += broker.landed(now, job.id, job.token, "d", 1)
+            if rng.random() < 0.2 and broker.wants(upload := rng.choice(UPLOADS)):
+                commands += broker.stored(now, upload, 40, rng.choice([("source",), ("rng",)]))
+            if rng.random() < 0.05:
+                broker.gone(now, peer)
+            if any(isinstance(c, Give) and c.upload for c in commands) and rng.random() < 0.2:
+                commands += broker.unreadable(now, next(c.job for c in commands if isinstance(c, Give) and c.upload), LONG)
+            looked = rng.choice(JOBS)
+            lookers = broker.lookers(looked, rng.choice([*STAGES, LONG]), stranger._token())
+            assert not lookers or set(lookers) <= broker.jobs[looked].watchers
             broker.check()
+            discarded += sum(isinstance(c, Discard) for c in commands)
             for command in commands:
                 if isinstance(command, Send):
                     said = command.message
@@ -126,6 +146,51 @@ def test_no_message_breaks_the_broker(first: int) -> None:
                     door.encode(said)  # type: ignore[arg-type]
         ended += len(broker.ended)
     assert ended > 50, "the stranger never got a job through: this test would show nothing"
+    assert discarded > 50, "nor an upload"
+
+
+def test_submits_whose_upload_never_comes_are_forgotten() -> None:
+    """10,000 of them, of as many uploads, from as many clients: some wait, and an honest one among the last is served."""
+    broker = Broker(IF, 1, ())
+    for n in range(10_000):
+        request = Request("a fox", n, task="vary", brings=("source",), upload=f"{n:064x}")
+        (said,) = broker.receive(n / 1000, f"client-{n}".encode(), Submit(f"job-{n}", request))
+        assert said == Send(f"client-{n}".encode(), Wanted(f"job-{n}", request.upload))
+    broker.check()
+    assert len(broker.uploads) == 1000
+    assert not broker.wants(f"{0:064x}")
+    assert broker.wants(f"{9_999:064x}")
+    assert not broker.jobs
+    assert len(broker._timers) == 1, "one timer looks after all of them"
+    commands = broker.stored(10.0, f"{9_999:064x}", 10, ("source",))
+    assert Send(b"client-9999", Accepted("job-9999")) in commands
+    assert broker.tick(100.0) == []
+    assert len(broker.uploads) == 0
+
+
+def test_one_client_that_changes_its_mind_waits_once() -> None:
+    broker = Broker(IF, 1, ())
+    for n in range(10_000):
+        request = Request("a fox", n, task="vary", brings=("source",), upload=f"{n:064x}")
+        broker.receive(n / 1000, b"bob", Submit("a", request))
+    broker.check()
+    assert len(broker.uploads) == 1
+    assert broker.wants(f"{9_999:064x}")
+
+
+def test_small_uploads_are_counted_too() -> None:
+    """They take no bytes to speak of, but a place in memory each."""
+    broker = Broker(IF, 1, ())
+    for n in range(FILES):
+        broker.stored(0.0, f"{n:064x}", 1, ("source",))
+    request = Request("a fox", 1, task="vary", brings=("source",), upload="f" * 64)
+    (said,) = broker.receive(1.0, b"bob", Submit("a", request))
+    assert isinstance(said, Send)
+    assert isinstance(said.message, Refused)
+    assert said.message.reason == "busy"
+    assert not broker.wants("f" * 64)
+    assert len(broker.tick(60.0)) == FILES
+    assert not broker.uploads.stored
 
 
 def test_the_timer_of_an_ended_job_does_not_meet_another_under_its_id() -> None:

@@ -135,6 +135,12 @@ class Weather:
         if self.world.hub.alive:
             self.world.hub.pause(self.world.rng.choice((1.0, 4.0, 8.0)))
 
+    def disk_lost_(self) -> None:
+        """An upload is on disk no more."""
+        disk = self.world.hub.disk
+        if disk.uploads:
+            disk.lose(self.world.rng.choice(sorted(disk.uploads)))
+
     # ---- clients
 
     def vanished_(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -19,26 +20,33 @@ import psutil
 import zmq
 
 from ifmesh import bags, config, sockets, toy
-from ifmesh.cascade import IF
+from ifmesh.cascade import BROUGHT, IF
 from ifmesh.config import Config
 from ifmesh.protocol import (
+    NEVER,
     STAGES,
+    Accepted,
     Books,
     Cancelled,
     Ended,
     Failed,
     Fetch,
     Finished,
+    Header,
+    Hi,
     Inspect,
+    Preview,
     Request,
     Result,
     ServiceRow,
     Submit,
     ToClient,
     ToCoordinator,
+    Wanted,
+    Welcome,
 )
 from ifmesh.stage import Bag, Setup, Stage, Tensor
-from ifmesh.wire import TO_CLIENT, TO_COORDINATOR
+from ifmesh.wire import HEADER, TO_CLIENT, TO_COORDINATOR
 
 LIMIT = 60.0
 """Seconds after which a test that waits has failed.  Generous: the machine may be busy."""
@@ -50,9 +58,11 @@ class Speaker:
     """Speaks raw control messages with the coordinator, as a client does."""
 
     def __init__(self, ctx: zmq.Context[zmq.Socket[bytes]], url: str, name: str) -> None:
+        self._ctx = ctx
         self.socket = sockets.control_client(ctx, url, name.encode())
         self.heard: list[ToClient] = []
         self.payload = b""  # the second part of the last Result
+        self.previews: list[tuple[Preview, bytes]] = []  # each with its frame
 
     def say(self, *parts: bytes) -> None:
         assert self.socket.poll(int(LIMIT * 1000), zmq.POLLOUT), "no connection to the coordinator"
@@ -69,6 +79,8 @@ class Speaker:
         message = TO_CLIENT.decode(parts[0])
         if isinstance(message, Result):
             self.payload = parts[1]
+        if isinstance(message, Preview):
+            self.previews.append((message, parts[1]))
         self.heard.append(message)
         return message
 
@@ -92,8 +104,28 @@ class Speaker:
         assert isinstance(ending, Finished), ending
         return ending
 
-    def submit(self, job: str, request: Request) -> None:
-        self.send(Submit(job, request))
+    def submit(self, job: str, request: Request, previews: bool = False) -> None:
+        self.send(Submit(job, request, previews))
+
+    def inlet(self) -> str:
+        """Where uploads are pushed to."""
+        self.send(Hi())
+        return sockets.choose(self.until(Welcome).inlet, sockets.host_id())
+
+    def bring(self, job: str, request: Request, upload: bytes, previews: bool = False) -> None:
+        """Submitted, asked for what it brings, given it, and accepted."""
+        self.submit(job, request, previews)
+        assert self.until(Wanted, lambda m: m.job == job).digest == hashlib.sha256(upload).hexdigest() == request.upload
+        self.push(uploaded(upload))
+        self.until(Accepted, lambda m: m.job == job)
+
+    def push(self, *deliveries: list[bytes]) -> None:
+        """Each with its header, to the inlet of the coordinator; taken when it returns."""
+        out = sockets.outlet(self._ctx, self.inlet())
+        for delivery in deliveries:
+            assert out.poll(int(LIMIT * 1000), zmq.POLLOUT)
+            out.send_multipart(delivery)
+        out.close(linger=int(LIMIT * 1000))
 
     def result(self, job: str) -> bytes:
         """The published frame."""
@@ -278,10 +310,25 @@ def _text(path: Path) -> str:
         return ""
 
 
-def expected(request: Request, options: Mapping[str, Mapping[str, int]] | None = None) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+def uploaded(frame: bytes, digest: str = "") -> list[bytes]:
+    """An upload as it is pushed.  digest: under which name; its SHA-256, if nothing is said."""
+    header = Header("upload", digest or hashlib.sha256(frame).hexdigest(), "", NEVER, bags.digest(frame))
+    return [HEADER.encode(header), frame]
+
+
+def bringing(request: Request, **brought: Tensor) -> tuple[Request, bytes]:
+    """The request with these tensors of its own, and the upload."""
+    frame = bags.encode(brought)
+    names = tuple(name for name in BROUGHT if name in brought)
+    return replace(request, brings=names, upload=hashlib.sha256(frame).hexdigest()), frame
+
+
+def expected(
+    request: Request, options: Mapping[str, Mapping[str, int]] | None = None, upload: bytes = b""
+) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """What the mesh is to publish for this request: the stages one after the other, in this process."""
     stages: dict[str, Stage] = {s.name: s for s in (toy.Encoder(), toy.StageOne(), toy.StageTwo(), toy.Upscaler(), toy.Guard())}
-    bag: dict[str, Tensor] = {}
+    bag = bags.decode(upload) if upload else {}
     for name in IF.route(request):
         stage = stages[name]
         stage.load(Setup(options=(options or {}).get(name)))

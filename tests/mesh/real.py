@@ -112,7 +112,7 @@ class Real:
             assert self.is_up, f"`ifmesh up` has ended: {self.said[-4000:]}"
             self._ups[-1].remember()
             try:
-                books = self.client.inspect(job=job)
+                books = self.client.status(job)
             except MeshError:
                 books = None  # it starts, for the first time or again
             if books is not None and holds(books):

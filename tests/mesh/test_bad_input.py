@@ -14,7 +14,7 @@ import pytest
 import zmq
 
 from ifmesh import BadRequest, Client, Request, Settings
-from ifmesh.protocol import STAGES, Hello, Refused, Submit
+from ifmesh.protocol import STAGES, VERSION, Hello, Refused, Submit
 from ifmesh.wire import TO_WORKER
 from tests.mesh.conftest import Make
 from tests.mesh.kit import LIMIT, Mesh
@@ -77,7 +77,8 @@ BAD: dict[str, tuple[Request, str]] = {
     "a prompt of control characters": (replace(FOX, prompt="\0fox"), "prompt"),
     "a long negative prompt": (replace(FOX, negative="x" * 2001), "negative"),
     "an unknown task": (replace(FOX, task="paint"), "task"),
-    "a task of another version": (replace(FOX, task="inpaint"), "task"),
+    "no source to vary": (replace(FOX, task="vary"), "source"),
+    "a strength for what has no source": (replace(FOX, settings={"stage_one": Settings(strength=0.5)}), "settings.stage_one.strength"),
     "an unknown last stage": (replace(FOX, last_stage="stage_three"), "last_stage"),
     "an unknown first stage": (replace(FOX, first_stage="nonsense"), "first_stage"),
     "settings for an unknown stage": (replace(FOX, settings={"stage_three": Settings(steps=3)}), "settings"),
@@ -276,21 +277,21 @@ OLDER = msgpack.packb({"v": 99, "is": "Welcome", "stages": ["all in one"]})
 def test_a_coordinator_of_another_version_is_said(tmp_path: Path) -> None:
     for command in (["ps"], ["submit", "a fox"]):
         done = strange_coordinator(tmp_path, OLDER, *command)
-        refused(done, 1, "version 99", "version 1", "the same ifmesh on both sides")
+        refused(done, 1, "version 99", f"version {VERSION}", "the same ifmesh on both sides")
     worker = strange_coordinator(tmp_path, OLDER, "worker", "encoder", "--toy", "--name", "encoder-0")
     assert worker.returncode == 3
-    assert "protocol version 99, this worker 1" in worker.stderr
+    assert f"protocol version 99, this worker {VERSION}" in worker.stderr
     assert "Traceback" not in worker.stderr
 
 
 @pytest.mark.parametrize("kind", ["Hi", "Hello", "Submit", "Beat"])
 def test_a_peer_of_another_version_is_answered_with_both(calm: Mesh, kind: str) -> None:
     with calm.speaker() as other:
-        other.say(msgpack.packb({"v": 2, "is": kind, "more": [1, 2, 3]}))
+        other.say(msgpack.packb({"v": VERSION + 1, "is": kind, "more": [1, 2, 3]}))
         answer = other.until(Refused)
         assert answer.reason == "version"
-        assert "version 2" in answer.detail
-        assert "version 1" in answer.detail
+        assert f"version {VERSION + 1}" in answer.detail
+        assert f"version {VERSION}" in answer.detail
 
 
 def test_a_worker_of_an_unknown_stage_is_refused(calm: Mesh) -> None:

@@ -143,8 +143,9 @@ def test_ps_is_one_document(slow: Shell) -> None:
     assert table.returncode == 0
     assert all(word in table.stdout for word in ("supervisor", "guard-0", "busy", job, "a fox"))
     running = slow.run("show", job)
-    assert f"{job}  running  stage_one  a fox" in running.stdout
+    assert re.search(rf"^{job}  running  stage_one  step \d+ of 1000  a fox$", running.stdout, re.MULTILINE)
     assert "stage_one: begun on stage_one-0" in running.stdout
+    assert re.search(r"^stage_one +\|[ ·]*█+\| waits [0-9.]+ s, runs [0-9.]+ s$", running.stdout, re.MULTILINE)
     assert slow.run("cancel", job, "--json").stdout == json.dumps({"job": job, "ended": "cancelled"}) + "\n"
 
 
@@ -153,7 +154,7 @@ def test_submit_is_one_json_line(slow: Shell) -> None:
     assert done.returncode == 0
     assert done.stdout.count("\n") == 1
     told = json.loads(done.stdout)
-    assert list(told) == ["job", "seed", "path", "size", "flagged", "reproducible", "seconds", "stages"]
+    assert list(told) == ["job", "seed", "path", "size", "flagged", "reproducible", "seconds", "notes", "stages"]
     assert (told["seed"], told["path"], told["size"]) == (7, "fox.png", [256, 256])
     assert [run["stage"] for run in told["stages"]] == ["encoder", "stage_one", "stage_two", "guard"]
     keys = {"stage", "worker", "pid", "device", "queued_s", "run_s", "steps", "bytes_in", "bytes_out", "runs"}

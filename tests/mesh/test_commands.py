@@ -37,12 +37,14 @@ def ifmesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """With a toy mesh up; at the end everything of it is gone."""
     folder = tmp_path_factory.mktemp("commands")
     ifmesh = commands(folder)
-    started = ifmesh("up", "--toy", "--detach", "--wait", *ANY_PORT)
-    assert started.returncode == 0, started.stderr
-    assert started.stderr.startswith("ready: pid ")
-    pids = [row["pid"] for row in json.loads(ifmesh("ps", "--json").stdout)["services"]]
-    yield ifmesh
-    ended = ifmesh("down")
+    try:
+        started = ifmesh("up", "--toy", "--detach", "--wait", *ANY_PORT)
+        assert started.returncode == 0, started.stderr
+        assert started.stderr.startswith("ready: pid ")
+        pids = [row["pid"] for row in json.loads(ifmesh("ps", "--json").stdout)["services"]]
+        yield ifmesh
+    finally:  # even of one that never became ready
+        ended = ifmesh("down")
     assert (ended.returncode, ended.stderr) == (0, "down\n")
     _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=30)
     assert not alive
@@ -76,12 +78,25 @@ def test_a_second_up_is_refused_with_the_pid_of_the_first(ifmesh: Command) -> No
 
 def test_submit_writes_the_picture(ifmesh: Command, tmp_path: Path) -> None:
     out = tmp_path / "panda.png"
-    done = ifmesh("submit", "a red panda", "-o", str(out), "--seed", "7", "--steps", "I=3", "--guidance", "I=9", "--stages")
+    done = ifmesh(
+        "submit",
+        "a red panda",
+        "-o",
+        str(out),
+        "--seed",
+        "7",
+        "--steps",
+        "I=3",
+        "--guidance",
+        "I=9",
+        "--stages-dir",
+        str(tmp_path / "early"),
+    )
     assert (done.returncode, done.stdout) == (0, f"{out}\n")
     assert "stage_one on stage_one-0" in done.stderr
     with Image.open(out) as picture:
         assert picture.size == (1024, 1024)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["panda-256.png", "panda-64.png", "panda.png"]
+    assert [p.name.rpartition("-")[2] for p in sorted((tmp_path / "early").iterdir())] == ["1024.png", "256.png", "64.png"]
 
 
 def test_one_json_line_for_each_picture(ifmesh: Command, tmp_path: Path) -> None:
@@ -125,7 +140,7 @@ def test_cancel(ifmesh: Command) -> None:
         (["submit", ""], 2, "prompt: '': say what to draw"),
         (["submit", "x" * 2001], 2, "2001 characters; at most 2000"),
         (["submit", "a fox", "--priority", "101"], 2, "priority: 101: from -100 to 100"),
-        (["submit", "a fox", "--steps", "I=0"], 2, "settings.stage_one.steps: 0: from 1 to 1000"),
+        (["submit", "a fox", "--steps", "I=0"], 2, "--steps I: 0: from 1 to 1000"),
         (["submit", "toy:bad=encoder"], 2, "toy:bad=encoder"),
         (["submit", "toy:raise=encoder"], 5, "failed in encoder on encoder-0"),
         (["show", "nope"], 2, "job: 'nope': no such job"),

@@ -139,7 +139,7 @@ def test_the_death_of_the_coordinator(mesh: Real) -> None:
     for stage, job in jobs.items():
         reached(job, stage, 3)
     there = [("running", stage) for stage in jobs] + [("running", "stage_one"), ("queued", "stage_one")]  # one is prefetched
-    books = mesh.client.inspect()
+    books = mesh.client.status()
     assert [(row.state, row.stage) for row in books.jobs] == there, "too late: give it more steps"
     everybody = [*jobs.values(), *behind]
     finished = {job.id: mesh.written(job.id) for job in everybody}

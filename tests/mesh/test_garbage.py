@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import msgpack  # type: ignore[import-untyped]
 import psutil
@@ -19,7 +19,7 @@ import pytest
 import zmq
 
 from ifmesh import bags, sockets
-from ifmesh.protocol import STAGES, Bye, Header, Progress, Request, Settings
+from ifmesh.protocol import STAGES, VERSION, Bye, Header, Kind, Progress, Request, Settings
 from ifmesh.stage import Tensor
 from ifmesh.wire import HEADER
 from tests.mesh.conftest import Make
@@ -53,16 +53,18 @@ FRAMES = (
     b"\x93" * 5000,
     b"\xc1",
     msgpack.packb({}),
-    msgpack.packb({"v": 1, "is": ["Hi"]}),
-    msgpack.packb({"v": 1, "is": "Result", "job": "j", "digest": "d"}),  # at the wrong door
-    msgpack.packb({"v": 1, "is": "Submit", "job": "j", "request": {"prompt": 3}}),
-    msgpack.packb({"v": 1, "is": "Done", "life": "l", "job": "j", "token": [1], "digest": "", "size": -1, "steps": 0, "seconds": 0.0}),
-    msgpack.packb({"v": 1, "is": "Header", "kind": "bag", "job": "j" * 2000, "stage": "", "token": [1, 1], "digest": ""}),
+    msgpack.packb({"v": VERSION, "is": ["Hi"]}),
+    msgpack.packb({"v": VERSION, "is": "Result", "job": "j", "digest": "d"}),  # at the wrong door
+    msgpack.packb({"v": VERSION, "is": "Submit", "job": "j", "request": {"prompt": 3}}),
+    msgpack.packb(
+        {"v": VERSION, "is": "Done", "life": "l", "job": "j", "token": [1], "digest": "", "size": -1, "steps": 0, "seconds": 0.0}
+    ),
+    msgpack.packb({"v": VERSION, "is": "Header", "kind": "bag", "job": "j" * 2000, "stage": "", "token": [1, 1], "digest": ""}),
 )
 NARROW = bags.encode({"embeds": Tensor("F16", (2, 7, 16), bytes(448)), "rng": Tensor("U8", (5056,), bytes(5056))})
 
 
-def header(frame: bytes, kind: Literal["bag", "result"] = "bag", job: str = "strange", token: tuple[int, int] = (1, 10**6)) -> bytes:
+def header(frame: bytes, kind: Kind = "bag", job: str = "strange", token: tuple[int, int] = (1, 10**6)) -> bytes:
     return HEADER.encode(Header(kind, job, "encoder", token, bags.digest(frame)))
 
 
@@ -71,7 +73,7 @@ def data_garbage() -> list[list[bytes]]:
     empty = bags.encode({})
     pairs = [[junk] for junk in FRAMES] + [[junk, junk] for junk in FRAMES] + [[header(empty), junk] for junk in FRAMES]
     pairs += [[header(empty), empty, b""], [b"x"] * 1000, [header(empty).replace(b"strange", b"\xff" * 7), empty]]
-    pairs += [[header(empty, kind), empty] for kind in ("bag", "result")]
+    pairs += [[header(empty, kind), empty] for kind in get_args(Kind)]
     return [*pairs, [header(NOISE), NOISE], [header(NOISE, "result"), NOISE], [header(NARROW), NARROW]]
 
 
@@ -119,6 +121,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
             for last in ("stage_one", "upscaler"):
                 fan.submit(last, replace(FOX, last_stage=last))
                 fan.finished(last)
+                fan.result(last)  # with the first, pyzmq opens files of its own
         yield mesh
 
 

@@ -1,8 +1,10 @@
-"""The data links over real sockets: what waits for a link, what is given up, what is garbage."""
+"""The data links over real sockets: what waits for a link, what is given up, what is garbage, what is written down."""
 
 from __future__ import annotations
 
+import hashlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -12,15 +14,21 @@ import zmq
 
 from ifmesh import bags, sockets
 from ifmesh.bell import Bell
-from ifmesh.inlet import deliveries
+from ifmesh.geometry import FILE_BYTES
+from ifmesh.inlet import brought, deliveries
+from ifmesh.journal import Journal
 from ifmesh.log import Garbage
+from ifmesh.mail import PREVIEWS, Mail
 from ifmesh.outlets import Outlets
 from ifmesh.places import announce, remembered, socket_file, withdraw
-from ifmesh.protocol import Endpoint, Header
-from ifmesh.wire import HEADER
+from ifmesh.protocol import Accepted, Endpoint, Header, Kind, Preview
+from ifmesh.stage import Tensor
+from ifmesh.wire import HEADER, TO_CLIENT, Garbled
+from ifmesh.writer import Landed, Stored, Writer
 
 Held = Callable[[sockets.Socket], sockets.Socket]
 FRAME = bags.encode({})
+BAGS: tuple[Kind, ...] = ("bag", "preview")
 
 
 @pytest.fixture
@@ -59,7 +67,7 @@ def came(inlet: sockets.Socket, outlets: Outlets, count: int) -> list[tuple[str,
         assert poller.poll(20_000)
         outlets.flush(0.0)
         poller = zmq.Poller()
-        got += [(h.job, h.token[1]) for h, frame in deliveries(inlet, "bag", Garbage()) if frame == FRAME]
+        got += [(h.job, h.token[1]) for h, frame in deliveries(inlet, BAGS, Garbage()) if frame == FRAME]
     return got
 
 
@@ -104,6 +112,7 @@ def test_garbage_is_counted_and_stops_nothing(ctx: sockets.Context, held: Held) 
         [HEADER.encode(header(1)), FRAME, b""],
         [HEADER.encode(header(1)), FRAME + b"x"],
         [HEADER.encode(Header("result", "j", "guard", (1, 1), bags.digest(FRAME))), FRAME],
+        [HEADER.encode(Header("upload", "j", "", (0, 0), bags.digest(FRAME))), FRAME],
     ]
     garbage = Garbage()
     got = []
@@ -111,9 +120,155 @@ def test_garbage_is_counted_and_stops_nothing(ctx: sockets.Context, held: Held) 
         assert push.poll(20_000, zmq.POLLOUT)
         push.send_multipart(parts)
         assert inlet.poll(20_000)
-        got += list(deliveries(inlet, "bag", garbage))
+        got += list(deliveries(inlet, BAGS, garbage))
     assert [h.token for h, _ in got] == [(1, 7)]
     assert garbage.total == len(bad)
+
+
+def test_what_nobody_waits_for_is_dropped_unseen(ctx: sockets.Context, held: Held) -> None:
+    """Not even the digest of its frame is looked at; that of the others is."""
+    inlet, (url,) = sockets.inlet(ctx, ["tcp://127.0.0.1:0"])
+    push = held(sockets.outlet(ctx, url))
+    held(inlet)
+    garbage = Garbage()
+    got = []
+    for number, frame in ((1, FRAME), (2, b"not the frame"), (3, b"not the frame"), (4, FRAME)):
+        assert push.poll(20_000, zmq.POLLOUT)
+        push.send_multipart([HEADER.encode(header(number)), frame])
+        assert inlet.poll(20_000)
+        got += list(deliveries(inlet, BAGS, garbage, lambda h: h.token[1] > 2))
+    assert [h.token[1] for h, _ in got] == [4]
+    assert garbage.total == 1
+
+
+def upload(**sizes: int) -> tuple[str, bytes]:
+    """An upload of these tensors of bytes, and its SHA-256."""
+    frame = bags.encode({name: Tensor("U8", (size,), b"x" * size) for name, size in sizes.items()})
+    return hashlib.sha256(frame).hexdigest(), frame
+
+
+@pytest.mark.parametrize(
+    ("sizes", "why"),
+    [
+        ({"source": 10, "image64": 10}, "an upload of 2 tensors, of which 1 are among source, mask, embeds, rng"),
+        ({}, "an upload of 0 tensors"),
+        ({"rng": 5055}, r"rng: \[5055\]; expected is \[5056\]"),
+        ({"embeds": 10}, "embeds: U8; expected is F32, F16, BF16"),
+        ({"source": 10, "mask": FILE_BYTES + 1}, f"a mask of {FILE_BYTES + 1} bytes; at most {FILE_BYTES}"),
+    ],
+)
+def test_an_upload_of_what_nobody_brings_is_garbled(sizes: dict[str, int], why: str) -> None:
+    with pytest.raises(Garbled, match=why):
+        brought(*upload(**sizes))
+
+
+def test_an_upload_is_what_its_digest_says() -> None:
+    digest, frame = upload(mask=5, rng=5056, source=FILE_BYTES)
+    assert brought(digest, frame) == ("source", "mask", "rng")
+    with pytest.raises(Garbled, match="SHA-256 is not that of the"):
+        brought("0" * 64, frame)
+    with pytest.raises(Garbled):
+        brought(hashlib.sha256(b"no bag").hexdigest(), b"no bag")
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[tuple[Writer, Bell, Journal, Garbage]]:
+    bell, garbage = Bell(), Garbage()
+    journal = Journal.open(tmp_path)
+    made = Writer(journal, bell, garbage)
+    yield made, bell, journal, garbage
+    made.stop()
+    journal.close()
+    bell.close()
+
+
+def test_uploads_are_stored_when_they_are_what_they_should_be(writer: tuple[Writer, Bell, Journal, Garbage]) -> None:
+    """A false one under the right name is not in the way of the true one; and no more than a few wait in memory."""
+    write, bell, journal, garbage = writer
+    digest, frame = upload(source=1000)
+    _, false = upload(source=1001)
+    for one in (false, frame, false, frame):
+        write.upload(digest, bags.digest(one), one)
+    others = [upload(source=size) for size in range(1, 10)]
+    for other, of in others:
+        write.upload(other, bags.digest(of), of)
+    assert write.busy
+    assert write.storing(digest)
+    assert not write.storing(others[-1][0])  # turned away
+    write.start()
+    stored = []
+    while write.busy:
+        zmq.select([bell], [], [], 20)
+        bell.hear()
+        stored += write.landed()
+    assert stored == [Stored(name, len(of), ("source",)) for name, of in ((digest, frame), *others[:2])]
+    assert garbage.total == 1
+    assert journal.uploads() == {name: len(of) for name, of in ((digest, frame), *others[:2])}
+    assert not write.storing(digest)
+    write.upload(*others[-1][:1], bags.digest(others[-1][1]), others[-1][1])
+    while write.busy:
+        zmq.select([bell], [], [], 20)
+        bell.hear()
+        stored += write.landed()
+    assert journal.load_upload(others[-1][0]) == others[-1][1]
+
+
+def test_a_disk_that_fails_is_told_and_nothing_counts(
+    writer: tuple[Writer, Bell, Journal, Garbage], caplog: pytest.LogCaptureFixture
+) -> None:
+    write, bell, journal, garbage = writer
+    digest, frame = upload(source=1000)
+    (journal.state / "uploads" / f"{digest}.safetensors").mkdir()
+    write.upload(digest, bags.digest(frame), frame)
+    write.result("job", (1, 1), frame)
+    write.start()
+    landed: list[Landed | Stored] = []
+    while write.busy:
+        zmq.select([bell], [], [], 20)
+        bell.hear()
+        landed += write.landed()
+    assert landed == [Landed("job", (1, 1), digest, len(frame))]
+    assert journal.load("job") == frame
+    assert garbage.total == 0
+
+
+@pytest.mark.parametrize("size", [100, 3_000_000])
+def test_a_client_that_does_not_read_gets_only_a_few_pictures(ctx: sockets.Context, held: Held, size: int) -> None:
+    """Small ones are counted as well as large ones; when it reads, there is room again."""
+    router, url = sockets.control_server(ctx, "tcp://127.0.0.1:0")
+    held(router)
+    stuck = ctx.socket(zmq.DEALER)
+    held(stuck)
+    stuck.setsockopt(zmq.RCVHWM, 1)
+    stuck.setsockopt(zmq.RCVBUF, 4096)
+    stuck.setsockopt(zmq.ROUTING_ID, b"stuck")
+    stuck.connect(url)
+    reader = held(sockets.control_client(ctx, url, b"reader"))
+    for one in (stuck, reader):
+        assert one.poll(20_000, zmq.POLLOUT)
+        one.send(b"here")
+        router.recv_multipart()
+    mail = Mail(router)
+    sent = 0
+    while mail.room(b"stuck", PREVIEWS):
+        assert mail.send(b"stuck", Preview("j", "stage_one"), bytes(size))
+        sent += 1
+        assert sent * (size + 1000) < 100_000_000, "it is sent more and more"
+    assert mail.send(b"reader", Accepted("j"))
+    assert mail.room(b"reader", PREVIEWS)
+    assert mail.send(b"reader", Preview("j", "stage_one"), bytes(size))
+    assert reader.poll(20_000)
+    assert TO_CLIENT.decode(reader.recv()) == Accepted("j")
+    assert [len(part) for part in reader.recv_multipart()][1] == size
+    for _ in range(sent):
+        assert stuck.poll(20_000)
+        assert len(stuck.recv_multipart()[1]) == size
+    end = time.monotonic() + 20
+    while not mail.room(b"stuck", PREVIEWS):
+        assert time.monotonic() < end, "never room again"
+    assert not mail.send(b"nobody", Accepted("j"))
+    with pytest.raises(Garbled):
+        mail.send(b"reader", Accepted("x" * (2 << 20)))
 
 
 def test_garbage_without_end_is_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from diffusers.pipelines.deepfloyd_if.watermark import IFWatermarker
 from diffusers.utils.pil_utils import numpy_to_pil
 from PIL import Image as pillow
+from PIL import ImageDraw
 
-from ifmesh import Image, Request, Settings
+from ifmesh import BadRequest, Image, Request, Settings, bags
+from ifmesh.stage import Tensor
 from tests.mesh.real import DRAWN, Real, cascade
 from tests.services import oracle
 
@@ -58,7 +61,9 @@ def mesh(pairs: Real) -> Iterator[Real]:
     pairs.show()
 
 
-def compare(mesh: Real, folder: Path, request: Request, image: Image) -> None:
+def compare(
+    mesh: Real, folder: Path, request: Request, image: Image, source: pillow.Image | None = None, mask: pillow.Image | None = None
+) -> None:
     """All that the mesh made of this request: the bags, and the pictures it published."""
     theirs = oracle.chain(
         folder,
@@ -66,6 +71,9 @@ def compare(mesh: Real, folder: Path, request: Request, image: Image) -> None:
         request.negative,
         request.seed,
         request.settings,
+        task=request.task,
+        source=source,
+        mask=mask,
         seeding=request.seeding,
         width=request.width,
         height=request.height,
@@ -92,7 +100,7 @@ def published(folder: Path, drawn: torch.Tensor) -> np.ndarray[tuple[int, ...], 
         picture = pillow.fromarray(pixels.numpy())
     else:
         [picture] = to_pil((pixels / 2 + 0.5).clamp(0, 1)[None].numpy())
-    if min(picture.size) > 16:  # in a smaller one the mark would be less than a pixel wide
+    if picture.width * picture.height > 16 * 17:  # in a smaller one the mark would be less than a pixel wide
         marker = IFWatermarker.from_pretrained(folder / oracle.recipe(folder)[ONE]["repo"] / "watermarker")
         marker.apply_watermark([picture], min(picture.size))
     return np.asarray(picture)
@@ -112,6 +120,66 @@ def test_four_in_flight(mesh: Real, folder16: Path) -> None:
         compare(mesh, folder16, request, image)
     workers: Mapping[str, set[str]] = {s: {r.worker for i in images for r in i.timings if r.stage == s} for s in (ONE, TWO, UP)}
     assert workers == {stage: {f"{stage}-0", f"{stage}-1"} for stage in (ONE, TWO, UP)}
+
+
+def picture(width: int, height: int) -> pillow.Image:
+    return pillow.effect_mandelbrot((width, height), (-2.0, -1.5, 1.0, 1.5), 60).convert("RGB").transpose(pillow.Transpose.ROTATE_180)
+
+
+def painted(width: int, height: int, mode: str = "L") -> pillow.Image:
+    """A mask: white where to repaint."""
+    mask = pillow.new("L", (width, height), 0)
+    ImageDraw.Draw(mask).ellipse((width // 4, height // 8, width // 2, height // 2), fill=255)
+    return mask.convert(mode)
+
+
+TASKS: dict[str, dict[str, Any]] = {
+    "vary": {"source": picture(512, 512)},
+    "vary, wide, per stage": {"source": picture(768, 512), "seeding": "per_stage", "strength": 0.5, "settings": FEW},
+    "vary, tall, noise 20": {"source": picture(500, 768), "settings": {UP: Settings(steps=2, noise_level=20)}, "negative": "blue"},
+    "inpaint": {"source": picture(512, 768), "mask": painted(512, 768)},
+    "inpaint, small RGB mask, 0.7": {"source": picture(768, 512), "mask": painted(96, 64, "RGB"), "strength": 0.7},
+    "inpaint, to stage two": {"source": picture(512, 512), "mask": painted(256, 256), "size": 256, "settings": FEW},
+}
+
+
+@pytest.mark.parametrize("case", TASKS)
+def test_a_task_with_a_source(mesh: Real, folder16: Path, case: str) -> None:
+    wishes = TASKS[case]
+    image = mesh.client.submit(FOX, seed=21, **wishes).result()
+    assert image.request
+    assert image.request.task == case[: len(image.request.task)]
+    compare(mesh, folder16, image.request, image, wishes["source"], wishes.get("mask"))
+
+
+def test_embeddings_and_a_generator_of_ones_own(mesh: Real, folder16: Path) -> None:
+    """What `encode` gives draws what the encoder would have drawn; a generator's state goes on from where it is."""
+    embeds = mesh.client.encode(FOX, "red")
+    plain = mesh.client.generate(FOX, negative="red", seed=5, settings=FEW)
+    again = mesh.client.generate(embeds=embeds, seed=5, settings=FEW)
+    assert [run.stage for run in again.timings] == [ONE, TWO, UP, "guard"]
+    generator = torch.Generator("cpu").manual_seed(5)
+    third = mesh.client.generate(FOX, negative="red", generator=generator, settings=FEW)
+    assert {name: p.png for name, p in plain.stages.items()} == {name: p.png for name, p in again.stages.items()}
+    assert {name: p.png for name, p in plain.stages.items()} == {name: p.png for name, p in third.stages.items()}
+    torch.randn(3, generator=generator)
+    assert mesh.client.generate(FOX, negative="red", generator=generator, settings=FEW).png != plain.png
+
+
+def test_a_picture_that_is_none_is_the_requests_fault(mesh: Real, folder16: Path) -> None:
+    """A client that does not look at what it sends: the stage does, and only this job fails, once."""
+    beside = mesh.client.submit(FOX, seed=22, settings=FEW)
+    frame = bags.encode({"source": Tensor("U8", (5,), b"hello")})
+    request = Request(FOX, 1, "vary", brings=("source",), upload=hashlib.sha256(frame).hexdigest())
+    job = mesh.client.ask(request, upload=frame)
+    with pytest.raises(BadRequest, match="PNG") as caught:
+        job.result()
+    assert caught.value.field == "source"
+    assert sum("stage_one: begun on" in line for line in mesh.story(job.id)) == 1, "it was tried again"
+    with pytest.raises(BadRequest, match="leaves no step") as caught:
+        mesh.client.vary(picture(64, 64), FOX, strength=0.001)  # of the cascade's own steps, which the client does not know
+    assert caught.value.field == "settings.stage_one.strength"
+    compare(mesh, folder16, Request(FOX, 22, settings=FEW), beside.result())
 
 
 def test_true_geometry(tmp_path_factory: pytest.TempPathFactory) -> None:

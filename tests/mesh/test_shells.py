@@ -18,6 +18,7 @@ from ifmesh import bags, exits
 from ifmesh.parent import classify
 from ifmesh.protocol import (
     STAGES,
+    VERSION,
     Accepted,
     Beat,
     Books,
@@ -134,7 +135,7 @@ def test_another_protocol_version_is_answered_with_both(calm: Mesh) -> None:
         refused = fan.until(Refused)
         assert refused.reason == "version"
         assert "99" in refused.detail
-        assert "1" in refused.detail
+        assert f"version {VERSION}" in refused.detail
 
 
 GARBAGE = (
@@ -145,10 +146,10 @@ GARBAGE = (
     b"\x80" * 5000,
     b"\xdf\xff\xff\xff\xff",
     os.urandom(300),
-    msgpack.packb({"v": 1}),
-    msgpack.packb({"v": "1", "is": "Hi"}),
-    msgpack.packb({"v": 1, "is": "Submit", "job": 7, "request": None}),
-    msgpack.packb({"v": 1, "is": "Beat", "life": "x" * 70000, "number": 1, "state": "ready", "held": []}),
+    msgpack.packb({"v": VERSION}),
+    msgpack.packb({"v": str(VERSION), "is": "Hi"}),
+    msgpack.packb({"v": VERSION, "is": "Submit", "job": 7, "request": None}),
+    msgpack.packb({"v": VERSION, "is": "Beat", "life": "x" * 70000, "number": 1, "state": "ready", "held": []}),
     TO_WORKER.encode(Run("j", (1, 1), FOX)),  # at the wrong door
 )
 

@@ -6,6 +6,22 @@ import pytest
 import torch
 from ifmesh_services.nano import builder
 
+from ifmesh.stage import Stage
+from tests.services.chained import loaded
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "parity: the whole matrix against diffusers' pipelines, some minutes; only with -m parity")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The whole matrix only for whoever asks for it; a selection of it is in every run."""
+    if "parity" not in config.option.markexpr:
+        asked = [item for item in items if item.get_closest_marker("parity") is None]
+        if len(asked) < len(items):
+            config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("parity")])
+            items[:] = asked
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
@@ -27,6 +43,11 @@ def nano16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cascades") / "nano16"
     builder.build(folder, base=16)
     return folder
+
+
+@pytest.fixture(scope="session")
+def stages16(nano16: Path) -> dict[str, Stage]:
+    return loaded(nano16)
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,12 @@ from ifmesh_services import mending
 from ifmesh_services.guard import Guard, pixels, png
 from ifmesh_services.tensors import to_blob, to_torch
 
+from ifmesh.cascade import IF
 from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag, Setup, Tensor
 
 STEPS = 3
+TOKENS = to_blob(torch.tensor([[1, 1, 0], [80, 77, 3]]))
 
 
 def guard(cascade: Path) -> Guard:
@@ -32,7 +34,7 @@ def bag(side: int = 64, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]
     source = torch.Generator().manual_seed(side)
     small, middle = (torch.randn(3, n, n, generator=source).to(dtype) for n in (side, 4 * side))
     large = torch.randint(0, 256, (3, 16 * side, 16 * side), generator=source, dtype=torch.uint8)
-    return {"image64": to_blob(small), "image256": to_blob(middle), "image1024": to_blob(large)}
+    return {"image64": to_blob(small), "image256": to_blob(middle), "image1024": to_blob(large), "tokens": TOKENS}
 
 
 def through(stage: Guard, request: Request, given: Bag) -> list[Advance]:
@@ -72,7 +74,7 @@ def test_stage_one_as_the_pipeline_publishes_it(cascade: str, request: pytest.Fi
     kind: Any = IFPipeline
     pipeline = kind.from_pretrained(folder / "IF-I-nano")
     drawn, published = drawn_by(pipeline, prompt="a red fox", num_inference_steps=STEPS, clean_caption=False)
-    [done] = through(guard(folder), Request("a red fox", 5, last_stage="stage_one"), {"image64": to_blob(drawn)})
+    [done] = through(guard(folder), Request("a red fox", 5, last_stage="stage_one"), {"image64": to_blob(drawn), "tokens": TOKENS})
     assert done.output is not None
     assert np.array_equal(image(done.output["png_stage_one"]), published)
     assert done.output["flagged"].data == bytes([cascade == "flagging64"])
@@ -85,9 +87,9 @@ def test_stage_two_as_the_pipeline_publishes_it(nano64: Path, guard64: Guard) ->
     pipeline = kind.from_pretrained(nano64 / "IF-II-nano")
     low = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)).clamp(-1, 1)
     drawn, published = drawn_by(pipeline, prompt="a red fox", image=low, num_inference_steps=STEPS, clean_caption=False)
-    [done] = through(guard64, Request("a red fox", 5, last_stage="stage_two", stages=False), {"image256": to_blob(drawn)})
+    [done] = through(guard64, Request("a red fox", 5, last_stage="stage_two", stages=False), {"image256": to_blob(drawn), "tokens": TOKENS})
     assert done.output is not None
-    assert set(done.output) == {"png_stage_two", "flagged"}
+    assert set(done.output) == {"png_stage_two", "flagged", "tokens"}
     assert np.array_equal(image(done.output["png_stage_two"]), published)
 
 
@@ -107,8 +109,12 @@ def test_a_whole_job_is_checked_picture_by_picture(guard64: Guard) -> None:
     assert [(a.step, a.steps, a.output is None) for a in seen] == [(1, 3, True), (2, 3, True), (3, 3, False)]
     output = seen[-1].output
     assert output is not None
-    assert list(output) == ["png_stage_one", "png_stage_two", "png_upscaler", "flagged"]
-    assert [image(output[name]).shape[:2] for name in list(output)[:3]] == [(64, 64), (256, 256), (1024, 1024)]
+    assert set(output) == {"png_stage_one", "png_stage_two", "png_upscaler", "flagged", "tokens"}
+    assert [image(output[f"png_{stage}"]).shape[:2] for stage in ("stage_one", "stage_two", "upscaler")] == [
+        (64, 64),
+        (256, 256),
+        (1024, 1024),
+    ]
     assert bytes(output["flagged"].data) == b"\0"
 
 
@@ -141,7 +147,7 @@ def test_flagged_pictures_are_black(flagging64: Path) -> None:
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (96, 64), (24, 16), (17, 17)])
 def test_the_mark_lies_in_the_corner_of_any_shape(guard64: Guard, height: int, width: int) -> None:
     grey = torch.zeros(3, height, width)
-    [done] = through(guard64, Request("a fox", 1, last_stage="stage_one"), {"image64": to_blob(grey)})
+    [done] = through(guard64, Request("a fox", 1, last_stage="stage_one"), {"image64": to_blob(grey), "tokens": TOKENS})
     assert done.output is not None
     differ = (image(done.output["png_stage_one"]) != 128).any(-1)
     rows, columns = differ.nonzero()
@@ -152,7 +158,7 @@ def test_the_mark_lies_in_the_corner_of_any_shape(guard64: Guard, height: int, w
 
 def test_a_picture_too_small_for_a_mark_has_none(guard64: Guard) -> None:
     grey = torch.zeros(3, 16, 16)
-    [done] = through(guard64, Request("a fox", 1, last_stage="stage_one"), {"image64": to_blob(grey)})
+    [done] = through(guard64, Request("a fox", 1, last_stage="stage_one"), {"image64": to_blob(grey), "tokens": TOKENS})
     assert done.output is not None
     assert (image(done.output["png_stage_one"]) == 128).all()
 
@@ -177,10 +183,24 @@ def test_png_holds_pixels_only() -> None:
 def test_numbers_that_are_none_do_not_pass(guard64: Guard) -> None:
     broken = torch.zeros(3, 64, 64)
     broken[0, 0, 0] = torch.nan
-    guard64.admit("a", Request("a fox", 1, last_stage="stage_one"), {"image64": to_blob(broken)})
+    guard64.admit("a", Request("a fox", 1, last_stage="stage_one"), {"image64": to_blob(broken), "tokens": TOKENS})
     with pytest.raises(ArithmeticError, match="no numbers"):
         list(guard64.step())
     guard64.drop("a")
+
+
+def test_what_is_known_of_the_texts_passes(guard64: Guard) -> None:
+    [done] = through(guard64, Request("a fox", 1, last_stage="stage_one"), bag(16))
+    assert done.output is not None
+    assert done.output["tokens"] == TOKENS
+    assert set(done.output) == {b.name for b in IF["guard"].gives(Request("a fox", 1, last_stage="stage_one"))}
+
+
+def test_a_preview_has_no_texts(guard64: Guard) -> None:
+    request = Request("preview", 0, first_stage="stage_two", last_stage="stage_two", stages=False)
+    [done] = through(guard64, request, {"image256": bag(16)["image256"]})
+    assert done.output is not None
+    assert set(done.output) == {"png_stage_two", "flagged"}
 
 
 def test_a_missing_picture_is_refused_and_a_dropped_job_forgotten(guard64: Guard) -> None:

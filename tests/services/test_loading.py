@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import PIL
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
@@ -37,11 +41,25 @@ def test_a_folder_is_a_recipe(nano64: Path) -> None:
     assert {stage: Path(repo).name for stage, repo in made.repos.items()} == dict(
         zip(STAGES, ("IF-I-nano", "IF-I-nano", "IF-II-nano", "x4-nano", "IF-I-nano"), strict=True)
     )
+    up = Settings(steps=10, guidance=9.0, noise_level=100)
     assert made.defaults == {
-        "stage_one": Settings(steps=27, guidance=7.0),
-        "stage_two": Settings(steps=20, guidance=4.0, noise_level=250),
-        "upscaler": Settings(steps=10, guidance=9.0, noise_level=100),
+        "generate": {
+            "stage_one": Settings(steps=27, guidance=7.0),
+            "stage_two": Settings(steps=20, guidance=4.0, noise_level=250),
+            "upscaler": up,
+        },
+        "vary": {
+            "stage_one": Settings(steps=30, guidance=10.0, strength=0.7),
+            "stage_two": Settings(steps=20, guidance=4.0, strength=0.8, noise_level=250),
+            "upscaler": up,
+        },
+        "inpaint": {
+            "stage_one": Settings(steps=24, guidance=7.0, strength=1.0),
+            "stage_two": Settings(steps=20, guidance=4.0, strength=0.8, noise_level=0),
+            "upscaler": up,
+        },
     }
+    assert made.settings("upscaler") == dict.fromkeys(("generate", "vary", "inpaint"), up)
 
 
 def test_the_built_in_one_is_built_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,15 +77,27 @@ def test_the_published_ones_start_from_the_published_settings(name: str) -> None
     made = recipes.read(name)
     assert made.repos["stage_one"] == made.repos["encoder"] == made.repos["guard"]
     assert made.repos["upscaler"] == "stabilityai/stable-diffusion-x4-upscaler"
-    assert made.defaults["stage_one"] == Settings(steps=100, guidance=7.0)
-    assert made.defaults["stage_two"] == Settings(steps=50, guidance=4.0, noise_level=250)
-    assert made.defaults["upscaler"] == Settings(steps=75, guidance=9.0, noise_level=100)
+    assert made.defaults == recipes.DEFAULTS  # which are diffusers' own: see test_tasks.py
+    assert made.settings("stage_one")["vary"] == Settings(steps=80, guidance=10.0, strength=0.7)
 
 
 def test_a_list_of_timesteps_takes_the_place_of_steps(nano16: Path, tmp_path: Path) -> None:
     entry = {"repo": "IF-I-nano", "timesteps": [999, 500, 0], "guidance": 3}
     made = recipes.read(rewritten(nano16, tmp_path / "own", stage_one=entry))
-    assert made.defaults["stage_one"] == Settings(timesteps=(999, 500, 0), guidance=3.0)
+    assert made.defaults["generate"]["stage_one"] == Settings(timesteps=(999, 500, 0), guidance=3.0)
+    assert made.defaults["vary"]["stage_one"] == recipes.DEFAULTS["vary"]["stage_one"]
+
+
+def test_each_task_has_its_own_settings_over_its_published_ones(nano16: Path, tmp_path: Path) -> None:
+    entry = {"repo": "IF-II-nano", "steps": 3, "inpaint": {"timesteps": [900, 0], "strength": 1}}
+    up = {"repo": "x4-nano", "steps": 2, "guidance": 1}
+    made = recipes.read(rewritten(nano16, tmp_path / "own", stage_two=entry, upscaler=up))
+    assert made.settings("stage_two") == {
+        "generate": Settings(steps=3, guidance=4.0, noise_level=250),
+        "vary": recipes.DEFAULTS["vary"]["stage_two"],
+        "inpaint": Settings(timesteps=(900, 0), guidance=4.0, strength=1.0, noise_level=0),
+    }
+    assert set(made.settings("upscaler").values()) == {Settings(steps=2, guidance=1.0, noise_level=100)}  # it knows no tasks
 
 
 @pytest.mark.parametrize(
@@ -83,6 +113,14 @@ def test_a_list_of_timesteps_takes_the_place_of_steps(nano16: Path, tmp_path: Pa
         ("stage_two", {"steps": 3}, "stage_two.repo: None"),
         ("stage_two", "IF-II-nano", "an object with"),
         ("stagetwo", {}, "did you mean 'stage_two'"),
+        ("stage_one", {"repo": "IF-I-nano", "strength": 0.5}, "stage_one: settings.stage_one.strength: 0.5: belongs to vary and inpaint"),
+        ("stage_one", {"repo": "IF-I-nano", "vari": {}}, "unknown key 'stage_one.vari'; did you mean 'stage_one.vary'"),
+        ("stage_one", {"repo": "IF-I-nano", "vary": 3}, "stage_one.vary: 3: an object with guidance,"),
+        ("stage_one", {"repo": "IF-I-nano", "vary": {"repo": "x"}}, "unknown key 'stage_one.vary.repo'"),
+        ("stage_one", {"repo": "IF-I-nano", "vary": {"strength": "much"}}, "stage_one.vary.strength: 'much': a number"),
+        ("stage_two", {"repo": "IF-II-nano", "inpaint": {"strength": 0}}, "stage_two.inpaint: settings.stage_two.strength: 0.0: above 0"),
+        ("stage_two", {"repo": "IF-II-nano", "inpaint": {"steps": 1}}, "leaves no step of 1"),
+        ("upscaler", {"repo": "x4-nano", "vary": {"steps": 2}}, "unknown key 'upscaler.vary'"),
     ],
 )
 def test_a_wrong_cascade_json_names_the_key(nano16: Path, tmp_path: Path, stage: str, entry: object, said: str) -> None:
@@ -250,6 +288,7 @@ def test_equal_classes_for_equal_weights_only(nano16: Path) -> None:
     first = loading.numeric_class(setup, torch.float32, load("IF-I-nano"))
     assert loading.numeric_class(setup, torch.float32, load("IF-I-nano")) == first
     assert torch.__version__ in first
+    assert f"pillow {PIL.__version__}" in first  # it decodes and resizes what clients send
     touched: Any = load("IF-I-nano")
     with torch.no_grad():
         touched.conv_out.bias[0] += 1e-3
@@ -275,6 +314,35 @@ def test_the_class_settles_the_threads_it_names() -> None:
     finally:
         torch.set_num_threads(1)
     assert one != two
+
+
+def test_sides_that_cannot_be_halved_are_drawn(nano16: Path) -> None:
+    """Stage II's 392 of a source of 500 x 768, smaller here: diffusers alone fails, and with even sides the bits are the same as before."""
+    code = f"""
+import sys, torch
+torch.set_num_threads(1)
+from diffusers import UNet2DConditionModel
+from ifmesh_services import mending
+unet = UNet2DConditionModel.from_pretrained({str(nano16 / "IF-II-nano")!r}, subfolder="unet")
+
+@torch.inference_mode()
+def draw(side):
+    source = torch.Generator().manual_seed(1)
+    x, embeds = torch.randn(1, 6, 32, side, generator=source), torch.randn(1, 77, 64, generator=source)
+    return unet(x, 5, encoder_hidden_states=embeds, class_labels=torch.tensor([3]), return_dict=False)[0]
+
+before = draw(48)
+try:
+    draw(40)
+except RuntimeError as error:
+    print("failed:", "Sizes of tensors must match" in str(error))
+for _ in range(2):
+    mending.mend_upsampling()
+    print(tuple(draw(40).shape), bool(draw(40).isfinite().all()), torch.equal(before, draw(48)))
+"""
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    said = subprocess.run([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True, check=True, timeout=100).stdout
+    assert said.splitlines() == ["failed: True"] + 2 * ["(1, 6, 32, 40) True True"]
 
 
 def test_mending_twice_is_mending_once() -> None:

@@ -1,100 +1,24 @@
-"""Our stages against diffusers' own pipelines: equal in every bit, after every stage.
+"""Generate, against diffusers' own pipelines: equal in every bit, after every stage.  Vary and inpaint: test_tasks.py."""
 
-The stages are chained as in the mesh: each gets only what the cascade declares, and every bag travels as bytes.
-"""
-
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
 from ifmesh_services import denoising
-from ifmesh_services.encoder import Encoder
 from ifmesh_services.loading import DTYPES
 from ifmesh_services.schedules import Plan, planned
-from ifmesh_services.stage_one import StageOne
-from ifmesh_services.stage_two import StageTwo
 from ifmesh_services.tensors import to_torch
-from ifmesh_services.upscaler import Upscaler
 
 from ifmesh import bags
-from ifmesh.cascade import IF
 from ifmesh.errors import BadRequest, Misconfigured
 from ifmesh.protocol import Request, Settings
-from ifmesh.stage import Bag, Setup, Stage
-from tests.services import oracle
+from ifmesh.stage import Bag, Stage
+from tests.services.chained import assert_equal, compare, drawn, loaded, run
 
-KINDS: dict[str, Callable[[], Stage]] = {"encoder": Encoder, "stage_one": StageOne, "stage_two": StageTwo, "upscaler": Upscaler}
 FOX = "a red fox in the snow, oil on canvas"
 OWL = "  An OWL reading the newspaper\n"
 FEW = {"stage_one": Settings(steps=3), "stage_two": Settings(steps=2), "upscaler": Settings(steps=2)}
-
-
-def loaded(folder: Path, dtype: str = "fp32") -> dict[str, Stage]:
-    stages: dict[str, Stage] = {name: kind() for name, kind in KINDS.items()}
-    for stage in stages.values():
-        stage.load(Setup(cascade=str(folder), dtype=dtype))
-    return stages
-
-
-@pytest.fixture(scope="session")
-def stages16(nano16: Path) -> dict[str, Stage]:
-    return loaded(nano16)
-
-
-def run(stage: Stage, job: str, request: Request, bag: Bag) -> Bag:
-    """One job through one stage, and what each step says checked."""
-    steps = stage.admit(job, request, bag)
-    for step in range(1, steps + 1):
-        [advance] = stage.step()
-        assert (advance.job, advance.step, advance.steps) == (job, step, steps)
-        assert (advance.output is None) == (step < steps)
-    assert advance.output is not None
-    assert not list(stage.step())
-    return advance.output
-
-
-def drawn(stages: Mapping[str, Stage], request: Request) -> dict[str, torch.Tensor]:
-    """Every blob that the stages gave but rng, by name."""
-    IF.check(request)
-    given: dict[str, torch.Tensor] = {}
-    frame = bags.encode({})
-    for name in IF.route(request)[:-1]:
-        arrived = bags.decode(frame, IF.enters(request, name))
-        output = run(stages[name], "job", request, arrived)
-        assert set(output) == {b.name for b in IF[name].gives(request)}
-        given |= {key: to_torch(value) for key, value in output.items() if key != "rng"}
-        rides = {b.name for b in IF.carries(request, name)}
-        frame = bags.encode({key: value for key, value in {**arrived, **output}.items() if key in rides})
-    return given
-
-
-def assert_equal(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> None:
-    assert set(ours) == set(theirs)
-    for name in theirs:
-        assert ours[name].dtype == theirs[name].dtype
-        assert ours[name].shape == theirs[name].shape
-        assert torch.equal(ours[name], theirs[name]), f"{name} differs by {(ours[name].double() - theirs[name].double()).abs().max():g}"
-
-
-def compare(stages: Mapping[str, Stage], folder: Path, request: Request, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    ours = drawn(stages, request)
-    theirs = oracle.chain(
-        folder,
-        request.prompt,
-        request.negative,
-        request.seed,
-        request.settings,
-        seeding=request.seeding,
-        width=request.width,
-        height=request.height,
-        last_stage=request.last_stage,
-        dtype=dtype,
-    )
-    assert_equal(ours, theirs)
-    assert all(picture.isfinite().all() and picture.float().std() > 0.01 for picture in ours.values()), "a picture is flat"
-    return ours
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
@@ -136,7 +60,7 @@ def test_settings(stages16: dict[str, Stage], nano16: Path, case: str) -> None:
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_half_precision(nano16: Path, dtype: str) -> None:
     """As the pipelines do it too, the VAE's own precision included."""
-    compare(loaded(nano16, dtype), nano16, Request(FOX, 17, negative="blurry", settings=FEW), DTYPES[dtype])
+    compare(loaded(nano16, dtype), nano16, Request(FOX, 17, negative="blurry", settings=FEW), dtype=DTYPES[dtype])
 
 
 @pytest.fixture(scope="module")
@@ -283,5 +207,7 @@ def test_settings_replace_the_cascades_field_by_field() -> None:
     assert planned(default, Settings(guidance=0.0, noise_level=0)) == Plan(27, None, 0.0, 0)
     assert planned(default, Settings(timesteps=(5, 1, 0))) == Plan(3, (5, 1, 0), 7.0, 250)
     assert planned(listed, Settings(steps=9)) == Plan(9, None, 7.0, 0)
+    assert planned(Settings(steps=9, strength=0.7), Settings(guidance=2.0)) == Plan(9, None, 2.0, 0, 0.7)
+    assert planned(Settings(steps=9, strength=0.7), Settings(steps=3, strength=1.0)) == Plan(3, None, 1.0, 0, 1.0)
     with pytest.raises(Misconfigured, match="neither steps nor timesteps"):
         planned(Settings(), Settings(guidance=2.0))

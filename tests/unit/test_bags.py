@@ -235,6 +235,16 @@ def test_a_frame_above_the_limit_is_garbled() -> None:
         decode(bytes(FRAME_LIMIT + 1))
 
 
+def test_one_tensor_of_a_bag_is_a_frame_of_its_own() -> None:
+    frame = bags.only(encode(SMALL), ("image64",))
+    assert frame == encode({"image64": SMALL["image64"]})
+    assert same(decode(bags.only(memoryview(encode(SMALL)), ("rng", "embeds"))), {n: SMALL[n] for n in ("embeds", "rng")})
+    with pytest.raises(Garbled, match="no image256 in the bag"):
+        bags.only(encode(SMALL), ("image256", "rng"))
+    with pytest.raises(Garbled):
+        bags.only(b"no frame", ("rng",))
+
+
 # ---- against what is declared
 
 REQUEST = Request("a fox", 1)

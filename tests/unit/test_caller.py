@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
-from ifmesh.caller import BURST, Caller, Command, Rebuild, Send, Tell
+from ifmesh.caller import BURST, KEEPALIVE, SLOW, Caller, Command, Rebuild, Send, Tell, Upload
 from ifmesh.protocol import (
     Accepted,
     Books,
@@ -21,6 +23,7 @@ from ifmesh.protocol import (
     Hi,
     Inspect,
     JobRow,
+    Preview,
     Progress,
     Queued,
     Refused,
@@ -29,11 +32,15 @@ from ifmesh.protocol import (
     Started,
     Submit,
     ToClient,
+    Wanted,
     Watch,
     Welcome,
 )
 
 FOX = Request("a fox", 7)
+SHA = "5e" * 32
+OTHER = "07" * 32
+VARY = Request("a fox", 7, "vary", brings=("source",), upload=SHA)
 STAGES = ("encoder", "stage_one", "stage_two", "upscaler", "guard")
 
 
@@ -63,6 +70,16 @@ def accepted(caller: Caller, now: float, job: str) -> None:
     caller.receive(now, Accepted(job))
 
 
+def later(caller: Caller, now: float) -> bool:
+    """After tick(now) there is nothing to do now."""
+    wakeup = caller.wakeup()
+    return wakeup is None or wakeup > now
+
+
+def uploads(commands: list[Command]) -> list[str]:
+    return [c.digest for c in commands if isinstance(c, Upload)]
+
+
 def run(caller: Caller, now: float, until: float) -> list[tuple[float, Command]]:
     """Let time pass, from wakeup to wakeup, with nobody on the other side."""
     happened: list[tuple[float, Command]] = []
@@ -73,6 +90,7 @@ def run(caller: Caller, now: float, until: float) -> list[tuple[float, Command]]
         assert wakeup >= now - 1e-9, "wakeup() stays in the past: the shell would spin"
         now = max(now, wakeup)
         happened += [(now, c) for c in caller.tick(now)]
+        assert later(caller, now), "tick() leaves something for now: the shell would spin"
     raise AssertionError("tick() does not move wakeup() on")
 
 
@@ -149,9 +167,9 @@ def test_fetch_is_repeated_ever_more_slowly_and_silence_waits_for_it() -> None:
     # At 2 s the picture may still be on its way: neither a flood of Fetches nor a new socket may cut it off.
     assert [t for t, c in happened if c == Send(Fetch("a"))] == [2.0]
     assert [t for t, c in happened if c == Rebuild()] == [6.0, 12.0, 18.0, 24.0, 30.0]
-    commands = caller.receive(31.0, Result("a", "00"), b"frame")
-    assert commands == [Tell("a", Result("a", "00"), b"frame")]
-    assert caller.receive(32.0, Result("a", "00"), b"frame") == []
+    commands = caller.receive(31.0, Result("a", "00", FOX), b"frame")
+    assert commands == [Tell("a", Result("a", "00", FOX), b"frame")]
+    assert caller.receive(32.0, Result("a", "00", FOX), b"frame") == []
     caller.receive(32.0, welcome(1))
     assert caller.wakeup() is None
 
@@ -343,32 +361,351 @@ def test_the_heap_does_not_grow_with_the_news() -> None:
     assert len(caller._line.heap) == 1
 
 
+# ---- uploads
+
+
+def test_a_wanted_upload_is_pushed_at_once_and_its_job_goes_on_asking() -> None:
+    caller = Caller(patience=30.0, again=2.0)
+    assert sent(caller.submit(0.0, "a", VARY)) == [Submit("a", VARY)]
+    assert caller.needs(SHA)
+    assert caller.receive(0.1, Wanted("a", SHA)) == [Upload(SHA)]
+    assert [(t, c) for t, c in run(caller, 0.1, 5.0)] == [(2.1, Send(Submit("a", VARY))), (4.1, Send(Submit("a", VARY)))]
+    assert told(caller.receive(5.0, Accepted("a"))) == [Accepted("a")]
+    assert not caller.needs(SHA)
+    assert caller.receive(5.1, Wanted("a", SHA)) == [], "that is answered"
+
+
+def test_the_waits_between_two_pushes_double() -> None:
+    caller = Caller(patience=1e9, again=2.0)
+    caller.submit(0.0, "a", VARY)
+    pushed, now = [], 0.0
+    while now < 300.0:  # asked for each second, which is more often than any mesh does
+        if uploads(caller.receive(now, Wanted("a", SHA))):
+            pushed.append(now)
+        now += 1.0
+    waits = [b - a for a, b in pairwise(pushed)]
+    assert waits == [2.0, 4.0, 8.0, 16.0, 32.0, SLOW, SLOW, SLOW]
+
+
+def test_many_jobs_want_one_upload_and_it_is_pushed_once() -> None:
+    caller = Caller(patience=1e9, again=2.0)
+    jobs = [f"j{n}" for n in range(50)]
+    for job in jobs:
+        caller.submit(0.0, job, VARY)
+    assert [d for job in jobs for d in uploads(caller.receive(0.5, Wanted(job, SHA)))] == [SHA]
+    assert [d for job in jobs for d in uploads(caller.receive(2.5, Wanted(job, SHA)))] == [SHA]
+    for job in jobs[1:]:
+        caller.receive(3.0, Accepted(job))
+        assert caller.needs(SHA)
+    caller.receive(3.0, Accepted("j0"))
+    assert not caller.needs(SHA)
+
+
+def test_two_uploads_do_not_wait_for_each_other() -> None:
+    caller = Caller()
+    caller.submit(0.0, "a", VARY)
+    caller.submit(0.0, "b", replace(VARY, upload=OTHER))
+    assert caller.receive(0.1, Wanted("a", SHA)) == [Upload(SHA)]
+    assert caller.receive(0.1, Wanted("b", OTHER)) == [Upload(OTHER)]
+    caller.receive(0.2, Accepted("b"))
+    assert (caller.needs(SHA), caller.needs(OTHER)) == (True, False)
+
+
+def test_nothing_is_pushed_that_was_not_brought() -> None:
+    caller = Caller()
+    caller.submit(0.0, "a", VARY)
+    caller.submit(0.0, "b", FOX)
+    accepted(caller, 0.0, "c")
+    for wanted in (Wanted("a", OTHER), Wanted("b", SHA), Wanted("b", ""), Wanted("c", SHA), Wanted("nobody", SHA)):
+        assert caller.receive(0.1, wanted) == []
+    assert not caller.needs("")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Accepted("a"),
+        Queued("a", "stage_one", 0),
+        Progress("a", "stage_one", 1, 2),
+        finished("a"),
+        Cancelled("a"),
+        Refused("a", "busy", "", 2.0),
+        Refused("a", "invalid", "", field="brings"),
+        Refused("", "version", ""),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_whatever_answers_the_submit_ends_the_need_for_its_upload(answer: ToClient) -> None:
+    caller = Caller()
+    caller.submit(0.0, "a", VARY)
+    caller.receive(0.1, Wanted("a", SHA))
+    caller.receive(0.2, answer)
+    assert not caller.needs(SHA)
+    caller.submit(0.3, "b", VARY)
+    assert caller.receive(0.4, Wanted("b", SHA)) == [Upload(SHA)], "forgotten, the wait with it"
+
+
+def test_neither_wanted_nor_a_preview_is_an_answer_to_the_submit() -> None:
+    caller = Caller(patience=30.0, again=2.0)
+    caller.submit(0.0, "a", VARY)
+    caller.receive(1.0, Wanted("a", SHA))
+    caller.receive(1.0, Preview("a", "stage_one"), b"png")
+    assert sent(caller.tick(3.0)) == [Submit("a", VARY)]
+    assert caller.needs(SHA)
+
+
+def test_forgotten_or_cancelled_it_still_brings_its_upload() -> None:
+    caller = Caller()
+    caller.submit(0.0, "a", VARY)
+    assert sent(caller.cancel(0.0, "a")) == [Submit("a", VARY), Cancel("a")]
+    caller.forget("a")
+    assert caller.receive(0.1, Wanted("a", SHA)) == [Upload(SHA)]
+    caller.receive(0.2, Cancelled("a"))
+    assert caller.wakeup() is None
+    assert not caller.needs(SHA)
+
+
+def test_asking_for_the_same_again_does_not_hurry_its_upload() -> None:
+    caller = Caller()
+    caller.submit(0.0, "a", VARY)
+    assert uploads(caller.receive(0.1, Wanted("a", SHA))) == [SHA]
+    caller.watch(0.2, "a")
+    caller.cancel(0.2, "a")
+    caller.submit(0.2, "a", replace(VARY, prompt="an elk"))
+    assert uploads(caller.receive(0.3, Wanted("a", SHA))) == []
+    caller.submit(0.4, "a", replace(VARY, upload=OTHER))
+    assert uploads(caller.receive(0.5, Wanted("a", OTHER))) == [OTHER]
+    assert not caller.needs(SHA)
+
+
+def test_a_new_coordinator_gets_the_upload_at_once() -> None:
+    caller = Caller()
+    caller.hi(0.0)
+    caller.receive(0.0, welcome(1))
+    caller.submit(0.0, "a", VARY)
+    assert uploads(caller.receive(0.1, Wanted("a", SHA))) == [SHA]
+    caller.receive(0.2, welcome(1))
+    assert uploads(caller.receive(0.3, Wanted("a", SHA))) == [], "the same coordinator: it is on its way"
+    assert sent(caller.receive(0.4, welcome(2))) == [Submit("a", VARY)]
+    assert uploads(caller.receive(0.5, Wanted("a", SHA))) == [SHA]
+    assert uploads(caller.receive(0.6, Wanted("a", SHA))) == []
+
+
+def test_after_a_rebuild_the_upload_is_pushed_at_once() -> None:
+    caller = Caller(patience=3.0, again=2.0)
+    caller.submit(0.0, "a", VARY)
+    for now in (0.1, 2.2, 6.3):  # 8 s to the next
+        assert uploads(caller.receive(now, Wanted("a", SHA))) == [SHA]
+    assert Rebuild() in caller.tick(9.4)
+    again = caller.receive(9.5, Wanted("a", SHA))
+    assert again == [Upload(SHA), Send(Submit("a", VARY))], "the first sign of life, and everything is asked again"
+    assert uploads(caller.receive(9.6, Wanted("a", SHA))) == [], "which pushes it once"
+    assert uploads(caller.receive(11.5, Wanted("a", SHA))) == [SHA], "and the waits begin anew"
+
+
+# ---- early pictures
+
+
+def test_previews_are_asked_for_and_stay_asked_for() -> None:
+    caller = Caller(patience=30.0, again=2.0)
+    assert sent(caller.submit(0.0, "a", FOX, previews=True)) == [Submit("a", FOX, True)]
+    assert sent(caller.tick(2.0)) == [Submit("a", FOX, True)]
+    caller.receive(2.0, Accepted("a"))
+    assert sent(caller.tick(4.0)) == [Watch("a", True)]
+    assert sent(caller.watch(4.0, "a")) == [Watch("a", True)], "another wish for the same job takes nothing away"
+    assert sent(caller.cancel(4.0, "a")) == [Watch("a", True), Cancel("a")]
+
+
+def test_previews_may_be_asked_for_later() -> None:
+    caller = Caller(patience=30.0, again=2.0)
+    caller.submit(0.0, "a", FOX)
+    assert sent(caller.watch(1.0, "a", previews=True)) == [Submit("a", FOX, True)]
+    assert sent(caller.watch(1.0, "b")) == [Watch("b", False)]
+    assert sent(caller.watch(1.0, "b", previews=True)) == [Watch("b", True)]
+    assert sent(caller.submit(1.0, "c", FOX)) == [Submit("c", FOX, False)]
+
+
+def test_a_new_coordinator_is_asked_for_previews_as_well() -> None:
+    caller = Caller(patience=3.0, again=2.0)
+    caller.submit(0.0, "a", FOX, previews=True)
+    caller.receive(0.0, Accepted("a"))
+    run(caller, 0.0, 3.0)
+    assert sent(caller.receive(3.5, welcome(2))) == [Watch("a", True)]
+
+
+def test_a_preview_is_told_once_for_each_stage() -> None:
+    caller = Caller()
+    accepted(caller, 0.0, "a")
+    one, two = Preview("a", "stage_one"), Preview("a", "stage_two")
+    assert caller.receive(1.0, one, b"64") == [Tell("a", one, b"64")]
+    assert caller.receive(1.0, one, b"64") == []
+    assert caller.receive(1.1, two, b"256") == [Tell("a", two, b"256")]
+    assert told(caller.receive(1.2, Started("a", "stage_two", "w"))) == [Started("a", "stage_two", "w")]
+    assert caller.receive(1.3, one, b"64") == [], "news do not make it new"
+    caller.watch(2.0, "a", previews=True)
+    assert caller.receive(2.1, one, b"64") == [Tell("a", one, b"64")], "somebody came back, and saw none yet"
+    caller.receive(3.0, finished("a"))
+    assert caller.receive(3.1, two, b"256") == [], "late"
+
+
+def test_a_preview_takes_nothing_back_of_what_was_told() -> None:
+    caller = Caller()
+    accepted(caller, 0.0, "a")
+    started, step = Started("a", "stage_two", "w"), Progress("a", "stage_two", 1, 2)
+    for message in (started, step):
+        assert told(caller.receive(1.0, message)) == [message]
+    caller.receive(1.1, Preview("a", "stage_one"), b"64")
+    for message in (started, step):
+        assert told(caller.receive(1.2, message)) == []
+
+
+def test_a_preview_puts_no_watch_off_but_it_is_a_sign_of_life() -> None:
+    caller = Caller(patience=3.0, again=2.0)
+    accepted(caller, 0.0, "a")
+    caller.receive(1.9, Preview("a", "stage_one"), b"64")
+    assert caller.tick(2.0) == [Send(Watch("a"))]
+    assert Rebuild() not in caller.tick(4.8)
+    assert Rebuild() in caller.tick(4.9)
+
+
+# ---- staying alive
+
+
+def test_a_hi_every_ten_seconds_while_a_job_is_open() -> None:
+    caller = Caller(patience=1e9, again=2.0)
+    accepted(caller, 100.0, "a")
+    his, now = [], 100.0
+    while now < 145.0:
+        now += 1.0
+        caller.receive(now, Progress("a", "stage_one", int(now), 200))
+        his += [now for c in caller.tick(now) if c == Send(Hi())]
+        assert later(caller, now)
+    assert his == [110.0, 120.0, 130.0, 140.0]
+    caller.receive(145.0, finished("a"))
+    assert caller.wakeup() is None, "nothing is open: nothing to say"
+    accepted(caller, 1000.0, "b")
+    assert caller.wakeup() == 1002.0
+    assert [t for t, c in run(caller, 1000.0, 1030.0) if c == Send(Hi())] == [1010.0, 1020.0, 1030.0]
+    patient = Caller(patience=1e9, again=1e6)
+    accepted(patient, 0.0, "a")
+    assert [t for t, c in run(patient, 0.0, 35.0) if c == Send(Hi())] == [10.0, 20.0, 30.0], "whatever else is due, or not"
+
+
+def test_neither_a_fetch_nor_the_books_keep_a_client_alive() -> None:
+    caller = Caller(patience=1e9, again=2.0)
+    caller.fetch(0.0, "a")
+    caller.inspect(0.0, 0, "")
+    assert [c for _, c in run(caller, 0.0, 60.0) if c == Send(Hi())] == []
+
+
+def test_the_welcome_that_answers_does_no_harm() -> None:
+    caller = Caller(patience=30.0, again=2.0)
+    caller.hi(0.0)
+    caller.receive(0.0, welcome(1))
+    for n in range(100):
+        accepted(caller, 0.0, f"j{n}")
+    answered, now = 0, 0.0
+    while now < 60.0:
+        wakeup = caller.wakeup()
+        assert wakeup is not None
+        assert wakeup > now
+        now = wakeup
+        commands = caller.tick(now)
+        assert len(commands) <= BURST + 1
+        for message in sent(commands):
+            if message == Hi():
+                answered += 1
+                assert caller.receive(now, welcome(1)) == [Tell("", welcome(1))]
+            elif isinstance(message, Watch):
+                caller.receive(now, Accepted(message.job))
+    assert answered == 60.0 / KEEPALIVE
+
+
+def test_a_probing_client_says_no_more_hi_than_before() -> None:
+    caller = Caller(patience=3.0, again=2.0)
+    accepted(caller, 0.0, "a")
+    happened = [(t, c) for t, c in run(caller, 0.0, 31.0) if c == Send(Hi())]
+    assert [t for t, _ in happened] == [n for n in range(3, 31) if n % 3 != 1]
+
+
+# ---- the shell never spins
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_after_tick_there_is_nothing_to_do_now(seed: int) -> None:
+    """Whatever was asked and heard, at clocks as they are: long up, and in fractions that round."""
+    dice = random.Random(seed)
+    now = dice.choice([0.0, 1e5, 3e7]) + dice.random()
+    caller = Caller(patience=dice.choice([0.1, 3.0]), again=dice.choice([0.05, 2.0, 30.0]))
+    for _ in range(400):
+        job = f"j{dice.randrange(40)}"
+        digest = dice.choice([SHA, OTHER])
+        match dice.randrange(14):
+            case 0 | 1 | 2:
+                caller.submit(now, job, replace(VARY, upload=digest), dice.random() < 0.5)
+            case 3:
+                caller.watch(now, job, dice.random() < 0.5)
+            case 4:
+                caller.cancel(now, job)
+            case 5:
+                caller.fetch(now, job)
+            case 6:
+                caller.hi(now)
+            case 7:
+                caller.forget(job)
+            case 8:
+                caller.receive(now, welcome(dice.randrange(1, 3)))
+            case 9 | 10:
+                caller.receive(now, Wanted(job, digest))
+            case 11:
+                caller.receive(now, Preview(job, dice.choice(STAGES)), b"png")
+            case 12:
+                answers: list[ToClient] = [Accepted(job), finished(job), Queued(job, "encoder", 1)]
+                caller.receive(now, dice.choice(answers))
+            case _:
+                caller.receive(now, Result(job, "00", FOX), b"frame")
+        caller.tick(now)
+        assert later(caller, now)
+        if (wakeup := caller.wakeup()) is not None and dice.random() < 0.7:
+            now = wakeup
+            caller.tick(now)
+            assert later(caller, now)
+        now += dice.choice([0.0, 0.0, dice.random() * 3, 20.0])
+    assert caller._luggage._pieces.keys() == {w.request.upload for w in caller._jobs.values() if w.request and w.request.upload}
+
+
 # ---- a small world: the other side loses, doubles and forgets
 
 
 class Coordinator:
-    """As little of one as a client can see.  Its jobs end after a few watches; a restart gives it another epoch and no watchers."""
+    """As little of one as a client can see.  Its jobs end after a few watches; a restart gives it another epoch and no watchers.
+
+    uploads: those on disk.  It takes nothing without what the request brings.
+    """
 
     def __init__(self, dice: random.Random) -> None:
-        self.dice, self.epoch, self.left, self.asked = dice, 1, dict[str, int](), 0
+        self.dice, self.epoch, self.left, self.uploads = dice, 1, dict[str, int](), set[str]()
 
     def answer(self, message: ClientMessage) -> list[ToClient]:
-        self.asked += 1
         match message:
             case Hi():
                 return [welcome(self.epoch)]
+            case Submit(job, request) if job not in self.left and request.upload and request.upload not in self.uploads:
+                return [Wanted(job, request.upload)]
             case Submit(job):
                 if job not in self.left:
                     self.left[job] = self.dice.randrange(4)
                 return [Accepted(job), Queued(job, "encoder", 0)]
             case Watch(job) if job in self.left:
                 self.left[job] -= 1
-                return [finished(job)] if self.left[job] < 0 else [Accepted(job), Started(job, "stage_one", "w")]
+                if self.left[job] < 0:
+                    return [finished(job)]
+                return [Accepted(job), *([Preview(job, "stage_one")] if message.previews else []), Started(job, "stage_one", "w")]
             case Cancel(job) if job in self.left:
                 self.left[job] = -1
                 return [Cancelled(job) if self.dice.random() < 0.5 else finished(job)]
             case Fetch(job):
-                return [Result(job, "00")]
+                return [Result(job, "00", FOX)]
             case _:
                 return [Refused(message.job, "unknown", "")] if isinstance(message, Watch | Cancel) else [books()]
 
@@ -387,6 +724,9 @@ def test_every_job_ends_exactly_once_in_any_weather(seed: int) -> None:
     jobs = [f"j{i}" for i in range(30)]
     endings: dict[str, int] = dict.fromkeys(jobs, 0)
     fetched: set[str] = set()
+    requests = {job: dice.choice([FOX, VARY, replace(VARY, upload=OTHER)]) for job in jobs}
+    pushed: list[str] = []
+    shown: list[str] = []
     waiting = [(dice.uniform(0, 50), job) for job in jobs]
     waiting.sort(reverse=True)
     commands = caller.hi(now)
@@ -402,6 +742,12 @@ def test_every_job_ends_exactly_once_in_any_weather(seed: int) -> None:
                         mail.extend([(late, reply)] * dice.choice([0, 1, 1, 1, 2]))
                 case Rebuild():
                     mail.clear()
+                case Upload(digest):
+                    pushed.append(digest)
+                    if up(now) and dice.random() < 0.8:
+                        other.uploads.add(digest)
+                case Tell(job, Preview()):
+                    shown.append(job)
                 case Tell(job, Finished() | Cancelled()):
                     endings[job] += 1
                     todo.extend(caller.fetch(now, job))
@@ -414,7 +760,7 @@ def test_every_job_ends_exactly_once_in_any_weather(seed: int) -> None:
         assert times, "open jobs, and nothing left to do"
         now = max(now, min(times))
         if waiting and waiting[-1][0] <= now:
-            commands += caller.submit(now, waiting[-1][1], FOX)
+            commands += caller.submit(now, waiting[-1][1], requests[waiting[-1][1]], dice.random() < 0.5)
             if dice.random() < 0.2:
                 commands += caller.cancel(now, waiting[-1][1])
             waiting.pop()
@@ -424,5 +770,11 @@ def test_every_job_ends_exactly_once_in_any_weather(seed: int) -> None:
             commands += caller.tick(now)
         if dice.random() < 0.01:
             other.epoch += 1
+            if dice.random() < 0.5:
+                other.uploads.clear()  # nobody referred to them
     assert set(endings.values()) == {1}
     assert fetched == set(jobs)
+    assert len(pushed) < 60, "a few for each coordinator and each new socket, not one for each job"
+    assert not caller.needs(SHA)
+    assert not caller.needs(OTHER)
+    assert shown

@@ -1,22 +1,29 @@
-"""What flows between the stages, and every refusal of a request with its words."""
+"""What flows between the stages: what a bag holds at every door, for every task."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
-from ifmesh.cascade import DRAWN, IF, Blob, Cascade, StageSpec
+from ifmesh import rules
+from ifmesh.cascade import BROUGHT, DRAWN, IF, PNG, Blob, Cascade, StageSpec
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import STAGES, Request, Settings
+from ifmesh.protocol import STAGES, TASKS, Request, Settings
 
+SHA = "5e" * 32
 FOX = Request("a fox", 7)
+VARY = replace(FOX, task="vary", brings=("source",), upload=SHA)
+INPAINT = replace(FOX, task="inpaint", brings=("source", "mask"), upload=SHA)
+ENCODE = replace(FOX, task="encode", last_stage="encoder")
+EMBEDDED = replace(FOX, first_stage="stage_one", brings=("embeds",), upload=SHA)
+SEEDED = replace(FOX, brings=("rng",), upload=SHA)
+PREVIEW = Request("preview", 0, first_stage="stage_two", last_stage="stage_two", stages=False)
 
 
-def names(blobs: tuple[Blob, ...]) -> list[str]:
-    return sorted(blob.name for blob in blobs)
+def names(blobs: tuple[Blob, ...]) -> str:
+    return " ".join(sorted(blob.name for blob in blobs))
 
 
 def test_the_cascade_has_the_stages_in_order() -> None:
@@ -24,64 +31,185 @@ def test_the_cascade_has_the_stages_in_order() -> None:
     assert IF["guard"].name == "guard"
 
 
+def test_what_is_said_twice_is_the_same() -> None:
+    assert tuple(BROUGHT) == rules.ORDER
+    assert tuple(DRAWN) == tuple(PNG) == rules.DRAW
+    assert rules.NEEDS.keys() == rules.MAY.keys() == set(TASKS)
+
+
 @pytest.mark.parametrize(
-    ("last", "route"),
+    ("request_", "route"),
     [
-        ("stage_one", ("encoder", "stage_one", "guard")),
-        ("stage_two", ("encoder", "stage_one", "stage_two", "guard")),
-        ("upscaler", STAGES),
+        (replace(FOX, last_stage="stage_one"), "encoder stage_one guard"),
+        (replace(FOX, last_stage="stage_two"), "encoder stage_one stage_two guard"),
+        (FOX, " ".join(STAGES)),
+        (VARY, " ".join(STAGES)),
+        (replace(INPAINT, last_stage="stage_one"), "encoder stage_one guard"),
+        (EMBEDDED, "stage_one stage_two upscaler guard"),
+        (ENCODE, "encoder"),
+        (PREVIEW, "stage_two guard"),
     ],
+    ids=lambda x: x if isinstance(x, str) else x.task,
 )
-def test_every_route_ends_at_the_guard(last: str, route: tuple[str, ...]) -> None:
-    assert IF.route(replace(FOX, last_stage=last)) == route
+def test_whatever_is_drawn_ends_at_the_guard(request_: Request, route: str) -> None:
+    assert " ".join(IF.route(request_)) == route
 
 
-FLOW = {  # (last stage, earlier pictures too): what the bag holds when each stage is done
-    ("upscaler", True): {
-        "encoder": ["embeds", "rng"],
-        "stage_one": ["embeds", "image64", "rng"],
-        "stage_two": ["image256", "image64", "rng"],
-        "upscaler": ["image1024", "image256", "image64"],
-        "guard": ["flagged", "png_stage_one", "png_stage_two", "png_upscaler"],
-    },
-    ("upscaler", False): {
-        "encoder": ["embeds", "rng"],
-        "stage_one": ["embeds", "image64", "rng"],
-        "stage_two": ["image256", "rng"],
-        "upscaler": ["image1024"],
-        "guard": ["flagged", "png_upscaler"],
-    },
-    ("stage_two", True): {
-        "encoder": ["embeds", "rng"],
-        "stage_one": ["embeds", "image64", "rng"],
-        "stage_two": ["image256", "image64"],
-        "guard": ["flagged", "png_stage_one", "png_stage_two"],
-    },
-    ("stage_two", False): {
-        "encoder": ["embeds", "rng"],
-        "stage_one": ["embeds", "image64", "rng"],
-        "stage_two": ["image256"],
-        "guard": ["flagged", "png_stage_two"],
-    },
-    ("stage_one", True): {"encoder": ["embeds", "rng"], "stage_one": ["image64"], "guard": ["flagged", "png_stage_one"]},
-    ("stage_one", False): {"encoder": ["embeds", "rng"], "stage_one": ["image64"], "guard": ["flagged", "png_stage_one"]},
+FLOW: dict[str, tuple[Request, dict[str, str]]] = {  # "": what the client brings; then what the bag holds when each stage is done
+    "generate": (
+        FOX,
+        {
+            "": "",
+            "encoder": "embeds rng tokens",
+            "stage_one": "embeds image64 rng tokens",
+            "stage_two": "image256 image64 rng tokens",
+            "upscaler": "image1024 image256 image64 tokens",
+            "guard": "flagged png_stage_one png_stage_two png_upscaler tokens",
+        },
+    ),
+    "generate, the last picture only": (
+        replace(FOX, stages=False),
+        {
+            "": "",
+            "encoder": "embeds rng tokens",
+            "stage_one": "embeds image64 rng tokens",
+            "stage_two": "image256 rng tokens",
+            "upscaler": "image1024 tokens",
+            "guard": "flagged png_upscaler tokens",
+        },
+    ),
+    "generate, to Stage II": (
+        replace(FOX, last_stage="stage_two"),
+        {
+            "": "",
+            "encoder": "embeds rng tokens",
+            "stage_one": "embeds image64 rng tokens",
+            "stage_two": "image256 image64 tokens",
+            "guard": "flagged png_stage_one png_stage_two tokens",
+        },
+    ),
+    "generate, to Stage II, the last picture only": (
+        replace(FOX, last_stage="stage_two", stages=False),
+        {
+            "": "",
+            "encoder": "embeds rng tokens",
+            "stage_one": "embeds image64 rng tokens",
+            "stage_two": "image256 tokens",
+            "guard": "flagged png_stage_two tokens",
+        },
+    ),
+    "generate, to Stage I": (
+        replace(FOX, last_stage="stage_one"),
+        {"": "", "encoder": "embeds rng tokens", "stage_one": "image64 tokens", "guard": "flagged png_stage_one tokens"},
+    ),
+    "generate, a seed for each stage": (  # the state is there all the same: who is not chained makes its own
+        replace(FOX, seeding="per_stage", last_stage="stage_one"),
+        {"": "", "encoder": "embeds rng tokens", "stage_one": "image64 tokens", "guard": "flagged png_stage_one tokens"},
+    ),
+    "vary": (
+        VARY,
+        {
+            "": "source",
+            "encoder": "embeds rng source tokens",
+            "stage_one": "embeds image64 rng source tokens",
+            "stage_two": "image256 image64 rng tokens",
+            "upscaler": "image1024 image256 image64 tokens",
+            "guard": "flagged png_stage_one png_stage_two png_upscaler tokens",
+        },
+    ),
+    "vary, to Stage I": (
+        replace(VARY, last_stage="stage_one"),
+        {"": "source", "encoder": "embeds rng source tokens", "stage_one": "image64 tokens", "guard": "flagged png_stage_one tokens"},
+    ),
+    "inpaint": (
+        INPAINT,
+        {
+            "": "mask source",
+            "encoder": "embeds mask rng source tokens",
+            "stage_one": "embeds image64 mask rng source tokens",
+            "stage_two": "image256 image64 rng tokens",
+            "upscaler": "image1024 image256 image64 tokens",
+            "guard": "flagged png_stage_one png_stage_two png_upscaler tokens",
+        },
+    ),
+    "inpaint, the last picture of Stage II only": (
+        replace(INPAINT, last_stage="stage_two", stages=False),
+        {
+            "": "mask source",
+            "encoder": "embeds mask rng source tokens",
+            "stage_one": "embeds image64 mask rng source tokens",
+            "stage_two": "image256 tokens",
+            "guard": "flagged png_stage_two tokens",
+        },
+    ),
+    "embeddings of one's own": (  # no encoder: nothing is known of the texts
+        EMBEDDED,
+        {
+            "": "embeds",
+            "stage_one": "embeds image64 rng",
+            "stage_two": "image256 image64 rng",
+            "upscaler": "image1024 image256 image64",
+            "guard": "flagged png_stage_one png_stage_two png_upscaler",
+        },
+    ),
+    "a generator of one's own": (
+        replace(SEEDED, last_stage="stage_two"),
+        {
+            "": "rng",
+            "encoder": "embeds rng tokens",
+            "stage_one": "embeds image64 rng tokens",
+            "stage_two": "image256 image64 tokens",
+            "guard": "flagged png_stage_one png_stage_two tokens",
+        },
+    ),
+    "inpaint with embeddings and a generator of one's own": (
+        replace(INPAINT, first_stage="stage_one", last_stage="stage_two", brings=("source", "mask", "embeds", "rng")),
+        {
+            "": "embeds mask rng source",
+            "stage_one": "embeds image64 mask rng source",
+            "stage_two": "image256 image64",
+            "guard": "flagged png_stage_one png_stage_two",
+        },
+    ),
+    "encode": (ENCODE, {"": "", "encoder": "embeds tokens"}),
+    "a preview": (PREVIEW, {"": "", "stage_two": "image256", "guard": "flagged png_stage_two"}),
 }
 
 
-@pytest.mark.parametrize(("last", "stages"), FLOW)
-def test_a_bag_carries_what_later_stages_need_and_nothing_else(last: str, stages: bool) -> None:
-    request = replace(FOX, last_stage=last, stages=stages)
-    assert {stage: names(IF.carries(request, stage)) for stage in IF.route(request)} == FLOW[last, stages]
-
-
-@pytest.mark.parametrize(("last", "stages"), FLOW)
-def test_what_enters_a_stage_is_what_left_the_one_before_and_all_it_needs(last: str, stages: bool) -> None:
-    request = replace(FOX, last_stage=last, stages=stages)
+@pytest.mark.parametrize("case", FLOW)
+def test_a_bag_carries_what_later_stages_need_and_nothing_else(case: str) -> None:
+    request, flow = FLOW[case]
     route = IF.route(request)
-    assert IF.enters(request, "encoder") == ()
+    assert {"": names(IF.enters(request, route[0]))} | {stage: names(IF.carries(request, stage)) for stage in route} == flow
+
+
+@pytest.mark.parametrize("case", [case for case in FLOW if case != "a preview"])
+def test_what_enters_a_stage_is_what_left_the_one_before_and_all_it_needs(case: str) -> None:
+    request, _ = FLOW[case]
+    route = IF.route(request)
+    IF.check(request)
+    assert tuple(blob.name for blob in IF.enters(request, route[0])) == request.brings
     for before, stage in pairwise(route):
         assert IF.enters(request, stage) == IF.carries(request, before)
+    for stage in route:
         assert set(IF[stage].needs(request)) <= set(IF.enters(request, stage))
+
+
+def test_a_generator_is_made_by_the_first_stage_unless_one_is_brought() -> None:
+    both = replace(EMBEDDED, brings=("embeds", "rng"))
+    assert names(IF["encoder"].gives(FOX)) == "embeds rng tokens"
+    assert names(IF["encoder"].gives(SEEDED)) == "embeds tokens", "it travels by"
+    assert names(IF["stage_one"].needs(FOX)) == names(IF["stage_one"].needs(both)) == "embeds rng"
+    assert names(IF["stage_one"].needs(EMBEDDED)) == "embeds"
+    for stage in ("stage_one", "stage_two", "upscaler"):
+        assert "rng" in names(IF[stage].gives(EMBEDDED))
+
+
+@pytest.mark.parametrize("stage", DRAWN)
+def test_a_preview_goes_in_as_one_picture_and_comes_out_checked(stage: str) -> None:
+    request = replace(PREVIEW, first_stage=stage, last_stage=stage)
+    assert IF.enters(request, "guard") == (DRAWN[stage],)
+    assert set(IF.carries(request, "guard")) == {PNG[stage], Blob("flagged", (1,), "U8")}
 
 
 def test_a_later_blob_of_the_same_name_takes_the_place_of_the_earlier() -> None:
@@ -96,94 +224,31 @@ def test_a_later_blob_of_the_same_name_takes_the_place_of_the_earlier() -> None:
     assert cascade.enters(replace(FOX, last_stage="stage_one"), "guard") == (new,)
 
 
-GOOD: list[dict[str, Any]] = [
-    {},
-    {"prompt": "x" * 2000},
-    {"prompt": "line one\nline two\ttab\r"},
-    {"prompt": "\N{GRINNING FACE}" * 1000},
-    {"negative": ""},
-    {"seed": 0},
-    {"seed": 2**63 - 1},
-    {"last_stage": "stage_one"},
-    {"width": 96, "height": 8},
-    {"priority": -100},
-    {"deadline": 0.001},
-    {"deadline": 604800},
-    {"keep": 86400},
-    {"settings": {"stage_one": Settings(timesteps=(999, 500, 0), guidance=0)}},
-    {"settings": {"stage_two": Settings(steps=1000, noise_level=999)}},
-    {"settings": {"upscaler": Settings(steps=1, noise_level=350, guidance=100)}},
-]
+@pytest.mark.parametrize("request_", [FOX, VARY, INPAINT, ENCODE, EMBEDDED, SEEDED], ids=lambda r: r.task)
+def test_every_task_can_be_served(request_: Request) -> None:
+    IF.check(request_)
 
 
-@pytest.mark.parametrize("given", GOOD, ids=str)
-def test_what_can_be_drawn_passes(given: dict[str, Any]) -> None:
-    IF.check(replace(FOX, **given))
-
-
-def at_stage(stage: str, **given: Any) -> dict[str, Any]:
-    return {"settings": {stage: Settings(**given)}}
-
-
-BAD: list[tuple[dict[str, Any], str, str]] = [
-    ({"task": "draw"}, "task", "one of generate, vary, inpaint, upscale, encode"),
-    ({"task": "inpaint"}, "task", "this version of ifmesh draws 'generate' only"),
-    ({"prompt": ""}, "prompt", "say what to draw: the prompt is empty"),
-    ({"prompt": " \n\t"}, "prompt", "say what to draw: the prompt is empty"),
-    ({"prompt": "x" * 2001}, "prompt", "2001 characters; at most 2000 (the encoder reads 77 tokens)"),
-    ({"negative": "x" * 2001}, "negative", "2001 characters; at most 2000 (the encoder reads 77 tokens)"),
-    ({"prompt": "\N{GRINNING FACE}" * 1025}, "prompt", "4100 bytes of UTF-8; at most 4096"),
-    ({"prompt": "a \ud83d"}, "prompt", "holds half a surrogate pair: send valid Unicode"),
-    ({"prompt": "a\x00b"}, "prompt", "holds control characters: send plain text"),
-    ({"negative": "\x1b[31m"}, "negative", "holds control characters: send plain text"),
-    ({"seed": -1}, "seed", "from 0 to 2**63 - 1"),
-    ({"seed": 2**63}, "seed", "from 0 to 2**63 - 1"),
-    ({"first_stage": "t5"}, "first_stage", "one of encoder, stage_one, stage_two, upscaler, guard"),
-    ({"last_stage": "stage_three"}, "last_stage", "one of encoder, stage_one, stage_two, upscaler, guard"),
-    ({"last_stage": "encoder"}, "last_stage", "one of stage_one, stage_two, upscaler: a stage that draws"),
-    ({"last_stage": "guard"}, "last_stage", "one of stage_one, stage_two, upscaler: a stage that draws"),
-    ({"first_stage": "upscaler", "last_stage": "stage_one"}, "first_stage", "must not come after last_stage 'stage_one'"),
-    ({"first_stage": "stage_one"}, "first_stage", "stage_one needs embeds, rng, which nothing before it gives"),
-    ({"first_stage": "stage_two"}, "first_stage", "stage_two needs embeds, image64, rng, which nothing before it gives"),
-    ({"first_stage": "upscaler"}, "first_stage", "upscaler needs image256, rng, which nothing before it gives"),
-    ({"width": 60}, "width", "base pixels (Stage I): a multiple of 8 from 8 to 256, or leave it out"),
-    ({"width": 0}, "width", "base pixels (Stage I): a multiple of 8 from 8 to 256, or leave it out"),
-    ({"height": 264}, "height", "base pixels (Stage I): a multiple of 8 from 8 to 256, or leave it out"),
-    ({"priority": 101}, "priority", "from -100 to 100; higher goes first"),
-    ({"deadline": 0}, "deadline", "seconds from acceptance: above 0, at most 604800 (a week)"),
-    ({"deadline": 604801}, "deadline", "seconds from acceptance: above 0, at most 604800 (a week)"),
-    ({"deadline": float("nan")}, "deadline", "seconds from acceptance: above 0, at most 604800 (a week)"),
-    ({"keep": -1}, "keep", "seconds: from 0 to 86400 (a day)"),
-    ({"keep": float("nan")}, "keep", "seconds: from 0 to 86400 (a day)"),
-    ({"continues": "a"}, "continues", "this version of ifmesh does not continue kept bags yet: leave it out"),
-    (at_stage("stage_3"), "settings", "settings belong to one of stage_one, stage_two, upscaler"),
-    (at_stage("encoder"), "settings", "settings belong to one of stage_one, stage_two, upscaler"),
-    (at_stage("stage_one", steps=0), "settings.stage_one.steps", "from 1 to 1000"),
-    (at_stage("stage_two", steps=1001), "settings.stage_two.steps", "from 1 to 1000"),
-    (at_stage("stage_one", steps=3, timesteps=(3, 2)), "settings.stage_one.steps", "give steps or timesteps, not both"),
-    (at_stage("upscaler", timesteps=(3, 2)), "settings.upscaler.timesteps", "the upscaler takes steps only, as its pipeline does"),
-    (at_stage("stage_one", timesteps=()), "settings.stage_one.timesteps", "a strictly falling list within 999..0"),
-    (at_stage("stage_one", timesteps=(5, 5)), "settings.stage_one.timesteps", "a strictly falling list within 999..0"),
-    (at_stage("stage_one", timesteps=(1, 2)), "settings.stage_one.timesteps", "a strictly falling list within 999..0"),
-    (at_stage("stage_two", timesteps=(1000, 2)), "settings.stage_two.timesteps", "a strictly falling list within 999..0"),
-    (at_stage("stage_two", timesteps=(2, -1)), "settings.stage_two.timesteps", "a strictly falling list within 999..0"),
-    (at_stage("stage_one", guidance=-0.1), "settings.stage_one.guidance", "from 0 to 100; 1 or less means no guidance"),
-    (at_stage("upscaler", guidance=101), "settings.upscaler.guidance", "from 0 to 100; 1 or less means no guidance"),
-    (at_stage("stage_one", noise_level=0), "settings.stage_one.noise_level", "Stage I has none: leave it out"),
-    (at_stage("stage_two", noise_level=1000), "settings.stage_two.noise_level", "from 0 to 999"),
-    (at_stage("upscaler", noise_level=351), "settings.upscaler.noise_level", "from 0 to 350"),
-    (at_stage("stage_one", strength=0.5), "settings.stage_one.strength", "belongs to vary and inpaint: leave it out"),
-]
-
-
-@pytest.mark.parametrize(("given", "field", "remedy"), BAD, ids=lambda x: str(x)[:40])
-def test_what_never_can_be_drawn_is_refused_with_field_value_and_remedy(given: dict[str, Any], field: str, remedy: str) -> None:
+@pytest.mark.parametrize(
+    ("request_", "remedy"),
+    [
+        (replace(FOX, first_stage="stage_one"), "stage_one needs embeds, which nothing before it gives"),
+        (replace(FOX, first_stage="stage_two"), "stage_two needs embeds, image64, which nothing before it gives"),
+        (replace(FOX, first_stage="upscaler"), "upscaler needs image256, which nothing before it gives"),
+        (replace(VARY, first_stage="stage_two"), "stage_two needs embeds, image64, which nothing before it gives"),
+        (replace(INPAINT, first_stage="stage_one"), "stage_one needs embeds, which nothing before it gives"),
+        (replace(SEEDED, first_stage="stage_one"), "stage_one needs embeds, which nothing before it gives"),
+    ],
+)
+def test_who_starts_where_something_is_missing_is_told_what(request_: Request, remedy: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        IF.check(replace(FOX, **given))
-    assert (caught.value.field, caught.value.remedy) == (field, remedy)
-    assert str(caught.value).startswith(f"{field}: ")
-    assert str(caught.value).endswith(f": {remedy}")
-    assert len(str(caught.value)) < 250
+        IF.check(request_)
+    assert str(caught.value) == f"first_stage: {request_.first_stage!r}: {remedy}"
+
+
+def test_the_rules_of_the_fields_are_asked_first() -> None:
+    with pytest.raises(BadRequest, match=r"^prompt: "):
+        IF.check(replace(FOX, prompt="", first_stage="upscaler"))
 
 
 def test_every_stage_that_draws_has_settings() -> None:

@@ -7,13 +7,19 @@ import os
 import pty
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from ifmesh import cli, cli_jobs, cli_options, cli_up
+from ifmesh import cli, cli_batch, cli_options, cli_timeline, cli_up, cli_wishes
 from ifmesh.cli import exit_code, run
+from ifmesh.cli_timeline import Span
+from ifmesh.cli_wishes import Order
 from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
+from ifmesh.protocol import ClientMessage, Inspect, JobRow, Settings, ToClient
+from tests.unit.stand_in import BOOKS, StandIn
 
 COMMANDS = sorted(cli.cli.commands)
 NOBODY = "tcp://127.0.0.1:1"
@@ -30,7 +36,8 @@ def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixtu
     assert run(["--help"]) == 0
     said = capsys.readouterr().out
     assert [line.split()[0] for line in said.partition("Commands:")[2].splitlines() if line.strip()] == list(cli.cli.commands)
-    assert sorted(["up", "down", "submit", "show", "cancel", "demo", "ps", "logs", "coordinator", "worker"]) == COMMANDS
+    every = ["up", "down", "submit", "encode", "show", "cancel", "demo", "ps", "logs", "coordinator", "worker", "completion"]
+    assert list(cli.cli.commands) == every
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -50,18 +57,34 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "said"),
     [
         (["ups"], "No such command"),
-        (["submit"], "Missing argument"),
+        (["submit"], "Missing argument 'PROMPT'"),
+        (["encode", "a fox"], "Missing option '-o'"),
+        (["encode", "a fox", "-o", "fox.png"], "a name that ends in .safetensors"),
+        (["completion", "tcsh"], "bash"),
         (["submit", "a fox", "--size", "65"], "64"),
         (["submit", "a fox", "--steps", "III=4"], "I, II or x4"),
         (["submit", "a fox", "--steps", "I=many"], "STAGE=NUMBER, as in I=27"),
         (["submit", "a fox", "-o", "gone/out.png"], "no folder gone"),
         (["submit", "a fox", "-o", "out"], "as in out.png"),
+        (["submit", "a fox", "--steps", "I=3,"], "STAGE=NUMBER, as in I=27"),
+        (["submit", "a fox", "--strength", "much"], "STAGE=NUMBER, as in I=0.7"),
+        (["submit", "a fox", "--timesteps", "999,500"], "as in I=999,500,0"),
+        (["submit", "a fox", "--timesteps", "encoder=999"], "I, II or x4"),
+        (["submit", "a fox", "--timesteps", "I=999,then"], "STAGE=N,N,..., falling, as in I=999,500,0"),
+        (["submit", "a fox", "--seeding", "none"], "per_stage"),
+        (["submit", "a fox", "--stages-dir", "gone/stages"], "no folder gone to make it in"),
+        (["submit", "a fox", "--stages-dir", "file"], "file: a file; the name of a folder"),
+        (["submit", "a fox", "--batch", "-"], "every line of --batch has its own: leave it out"),
+        (["submit", "--batch", "-", "-o", "out.png"], "out.png: with --batch the name of a folder"),
+        (["submit", "--batch", "-", "-o", "file"], "file: a file; the name of a folder"),
+        (["submit", "a fox", "--tied", "--no-wait"], "--tied: with --no-wait this command is gone at once"),
         (["worker", "stage_on"], "stage_one"),
         (["up", "--copies", "stage_on=2"], "STAGE=N, as in stage_one=2"),
         (["up", "--copies", "stage_one=some"], "STAGE=N, as in stage_one=2"),
     ],
 )
 def test_wrong_use_is_exit_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
     assert run(arguments) == 2
     out, err = capsys.readouterr()
     assert said in err
@@ -104,6 +127,30 @@ def test_nobody_there_is_exit_4(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ifmesh up" in err
 
 
+def test_ps_turns_all_pages(capsys: pytest.CaptureFixture[str]) -> None:
+    """A job that moved to the next page meanwhile is told once."""
+
+    def pages(message: ClientMessage) -> list[ToClient] | None:
+        if not isinstance(message, Inspect):
+            return None
+        rows = tuple(
+            JobRow(f"job{n}", "running", "stage_one", n, 9, "one", 1.0, "a fox") for n in range(2 * message.page, 2 * message.page + 3)
+        )
+        return [replace(BOOKS, page=message.page, pages=3, jobs=rows)]
+
+    mesh = StandIn(pages)
+    try:
+        run(["ps", "--json", "--coordinator", mesh.url])
+        document = json.loads(capsys.readouterr().out)
+        assert [row["job"] for row in document["jobs"]] == [f"job{n}" for n in range(7)]
+        run(["ps", "--jobs", "--coordinator", mesh.url])
+        assert [line.split() for line in capsys.readouterr().out.splitlines() if "job6" in line] == [
+            ["job6", "running", "stage_one", "6/9", "one", "1.0", "a", "fox"]
+        ]
+    finally:
+        mesh.close()
+
+
 def test_nothing_to_end_is_fine(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["down"]) == 0
     assert "nothing to end" in capsys.readouterr().err
@@ -143,13 +190,264 @@ def test_the_exit_code_says_whose_fault_it_was(error: MeshError, code: int) -> N
     assert exit_code(error) == code
 
 
-def test_settings_by_stage() -> None:
-    assert cli_jobs.settings(["I=27", "stage_two=5", "x4=3"], ["I=7.5"]) == {
-        "stage_one": {"steps": 27, "guidance": 7.5},
-        "stage_two": {"steps": 5},
-        "upscaler": {"steps": 3},
-    }
-    assert cli_jobs.settings(["4"], []) == {stage: {"steps": 4} for stage in ("stage_one", "stage_two", "upscaler")}
+# ---- what is wished for
+
+
+def wished(*flags: str) -> dict[str, object]:
+    """Of the flags of a picture."""
+    with cli.cli.commands["submit"].make_context("submit", ["a fox", *flags]) as context:
+        names = ("strength", "negative", "seed", "size", "width", "height", "steps", "timesteps_of", "guidance", "noise_level")
+        return cli_wishes.wished(**{name: context.params[name] for name in (*names, "seeding", "priority", "deadline", "tied")})
+
+
+PLAIN = {"size": 1024, "priority": 0, "tied": False}
+
+
+@pytest.mark.parametrize(
+    ("flags", "wishes"),
+    [
+        ([], {}),
+        (
+            ["--steps", "I=27,stage_two=5", "--steps", "x4=3", "--guidance", "I=7.5"],
+            {"settings": {"stage_one": {"steps": 27, "guidance": 7.5}, "stage_two": {"steps": 5}, "upscaler": {"steps": 3}}},
+        ),
+        (["--steps", "4"], {"settings": {stage: {"steps": 4} for stage in ("stage_one", "stage_two", "upscaler")}}),
+        (["--steps", "II=9,4"], {"settings": {"stage_one": {"steps": 4}, "stage_two": {"steps": 9}, "upscaler": {"steps": 4}}}),
+        (["--noise-level", "100"], {"settings": {"stage_two": {"noise_level": 100}, "upscaler": {"noise_level": 100}}}),
+        (["--noise-level", "II=250,x4=20"], {"settings": {"stage_two": {"noise_level": 250}, "upscaler": {"noise_level": 20}}}),
+        (["--timesteps", "I=999,500,0"], {"settings": {"stage_one": {"timesteps": [999, 500, 0]}}}),
+        (["--strength", "0.5"], {"strength": 0.5}),
+        (["--strength", "I=0.5,II=0.75"], {"settings": {"stage_one": {"strength": 0.5}, "stage_two": {"strength": 0.75}}}),
+        (["--strength", "0.5", "--strength", "II=0.75"], {"strength": 0.5, "settings": {"stage_two": {"strength": 0.75}}}),
+        (
+            ["--negative", "blur", "--seed", "7", "--size", "64", "--width", "96", "--height", "64", "--seeding", "per_stage"],
+            {"negative": "blur", "seed": 7, "size": 64, "width": 96, "height": 64, "seeding": "per_stage"},
+        ),
+        (["--priority", "-3", "--deadline", "60", "--tied"], {"priority": -3, "deadline": 60.0, "tied": True}),
+        (["--tied", "--detached"], {}),
+    ],
+)
+def test_flags_become_wishes(flags: list[str], wishes: dict[str, object]) -> None:
+    assert wished(*flags) == PLAIN | wishes
+
+
+def test_several_have_seeds_that_count_on_and_names_of_their_own() -> None:
+    three = Order("a fox", {"seed": 7}, target=Path("fox.png")).times(3)
+    assert [(order.seed, order.path("j")) for order in three] == [(7 + i, Path(f"fox-{i + 1}.png")) for i in range(3)]
+    drawn = Order("a fox", {}).times(2)
+    assert drawn[1].seed == drawn[0].seed + 1
+    assert drawn[0].path("j") == Path("j.png")
+
+
+def test_the_request_says_what_the_flags_say(tmp_path: Path) -> None:
+    Image.new("RGB", (96, 64), "red").save("fox.png")
+    Image.new("L", (48, 32), 255).save("mask.png")
+    wishes = {"seed": 7, "size": 256, "strength": 0.5, "settings": {"stage_one": {"steps": 9, "timesteps": None}}}
+    request, brought = Order("a hat", wishes, "fox.png", "mask.png").made()
+    assert (request.task, request.last_stage, request.brings) == ("inpaint", "stage_two", ("source", "mask"))
+    assert request.settings == {"stage_one": Settings(steps=9, strength=0.5), "stage_two": Settings(strength=0.5)}
+    assert brought.source == Path("fox.png").read_bytes()
+    assert Order("a hat", wishes, "fox.png").made()[0].task == "vary"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([""], "prompt: '': say what to draw"),
+        (["a fox", "--image", "gone.png"], "--image: 'gone.png': no such file"),
+        (["a fox", "--image", "text.png"], "--image: 'text.png': is no picture of a known format: send PNG, JPEG or WebP"),
+        (["a fox", "--image", "long.png"], "--image: 'long.png': 50 x 10: the longer side at most 4 times the shorter"),
+        (["a fox", "--mask", "fox.png"], "--mask: 'fox.png': a mask says where to repaint a source: give the source, too"),
+        (["a fox", "--image", "fox.png", "--mask", "tall.png"], "--mask: '64 x 96': of another aspect than the source, 96 x 64"),
+        (["a fox", "--strength", "0.5"], "--strength: 0.5: belongs to vary and inpaint: give a source"),
+        (["a fox", "--image", "fox.png", "--strength", "0"], "--strength: 0.0: above 0, at most 1"),
+        (["a fox", "--image", "fox.png", "--strength", "II=1.5"], "--strength II: 1.5: above 0, at most 1"),
+        (
+            ["a fox", "--image", "fox.png", "--strength", "0.01", "--steps", "I=50"],
+            "--strength I: 0.01: leaves no step of 50: at least 0.02",
+        ),
+        (["a fox", "--image", "fox.png", "--width", "64"], "--width: 64: vary follows its source: leave it out"),
+        (["a fox", "--steps", "I=0"], "--steps I: 0: from 1 to 1000"),
+        (["a fox", "--guidance", "nan"], "--guidance I: nan: a finite number"),
+        (["a fox", "--noise-level", "I=3"], "--noise-level I: 3: Stage I has none: leave it out"),
+        (["a fox", "--noise-level", "x4=351"], "--noise-level x4: 351: from 0 to 350"),
+        (["a fox", "--timesteps", "I=1,2"], "--timesteps I: (1, 2): a strictly falling list within 999..0"),
+        (["a fox", "--timesteps", "I=9,2", "--steps", "I=2"], "--steps I: 2: give steps or timesteps, not both"),
+        (["a fox", "--height", "60"], "--height: 60: base pixels (Stage I): a multiple of 8 from 8 to 256"),
+        (["a fox", "--priority", "101"], "--priority: 101: from -100 to 100"),
+        (["a fox", "--deadline", "0"], "--deadline: 0.0: seconds from acceptance: above 0"),
+        (["a fox", "--negative", "x" * 2001], "--negative: 'xxx"),
+        (["a fox", "--seed", str(2**63 - 1), "-n", "2"], "--seed: 9223372036854775808: from 0 to 2**63 - 1"),
+        (["--embeds", "gone.safetensors"], "--embeds: 'gone.safetensors': cannot be read: No such file"),
+        (["--embeds", "fox.png"], "--embeds: 'fox.png': no safetensors file of embeddings"),
+        (["--batch", "gone.jsonl"], "--batch: 'gone.jsonl': cannot be read: No such file"),
+        (["--batch", "empty.jsonl"], "--batch: 'empty.jsonl': holds no line"),
+    ],
+)
+def test_what_can_never_work_is_said_before_connecting(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (96, 64)).save("fox.png")
+    Image.new("L", (64, 96)).save("tall.png")
+    Image.new("L", (50, 10)).save("long.png")
+    Path("text.png").write_text("a fox")
+    Path("empty.jsonl").write_text("\n \n")
+    assert run(["submit", *flags, "--coordinator", NOBODY]) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert not out
+
+
+# ---- batches
+
+
+def lines(*texts: str) -> str:
+    Path("in").mkdir(exist_ok=True)
+    Path("in/batch.jsonl").write_text("".join(f"{text}\n" for text in texts))
+    return "in/batch.jsonl"
+
+
+def test_a_line_says_what_differs() -> None:
+    Image.new("RGB", (64, 64)).save("shared.png")
+    path = lines(
+        '\ufeff{"prompt": "a fox", "seed": 7, "out": "sub/fox"}',
+        "",
+        '{"image": "own.png", "size": 256, "negative": null, "settings": {"stage_one": {"steps": 3}}}',
+    )
+    Image.new("RGB", (64, 64)).save("in/own.png")
+    shared = Order("all", {"size": 64, "negative": "blur", "settings": {"stage_one": {"steps": 9}}})
+    first, second = cli_batch.read(path, shared, Path("out"))
+    assert (first.line, first.prompt, first.wishes) == (1, "a fox", {**shared.wishes, "seed": 7})
+    assert (first.image, first.path("j")) == (None, Path("out/sub/fox.png"))
+    assert (second.line, second.prompt, second.image) == (3, "all", "in/own.png")
+    settings = {"stage_one": {"steps": 3}}
+    assert second.wishes == {"size": 256, "negative": "blur", "settings": settings, "seed": second.seed}
+    assert second.path("j") == Path("out/j.png")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("a fox", "JSON: 'a fox': cannot be read: Expecting value"),
+        ("\udcff", "JSON: "),
+        ("[" * 100_000, "JSON: "),
+        ('["a fox"]', "JSON: ['a fox']: one object each line, such as"),
+        ("{}", "prompt: '': say what to draw"),
+        ('{"prompt": 7}', "prompt: 7: "),
+        ('{"prompt": "a fox", "sede": 7}', "sede: 7: no such wish; did you mean seed?"),
+        ('{"prompt": "a fox", "generator": 7}', "generator: 7: no such wish"),
+        ('{"prompt": "a fox", "seed": -1}', "seed: -1: from 0"),
+        ('{"prompt": "a fox", "seed": true}', "seed: True: "),
+        ('{"prompt": "a fox", "size": 65}', "size: 65: 64, 256 or 1024 pixels"),
+        ('{"prompt": "a fox", "settings": {"stage_one": {"steps": 0}}}', "settings.stage_one.steps: 0: from 1 to 1000"),
+        ('{"prompt": "a fox", "settings": {"stage_one": {"stepps": 1}}}', "settings.stage_one.stepps"),
+        ('{"prompt": "a fox", "strength": 0.5}', "strength: 0.5: belongs to vary and inpaint"),
+        ('{"prompt": "a fox", "image": "gone.png"}', "image: 'in/gone.png': no such file"),
+        ('{"prompt": "a fox", "image": 7}', "image: 7: a path, relative to the file of the batch, or a URL"),
+        ('{"prompt": "a fox", "image": "http://127.0.0.1:1/fox.png", "strength": 0}', "strength: 0: above 0"),
+        ('{"prompt": "a fox", "embeds": "gone.safetensors"}', "embeds: 'in/gone.safetensors': cannot be read"),
+        ('{"prompt": "a fox", "out": "../fox.png"}', "out: '../fox.png': the name of a file within the folder that --out names"),
+        ('{"prompt": "a fox", "out": "/fox.png"}', "out: '/fox.png': the name of a file within"),
+        ('{"prompt": "a fox", "out": "fox.xyz"}', "no picture format to write has the suffix '.xyz'"),
+        ('{"prompt": "a fox", "out": "good.png"}', "out: 'good.png': line 1 has it, too"),
+    ],
+)
+def test_a_wrong_line_is_named_before_connecting(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = lines('{"prompt": "a fox", "out": "good"}')
+    with open(path, "ab") as file:
+        file.write(b"\n" + line.encode(errors="surrogateescape") + b"\n")
+    assert run(["submit", "--batch", path, "-o", "out", "--coordinator", NOBODY]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("ifmesh: in/batch.jsonl, line 3: ")
+    assert said in err
+    assert "(nothing was handed in)" in err
+    assert len(err.splitlines()) == 1
+    assert not out
+    assert not Path("out").exists()
+
+
+def test_of_several_wrong_lines_the_first_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    path = lines('{"prompt": "a fox"}', '{"prompt": "", "seed": 1}', "{", '{"prompt": "a fox", "seed": -1}')
+    assert run(["submit", "--batch", path, "--coordinator", NOBODY]) == 2
+    err = capsys.readouterr().err
+    assert "line 2: prompt: ''" in err
+    assert "(nothing was handed in; 2 more are wrong)" in err
+
+
+# ---- the timeline
+
+LIFE = (
+    (0.0, "accepted"),
+    (1.0, "stage_one: assigned: one"),
+    (2.0, "stage_one: begun on one"),
+    (4.0, "stage_one: retried: one killed: SIGKILL"),
+    (5.0, "stage_one: begun on two"),
+    (9.0, "stage_one: advanced: done on two, 5 steps, 4.00 s"),
+    (9.0, "guard: assigned: guard"),
+)
+
+
+def test_a_life_in_bars() -> None:
+    found = cli_timeline.spans((*LIFE, (9.5, "guard: begun on guard"), (9.9, "guard: done on guard"), (10.0, "guard: completed: 9 bytes")))
+    assert found == [
+        Span("stage_one", "queued", 0.0, 2.0),
+        Span("stage_one", "lost", 2.0, 4.0),
+        Span("stage_one", "queued", 4.0, 5.0),
+        Span("stage_one", "running", 5.0, 9.0),
+        Span("guard", "queued", 9.0, 9.5),
+        Span("guard", "running", 9.5, 10.0),
+    ]
+    assert cli_timeline.chart(found, 20, plain=True) == [
+        ("stage_one", "....xxxx..########  ", "waits 3.000 s, runs 4.000 s, in vain 2.000 s"),
+        ("guard", "                  .#", "waits 0.500 s, runs 0.500 s"),
+    ]
+
+
+def test_a_life_that_goes_on() -> None:
+    assert cli_timeline.spans(LIFE, ("guard", 12.0))[-1] == Span("guard", "queued", 9.0, 12.0)
+    assert cli_timeline.spans(LIFE[:3], ("stage_one", 7.0))[-1] == Span("stage_one", "running", 2.0, 7.0)
+    assert cli_timeline.spans(LIFE[:1], ("stage_one", 3.0)) == [Span("stage_one", "queued", 0.0, 3.0)]
+
+
+def test_what_ran_is_seen_however_short() -> None:
+    found = [Span("encoder", "running", 0.0, 0.001), Span("stage_one", "running", 0.001, 100.0), Span("guard", "running", 100.0, 100.0)]
+    assert [bar for _, bar, _ in cli_timeline.chart(found, 10)] == ["█         ", "██████████", "         █"]
+    assert cli_timeline.chart([], 10) == []
+
+
+# ---- completion
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_says_how_to_install_it(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["completion", shell]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert (said[0] == "#compdef ifmesh") == (shell == "zsh")  # or zsh would not find it in its folder
+    assert said[shell == "zsh"].startswith("# ")
+    assert f"ifmesh completion {shell}" in said[shell == "zsh"]
+    assert any("_IFMESH_COMPLETE" in line for line in said)
+
+
+def completed(*words: str) -> list[str]:
+    """What bash would offer for the last word."""
+    environ = os.environ | {"_IFMESH_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["ifmesh", *words]), "COMP_CWORD": str(len(words))}
+    done = subprocess.run([sys.executable, "-m", "ifmesh"], env=environ, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_completion() -> None:
+    assert completed("s") == ["plain,submit", "plain,show"]
+    assert completed("submit", "--st") == ["plain,--strength", "plain,--steps", "plain,--stages-dir", "plain,--state"]
+    assert completed("submit", "--steps", "I") == ["plain,I=", "plain,II="]
+    assert completed("submit", "--guidance", "I=7,x") == ["plain,I=7,x4="]
+    assert completed("submit", "--image", "f") == ["file,f"]
+    assert completed("completion", "b") == ["plain,bash"]
+
+
+@pytest.mark.parametrize("more", [["--coordinator", NOBODY], ["--coordinator", "nonsense"], ["--config", "gone.toml"], []])
+def test_without_a_mesh_no_job_is_offered(more: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IFMESH_COORDINATOR", NOBODY)
+    assert completed("show", *more, "a") == []
 
 
 def test_flags_travel_to_the_services(tmp_path: Path) -> None:

@@ -14,13 +14,32 @@ import ifmesh
 LIGHT = Path(ifmesh.__file__).parent
 HEAVY = LIGHT.parent / "services" / "ifmesh_services"
 
-VOCABULARY = {"errors", "protocol", "cascade", "stage"}
-MINDS = {"job", "broker", "keeper", "caller", "commands", "books", "dispatch", "roster", "waiting", "ledger", "desk", "vigil"}
+VOCABULARY = {"errors", "protocol", "rules", "geometry", "cascade", "stage"}
+MINDS = {
+    "job",
+    "broker",
+    "keeper",
+    "caller",
+    "commands",
+    "books",
+    "dispatch",
+    "roster",
+    "waiting",
+    "ledger",
+    "desk",
+    "vigil",
+    "uploads",
+    "looks",
+    "errand",
+    "luggage",
+    "farewell",
+    "notes",
+}
 CODECS = {"typed", "wire", "bags", "config"}
 PURE = VOCABULARY | MINDS
 WORLD = {"time", "threading", "asyncio", "random", "secrets", "os", "subprocess", "socket", "signal", "select", "multiprocessing"}
 HEAVY_PACKAGES = {"torch", "numpy", "diffusers", "transformers", "accelerate", "ifmesh_services"}
-OPEN_TO_SERVICES = {"stage", "protocol", "cascade", "bags", "errors"}
+OPEN_TO_SERVICES = {"stage", "protocol", "rules", "geometry", "cascade", "bags", "errors"}
 
 
 def dotted(path: Path) -> str:

@@ -19,7 +19,7 @@ from ifmesh import journal as journal_file
 from ifmesh.broker import Blame, Book, Close, Closed, Command, Note
 from ifmesh.errors import Misconfigured
 from ifmesh.journal import Journal
-from ifmesh.protocol import Cancelled, Ended, Failed, Finished, Request, Settings, StageRun
+from ifmesh.protocol import VERSION, Cancelled, Ended, Failed, Finished, Request, Settings, StageRun
 
 ROOT = Path(journal_file.__file__).parents[1]
 FOX = Request("a fox", 2**63 - 1, settings={"stage_one": Settings(timesteps=(999, 0), guidance=7.0)}, deadline=60.0)
@@ -179,7 +179,7 @@ def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
 def test_a_record_of_another_protocol_version_is_refused_with_both(journal: Journal) -> None:
     journal.commit([Book("a", FOX)])
     journal._database.execute("UPDATE requests SET request = ?", (b"\x82\xa1v\x63\xa2is\xa7Request",))
-    with pytest.raises(Misconfigured, match="protocol version 99, but this side speaks version 1"):
+    with pytest.raises(Misconfigured, match=f"protocol version 99, but this side speaks version {VERSION}"):
         journal.recover()
 
 
@@ -224,6 +224,55 @@ def test_a_write_that_fails_leaves_nothing(journal: Journal) -> None:
     with pytest.raises(OSError, match=r"a\.safetensors"):
         journal.store("a", b"x")
     assert [p.name for p in (journal.state / "results").iterdir()] == ["a.safetensors"]
+
+
+# ---- uploads
+
+FRAME = os.urandom(300_000)
+DIGEST = hashlib.sha256(FRAME).hexdigest()
+
+
+def test_an_upload_outlives_the_process_until_it_is_discarded(tmp_path: Path) -> None:
+    with opened(tmp_path) as it:
+        assert it.uploads() == {}
+        it.store_upload(DIGEST, FRAME)
+        it.store_upload(DIGEST, memoryview(FRAME))
+    with opened(tmp_path) as it:
+        assert it.uploads() == {DIGEST: len(FRAME)}
+        assert it.load_upload(DIGEST) == FRAME
+        assert it.load_upload("0" * 64) is None
+        it.discard_upload(DIGEST)
+        it.discard_upload(DIGEST)
+        assert it.uploads() == {}
+        assert it.load_upload(DIGEST) is None
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_what_a_death_has_left_half_written_is_no_upload(tmp_path: Path) -> None:
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    (folder / f".{DIGEST}.0011aabb.part").write_bytes(FRAME[:1000])
+    (folder / "README").write_text("somebody's note")
+    with opened(tmp_path) as it:
+        assert it.uploads() == {}
+    assert [p.name for p in folder.iterdir()] == ["README"]
+
+
+@pytest.mark.parametrize("digest", ["", ".", "../x", DIGEST.upper(), DIGEST + "0", DIGEST[:-1], f"{DIGEST}\n", "../" + "0" * 61])
+def test_a_digest_is_checked_before_it_becomes_a_path(journal: Journal, digest: str) -> None:
+    with pytest.raises(ValueError, match="64 hex digits"):
+        journal.store_upload(digest, FRAME)
+    assert journal.load_upload(digest) is None
+    journal.discard_upload(digest)
+    assert list((journal.state / "uploads").iterdir()) == []
+    assert (journal.state / "journal.db").exists()
+
+
+def test_an_upload_that_cannot_be_written_leaves_nothing(journal: Journal) -> None:
+    (journal.state / "uploads" / f"{DIGEST}.safetensors").mkdir()
+    with pytest.raises(OSError, match=DIGEST):
+        journal.store_upload(DIGEST, FRAME)
+    assert [p.name for p in (journal.state / "uploads").iterdir()] == [f"{DIGEST}.safetensors"]
 
 
 # ---- kill -9

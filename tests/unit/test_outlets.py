@@ -10,6 +10,35 @@ import zmq
 from ifmesh import bags, sockets
 from ifmesh.outlets import Outlets
 from ifmesh.protocol import Endpoint, Header
+from ifmesh.wire import HEADER
+
+
+def test_an_early_picture_does_not_push_a_bag_aside(tmp_path: Path) -> None:
+    """All of these are for one receiver, whose link is not up yet: of each kind, the newest."""
+    ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    outlets = Outlets(ctx, "here")
+    to = (Endpoint("here", f"ipc://{tmp_path / 'in'}"),)
+    frame = bags.encode({})
+    told = [("bag", "stage_one", 1), ("preview", "stage_one", 1), ("bag", "stage_two", 2), ("preview", "stage_one", 3)]
+    told += [("preview", "stage_two", 4)]
+    for kind, stage, number in told:
+        header = Header(kind, "a", stage, (1, number), bags.digest(frame))  # type: ignore[arg-type]
+        assert outlets.send(0.0, "life", to, header, frame)
+    pull, _ = sockets.inlet(ctx, [to[0].url])
+    got: list[tuple[str, str, int]] = []
+    try:
+        while len(got) < 3:
+            zmq.select([pull], outlets.waiting, [], 20)
+            outlets.flush(1.0)
+            while pull.poll(0):
+                came = HEADER.decode(pull.recv_multipart()[0])
+                got.append((came.kind, came.stage, came.token[1]))
+        assert got == [told[2], told[3], told[4]]
+        assert outlets.waiting == []
+    finally:
+        outlets.close()
+        pull.close()
+        ctx.term()
 
 
 def test_a_dead_address_gives_way_to_the_next(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,14 +11,38 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from ifmesh import toy
-from ifmesh.cascade import IF
+from ifmesh import bags, toy
+from ifmesh.cascade import DRAWN, IF, PNG
 from ifmesh.errors import BadRequest
 from ifmesh.protocol import Request, Settings
 from ifmesh.stage import Bag, Setup, Stage, Tensor
 
 FOX = Request("a fox", seed=7)
-SIZES = {"F16": 2, "U8": 1}
+SIZES = {"F16": 2, "U8": 1, "I64": 8}
+BRINGS: dict[str, Tensor] = {
+    "source": Tensor("U8", (900,), bytes(900)),
+    "mask": Tensor("U8", (300,), bytes(300)),
+    "embeds": Tensor("F32", (2, 77, 16), bytes(2 * 77 * 16 * 4)),
+    "rng": Tensor("U8", (5056,), bytes(5056)),
+}
+
+
+def bringing(request: Request, *names: str) -> Request:
+    """This request with an upload of these; its digest is not looked at here."""
+    return replace(request, brings=names, upload="0" * 64, first_stage="stage_one" if "embeds" in names else "encoder")
+
+
+TASKS = {
+    "generate": FOX,
+    "generate, its own generator": bringing(FOX, "rng"),
+    "generate, its own embeddings": bringing(FOX, "embeds"),
+    "vary": bringing(replace(FOX, task="vary"), "source"),
+    "inpaint": bringing(replace(FOX, task="inpaint"), "source", "mask"),
+    "inpaint, all its own": bringing(replace(FOX, task="inpaint"), "source", "mask", "embeds", "rng"),
+    "encode": replace(FOX, task="encode", last_stage="encoder"),
+    "one stage": replace(FOX, last_stage="stage_one"),
+    "the last picture only": replace(FOX, stages=False),
+}
 
 
 def stages() -> dict[str, Stage]:
@@ -36,26 +61,37 @@ def through(stage: Stage, request: Request, bag: Bag, setup: Setup | None = None
                 return counters, advance.output
 
 
-def chain(request: Request) -> dict[str, Bag]:
+def chain(request: Request, brought: Bag | None = None) -> dict[str, Bag]:
     """The bag after each stage of the route, with what rides along, as a mesh would carry it."""
-    bags: dict[str, Bag] = {}
-    bag: Bag = {}
+    made: dict[str, Bag] = {}
+    bag: Bag = brought or {name: BRINGS[name] for name in request.brings}
     for name in IF.route(request):
         given = through(stages()[name], request, bag)[1]
         everything = {**bag, **given}
-        bag = bags[name] = {blob.name: everything[blob.name] for blob in IF.carries(request, name)}
-    return bags
+        bag = made[name] = {blob.name: everything[blob.name] for blob in IF.carries(request, name)}
+    return made
 
 
 def plain(bag: Bag) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     return {name: (t.dtype, tuple(t.shape), bytes(t.data)) for name, t in bag.items()}
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_goes_all_the_way(task: str) -> None:
+    """The bags between the stages are exactly those that the receivers expect."""
+    request = TASKS[task]
+    IF.check(request)
+    for name, bag in chain(request).items():
+        expected = IF.carries(request, name)
+        frame = bags.encode({blob.name: bag[blob.name] for blob in expected})
+        assert bags.decode(frame, expected).keys() == bag.keys()
+
+
 def test_each_stage_gives_what_the_cascade_declares() -> None:
     bag: Bag = {}
     for name in IF.route(FOX):
         given = through(stages()[name], FOX, bag)[1]
-        assert set(given) >= {b.name for b in IF[name].gives(FOX)}
+        assert set(given) == {b.name for b in IF[name].gives(FOX)}
         for blob in IF[name].gives(FOX):
             tensor = given[blob.name]
             assert len(tensor.shape) == len(blob.shape)
@@ -73,13 +109,13 @@ def test_each_stage_gives_what_the_cascade_declares() -> None:
 
 
 def test_the_guard_gives_real_pngs_of_what_was_drawn() -> None:
-    bags = chain(FOX)
+    whole = chain(FOX)
     for stage, side in (("stage_one", 64), ("stage_two", 256), ("upscaler", 1024)):
-        picture = Image.open(io.BytesIO(bags["guard"][f"png_{stage}"].data))
+        picture = Image.open(io.BytesIO(whole["guard"][f"png_{stage}"].data))
         picture.load()
         assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (side, side))
-    drawn = Image.open(io.BytesIO(bags["guard"]["png_upscaler"].data))
-    planes = bags["upscaler"]["image1024"].data
+    drawn = Image.open(io.BytesIO(whole["guard"]["png_upscaler"].data))
+    planes = whole["upscaler"]["image1024"].data
     assert b"".join(bytes(band.tobytes()) for band in drawn.split()) == bytes(planes)
 
 
@@ -101,7 +137,7 @@ def test_same_request_same_bytes() -> None:
 )
 def test_another_request_other_pixels(other: Request) -> None:
     mine, theirs = plain(chain(FOX)["guard"]), plain(chain(other)["guard"])
-    assert all(mine[name] != theirs[name] for name in mine if name != "flagged")
+    assert all(mine[name] != theirs[name] for name in mine if name.startswith("png_"))
 
 
 @pytest.mark.parametrize("name", ["stage_one", "stage_two", "upscaler"])
@@ -113,6 +149,33 @@ def test_one_wrong_byte_on_the_way_in_shows(name: str) -> None:
         data[-1] ^= 1
         wrong = {**bag, touched: replace(bag[touched], data=bytes(data))}
         assert plain(through(stages()[name], FOX, bag)[1]) != plain(through(stages()[name], FOX, wrong)[1])
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if TASKS[task].brings])
+def test_every_byte_that_was_brought_shows_in_all_pictures(task: str) -> None:
+    request = TASKS[task]
+    mine = plain(chain(request)["guard"])
+    for name in request.brings:
+        other = {**{n: BRINGS[n] for n in request.brings}, name: replace(BRINGS[name], data=bytes(len(BRINGS[name].data) - 1) + b"\1")}
+        theirs = plain(chain(request, other)["guard"])
+        assert all(mine[png] != theirs[png] for png in mine if png.startswith("png_"))
+
+
+def test_the_tokens_of_the_texts_arrive_with_the_pictures() -> None:
+    texts = replace(FOX, prompt="a fox in " + "deep snow " * 40, negative="azzzb czzz dogs")
+    for last in (replace(texts, last_stage="stage_one"), replace(texts, task="encode", last_stage="encoder")):
+        tokens = chain(last)[IF.route(last)[-1]]["tokens"]
+        assert (tokens.dtype, tokens.shape) == ("I64", (2, 3))
+        assert struct.unpack("<6q", tokens.data) == (4, 4, 2, 84, 77, 0)
+
+
+def test_the_guard_alone_makes_the_same_picture_early() -> None:
+    whole = chain(FOX)
+    for stage, blob in DRAWN.items():
+        look = Request("preview", 0, first_stage=stage, last_stage=stage, stages=False)
+        given = through(toy.Guard(), look, {blob.name: whole[stage][blob.name]})[1]
+        assert given.keys() == {b.name for b in IF.carries(look, "guard")} == {PNG[stage].name, "flagged"}
+        assert plain(given)[PNG[stage].name] == plain(whole["guard"])[PNG[stage].name]
 
 
 def test_sizes_and_steps_follow_the_request_and_the_options() -> None:

@@ -31,6 +31,7 @@ from ifmesh.protocol import (
     Queued,
     Refused,
     Request,
+    Result,
     Run,
     ServiceRow,
     Settings,
@@ -45,12 +46,14 @@ DOORS: list[Door[Any]] = [TO_COORDINATOR, TO_WORKER, TO_CLIENT, TO_PARENT, HEADE
 UNIONS: list[object] = [protocol.ToCoordinator, protocol.ToWorker, protocol.ToClient, protocol.ToParent, Header]
 
 FOX = Request("a fox", 2**63 - 1, settings={"stage_one": Settings(timesteps=(999, 500, 0), guidance=7.0)}, deadline=60.0)
+BROUGHT = replace(FOX, task="inpaint", brings=("source", "mask"), upload="ab" * 32, tied=True)
 RUN = StageRun("encoder", "encoder-0", 7, "cpu", 0.1, 0.2, 1, 0, 1000, 1)
 
 VALUES: dict[str, Any] = {
-    "request": FOX,
+    "request": BROUGHT,
     "token": (3, 4),
     "endpoints": (Endpoint("h", "ipc://x"), Endpoint("", "tcp://127.0.0.1:1")),
+    "inlet": (Endpoint("h", "ipc://x"), Endpoint("", "tcp://127.0.0.1:1")),
     "to": (Endpoint("", "tcp://127.0.0.1:1"),),
     "held": (Held("a", (1, 2), "running", 3, 27), Held("b", (1, 3), "done", digest="ff", size=9, seconds=0.5)),
     "drop": (("a", (1, 2)), ("b", (1, 3))),
@@ -117,7 +120,7 @@ def test_unknown_fields_are_ignored_and_missing_ones_take_their_default() -> Non
 
 
 def test_another_version_is_told_with_both_in_the_text() -> None:
-    for theirs in (0, 2, -1, 2**64 - 1):
+    for theirs in (0, protocol.VERSION - 1, protocol.VERSION + 1, -1, 2**64 - 1):
         with pytest.raises(VersionMismatch, match=f"version {theirs}.*version {protocol.VERSION}") as caught:
             TO_COORDINATOR.decode(msgpack.packb({"v": theirs, "is": "Whatever", "new": [1]}))
         assert (caught.value.ours, caught.value.theirs) == (protocol.VERSION, theirs)
@@ -137,13 +140,13 @@ REFUSED: dict[str, bytes] = {
     "a missing field": frame(**{"is": "Cancel"}),
     "a field of another type": frame(**{"is": "Cancel"}, job=3),
     "bytes for text": frame(**{"is": "Cancel"}, job=b"a"),
-    "bytes for a key": msgpack.packb({b"v": 1, "is": "Hi"}),
-    "a number for a key": msgpack.packb({"v": 1, "is": "Hi", 3: 4}),
+    "bytes for a key": msgpack.packb({b"v": protocol.VERSION, "is": "Hi"}),
+    "a number for a key": msgpack.packb({"v": protocol.VERSION, "is": "Hi", 3: 4}),
     "NaN": frame(**{"is": "Submit"}, job="a", request={"prompt": "x", "seed": 1, "deadline": float("nan")}),
     "infinity": frame(**{"is": "Submit"}, job="a", request={"prompt": "x", "seed": 1, "keep": float("inf")}),
-    "text that is no UTF-8": msgpack.packb({"v": 1, "is": "Cancel", "job": b"X"}).replace(b"\xc4\x01X", b"\xa1\xff"),
-    "an extension": msgpack.packb({"v": 1, "is": "Hi", "x": msgpack.ExtType(4, b"abc")}),
-    "a timestamp": msgpack.packb({"v": 1, "is": "Hi", "x": msgpack.Timestamp(1, 2)}),
+    "text that is no UTF-8": frame(**{"is": "Cancel"}, job=b"X").replace(b"\xc4\x01X", b"\xa1\xff"),
+    "an extension": frame(**{"is": "Hi"}, x=msgpack.ExtType(4, b"abc")),
+    "a timestamp": frame(**{"is": "Hi"}, x=msgpack.Timestamp(1, 2)),
     "two frames in one": frame(**{"is": "Hi"}) * 2,
     "half a frame": frame(**{"is": "Cancel"}, job="abcdef")[:-3],
     "a claimed length": b"\xdf\xff\xff\xff\xff",
@@ -195,7 +198,8 @@ def test_what_we_could_not_read_is_not_sent() -> None:
 
 def test_the_largest_of_what_we_send_fits() -> None:
     text = "\N{GRINNING FACE}" * 1000
-    request = replace(FOX, prompt=text, negative=text, settings={s: Settings(timesteps=tuple(range(999, -1, -1))) for s in protocol.STAGES})
+    settings = {s: Settings(timesteps=tuple(range(999, -1, -1)), strength=0.3) for s in protocol.STAGES}
+    request = replace(BROUGHT, prompt=text, negative=text, settings=settings, brings=("source", "mask", "embeds", "rng"))
     assert TO_COORDINATOR.decode(TO_COORDINATOR.encode(Submit("a", request)))
     assert TO_WORKER.decode(TO_WORKER.encode(Run("a", (1, 2), request)))
     held = tuple(Held("j" * 64, (2**60, 2**60), "running", 999, 1000, "f" * 32, 2**40, 0.1) for _ in range(1000))
@@ -205,9 +209,13 @@ def test_the_largest_of_what_we_send_fits() -> None:
     job = JobRow("j" * 64, "running", "stage_one", 1, 1, "w" * 40, 0.1, "\N{GRINNING FACE}" * 60)
     books = Books(0, 1, (service,) * 100, (job,) * 100, dict.fromkeys(protocol.STAGES, 1), (), ((0.1, "s" * 300),) * 200, (RUN,) * 5)
     assert TO_CLIENT.decode(TO_CLIENT.encode(books)) == books
-    assert TO_CLIENT.decode(TO_CLIENT.encode(Welcome(protocol.STAGES, 3, 2000)))
-    header = Header("result", "j" * 64, "stage_one", (2**60, 2**60), "f" * 32)
-    assert HEADER.decode(HEADER.encode(header)) == header
+    welcome = Welcome(protocol.STAGES, 3, 2000, (Endpoint("h" * 16, "ipc://" + "x" * 107), Endpoint("", "tcp://127.0.0.1:65535")))
+    assert TO_CLIENT.decode(TO_CLIENT.encode(welcome)) == welcome
+    result = Result("j" * 64, "f" * 64, request)
+    assert TO_CLIENT.decode(TO_CLIENT.encode(result)) == result
+    for kind in get_args(protocol.Kind):
+        header = Header(kind, "j" * 64, "stage_one", (2**60, 2**60), "f" * 32)
+        assert HEADER.decode(HEADER.encode(header)) == header
 
 
 def test_records_of_the_journal_go_out_and_come_back() -> None:
@@ -223,9 +231,17 @@ def test_records_of_the_journal_go_out_and_come_back() -> None:
 
 
 SEEDS = {
-    "to the coordinator": [Submit("a", FOX), example(Hello), example(Beat), example(protocol.Done)],
+    "to the coordinator": [Submit("a", BROUGHT, previews=True), example(Hello), example(Beat), example(protocol.Done)],
     "to a worker": [Run("a", (1, 2), FOX), example(Verdicts), example(protocol.Push)],
-    "to a client": [example(Books), example(Finished), Accepted("a"), Queued("a", "guard", 3), Refused("a", "busy", "full", 2.0)],
+    "to a client": [
+        example(Books),
+        example(Finished),
+        example(Welcome),
+        example(Result),
+        Accepted("a"),
+        Queued("a", "guard", 3),
+        Refused("a", "busy", "full", 2.0),
+    ],
     "to a worker's parent": [protocol.Kill("w"), Refused("", "version", "x")],
     "before a bag": [example(Header)],
 }
@@ -287,7 +303,7 @@ def test_a_bomb_of_empty_maps_stays_small() -> None:
         "from ifmesh import wire\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))\n"
         "inner = b'\\xdc\\x0f\\xff' + b'\\x80' * 4095\n"
-        "frame = b'\\x83\\xa1v\\x01\\xa2is\\xa2Hi\\xa1x\\xdc\\x00\\x3f' + inner * 63\n"
+        "frame = b'\\x83\\xa1v\\x02\\xa2is\\xa2Hi\\xa1x\\xdc\\x00\\x3f' + inner * 63\n"
         "assert len(frame) < 256 << 10\n"
         "wire.TO_COORDINATOR.decode(frame)\n"
     )

@@ -24,12 +24,19 @@ from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, T5Config, T5
 from ifmesh_services.mending import mend_safety_checker, no_bars
 from ifmesh_services.nano.tokenizers import write_clip, write_json, write_t5
 
-VERSION = 1  # of what build() writes: raise it with every change, or old caches live on
+VERSION = 2  # of what build() writes: raise it with every change, or old caches live on
 NAME = "nano"
 EMBED = 64  # channels of the T5 embeddings
 CLIP = 32  # channels of the upscaler's text encoder
 
-STEPS = {64: (27, 20, 10), 16: (9, 7, 5)}  # by base: what a short draw needs; the small one is for tests
+STEPS = {  # by base: what a short draw needs; the small one is for tests
+    64: {"stage_one": 27, "stage_two": 20, "upscaler": 10},
+    16: {"stage_one": 9, "stage_two": 7, "upscaler": 5},
+}
+OVER = {  # the same for what starts from a source: strength cuts them
+    64: {"stage_one": {"vary": 30, "inpaint": 24}, "stage_two": {"vary": 20, "inpaint": 20}},
+    16: {"stage_one": {"vary": 8, "inpaint": 7}, "stage_two": {"vary": 6, "inpaint": 7}},
+}
 
 _I: dict[str, Any] = {
     "in_channels": 3, "out_channels": 6, "act_fn": "gelu", "addition_embed_type": "text", "addition_embed_type_num_heads": 4,
@@ -146,16 +153,16 @@ def build(folder: Path, base: int = 64, seed: int = 0, flagging: bool = False) -
 
     base: 64, or 16 for tests.  flagging: the safety checker flags every picture (for tests); otherwise it flags none.
     """
-    steps = STEPS[base]
+    steps, over = STEPS[base], {stage: {task: {"steps": n} for task, n in of.items()} for stage, of in OVER[base].items()}
     folder.mkdir(parents=True)
     _stage_one(folder / "IF-I-nano", base, seed, flagging)
     _stage_two(folder / "IF-II-nano", folder / "IF-I-nano", 4 * base, seed)
     _upscaler(folder / "x4-nano", base, seed)
     recipe = {
         "name": NAME if base == 64 else f"{NAME}{base}",
-        "stage_one": {"repo": "IF-I-nano", "steps": steps[0], "guidance": 7.0},
-        "stage_two": {"repo": "IF-II-nano", "steps": steps[1], "guidance": 4.0, "noise_level": 250},
-        "upscaler": {"repo": "x4-nano", "steps": steps[2], "guidance": 9.0, "noise_level": 100},
+        "stage_one": {"repo": "IF-I-nano", "steps": steps["stage_one"], "guidance": 7.0, **over["stage_one"]},
+        "stage_two": {"repo": "IF-II-nano", "steps": steps["stage_two"], "guidance": 4.0, "noise_level": 250, **over["stage_two"]},
+        "upscaler": {"repo": "x4-nano", "steps": steps["upscaler"], "guidance": 9.0, "noise_level": 100},
     }
     write_json(folder / "cascade.json", recipe, sort=False)
 

@@ -1,0 +1,209 @@
+"""The flags that say what to draw, and what comes of them: Orders, each of one picture."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ifmesh import cli_completion as completion
+from ifmesh.errors import BadRequest
+from ifmesh.rules import DRAW, STRENGTH
+
+if TYPE_CHECKING:
+    from ifmesh.protocol import Request
+    from ifmesh.wishes import Brought
+
+F = TypeVar("F", bound=Callable[..., Any])
+N = TypeVar("N", int, float)
+
+SHORT = {"I": "stage_one", "II": "stage_two", "x4": "upscaler", "1": "stage_one", "2": "stage_two"}
+LONG = {"stage_one": "I", "stage_two": "II", "upscaler": "x4"}
+SIZES = ("64", "256", "1024")
+FLAGS = {"source": "--image", **{name: f"--{name}" for name in ("mask", "strength", "seed", "seeding", "negative", "width", "height")}} | {
+    name: f"--{name}" for name in ("embeds", "priority", "deadline", "size")
+}
+SAMPLE = {"steps": "I=27", "guidance": "I=7.5", "strength": "I=0.7", "noise-level": "II=250"}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One picture that is wished for.  wishes: as in `ifmesh.wishes.Wishes`, always with a seed.
+
+    image, mask: paths or URLs; embeds: a path.  target: the file to write; None: JOB.png in `place`.  line: of the batch; 0: of none.
+    """
+
+    prompt: Any
+    wishes: Mapping[str, Any]
+    image: str | None = None
+    mask: str | None = None
+    embeds: str | None = None
+    target: Path | None = None
+    place: Path = Path()
+    line: int = 0
+
+    @property
+    def seed(self) -> Any:
+        return self.wishes["seed"]
+
+    def path(self, job: str) -> Path:
+        return self.target or self.place / f"{job}.png"
+
+    def made(self, fetch: bool = True) -> tuple[Request, Brought]:
+        """The Request and what it brings.  BadRequest: it can never work.  fetch: False: for checking alone, without a look at URLs."""
+        from ifmesh import wishes
+
+        return wishes.made(self.prompt, None, None, self.wishes, self._brought(fetch))
+
+    def times(self, count: int) -> list[Order]:
+        """So many of it, with seeds that count on from the first, and files of their own."""
+        first = secrets.randbits(32) if self.wishes.get("seed") is None else self.wishes["seed"]
+        found = []
+        for index in range(count):
+            seed = first + index if type(first) is int else first  # whatever else it is, `made` says so
+            target = self.target if self.target is None or count == 1 else self.target.with_stem(f"{self.target.stem}-{index + 1}")
+            found.append(replace(self, wishes={**self.wishes, "seed": seed}, target=target))
+        return found
+
+    def _brought(self, fetch: bool) -> Brought:
+        if not fetch and any("://" in name for name in (self.image or "", self.mask or "")):
+            from ifmesh.wishes import Brought
+
+            given = {"source": self.image, "mask": self.mask, "embeds": self.embeds}
+            return Brought(tuple(name for name, what in given.items() if what is not None), digest="0" * 64)
+        return _read(self.image, self.mask, self.embeds)
+
+
+@lru_cache(maxsize=4)
+def _read(image: str | None, mask: str | None, embeds: str | None) -> Brought:
+    """Read once what neighbours in a batch share."""
+    from ifmesh import wishes
+    from ifmesh.embeds import Embeds
+
+    return wishes.bring(image, mask, None if embeds is None else Embeds.load(embeds), None)
+
+
+@contextmanager
+def flagged() -> Iterator[None]:
+    """Errors name the flag that is to be changed, not the field behind it."""
+    try:
+        yield
+    except BadRequest as error:
+        raise BadRequest(flag(error.field), error.value, error.remedy) from None
+
+
+def flag(field: str) -> str:
+    if found := re.fullmatch(r"settings\.(stage_one|stage_two|upscaler)\.(\w+)", field):
+        return f"--{found[2].replace('_', '-')} {LONG[found[1]]}"
+    return FLAGS.get(field, field)
+
+
+def per_stage(texts: Iterable[str], kind: type[N], option: str, every: tuple[str, ...] = DRAW) -> dict[str, N]:
+    """{"stage_one": 27, "stage_two": 5} of ["I=27,II=5"].  A bare number is for `every` stage that is not named."""
+    found: dict[str, N] = {}
+    hint = f"--{option}"
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    for text in sorted(parts, key=lambda part: "=" in part):
+        name, equals, number = text.rpartition("=")
+        try:
+            value = kind(number)
+        except ValueError:
+            raise click.BadParameter(f"{text!r}: STAGE=NUMBER, as in {SAMPLE[option]}", param_hint=hint) from None
+        found |= dict.fromkeys((_stage(name, hint),) if equals else every, value)
+    return found
+
+
+def timesteps(texts: Iterable[str]) -> dict[str, list[int]]:
+    """{"stage_one": [999, 500, 0]} of ["I=999,500,0"]."""
+    found = {}
+    for text in texts:
+        name, _, numbers = text.partition("=")
+        try:
+            found[_stage(name, "--timesteps")] = [int(number) for number in numbers.split(",")]
+        except ValueError:
+            raise click.BadParameter(f"{text!r}: STAGE=N,N,..., falling, as in I=999,500,0", param_hint="--timesteps") from None
+    return found
+
+
+def _stage(name: str, hint: str) -> str:
+    stage = SHORT.get(name.strip(), name.strip())
+    if stage not in DRAW:
+        raise click.BadParameter(f"{stage!r}: I, II or x4 (stage_one, stage_two, upscaler)", param_hint=hint)
+    return stage
+
+
+def wished(
+    steps: Iterable[str] = (),
+    timesteps_of: Iterable[str] = (),
+    guidance: Iterable[str] = (),
+    strength: Iterable[str] = (),
+    noise_level: Iterable[str] = (),
+    **plain: Any,
+) -> dict[str, Any]:
+    """The wishes that the flags say, as the client takes them; what was not said is left out."""
+    settings: dict[str, dict[str, object]] = {}
+    bare = [text for text in strength if "=" not in text]
+    staged: dict[str, Mapping[str, object]] = {
+        "steps": per_stage(steps, int, "steps"),
+        "timesteps": timesteps(timesteps_of),
+        "guidance": per_stage(guidance, float, "guidance"),
+        "strength": per_stage((text for text in strength if "=" in text), float, "strength", STRENGTH),
+        "noise_level": per_stage(noise_level, int, "noise-level", ("stage_two", "upscaler")),
+    }
+    for key, values in staged.items():
+        for stage, value in values.items():
+            settings.setdefault(stage, {})[key] = value
+    found = {name: value for name, value in plain.items() if value is not None}
+    if settings:
+        found["settings"] = settings
+    if bare:
+        found["strength"] = next(iter(per_stage(bare[-1:], float, "strength").values()))
+    return found
+
+
+def drawing(f: F) -> F:
+    """The flags of a picture.  Those that are given become `wished`."""
+    file = click.Path()  # for its completion alone: what is no file may be a URL, and what is wrong is said by whoever reads it
+    for option in reversed(
+        (
+            click.option("--image", type=file, metavar="PATH|URL", help="Vary this picture: PNG, JPEG or WebP."),
+            click.option("--mask", type=file, metavar="PATH|URL", help="With --image: draw anew what is white in it."),
+            click.option("--embeds", type=file, metavar="FILE", help="Texts from `ifmesh encode`; then PROMPT may be left out."),
+            click.option("--strength", multiple=True, metavar="X", help="With --image: above 0; 1 keeps nothing of it.  Or I=X,II=X."),
+            click.option("--negative", metavar="TEXT", help="What should not be there."),
+            click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same request: same pixels.  Else a random one."),
+            click.option(
+                "--size",
+                type=click.Choice(SIZES),
+                default="1024",
+                show_default=True,
+                callback=lambda ctx, param, value: int(value),
+                help="Pixels of the shorter side: where the cascade stops.",
+            ),
+            click.option("--width", type=int, metavar="N", help="Base pixels (Stage I) of a new picture: a multiple of 8; default 64."),
+            click.option("--height", type=int, metavar="N", help="The same."),
+            _staged("--steps", "Denoising steps: I=100,II=50; a bare number is for all."),
+            click.option("--timesteps", "timesteps_of", multiple=True, metavar="STAGE=T,T", help="Instead of steps: I=999,900,800; II=..."),
+            _staged("--guidance", "Classifier-free guidance: I=7,II=4; a bare number is for all."),
+            _staged("--noise-level", "Noise on what comes in: II=250,x4=100; a bare number is for both."),
+            click.option(
+                "--seeding", type=click.Choice(("chained", "per_stage")), help="One generator through all stages, or fresh in each."
+            ),
+            click.option("--priority", type=int, default=0, show_default=True, help="-100 to 100; higher goes first."),
+            click.option("--deadline", type=float, metavar="S", help="Seconds until the job is given up."),
+            click.option("--tied/--detached", help="Cancel the job when this command vanishes; without it, it goes on."),
+        )
+    ):
+        f = option(f)
+    return f
+
+
+def _staged(name: str, text: str) -> Callable[[F], F]:
+    return click.option(name, multiple=True, metavar="STAGE=X", shell_complete=completion.stages, help=text)

@@ -1,0 +1,54 @@
+"""One thing that a client has asked for and that is not yet answered: pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ifmesh.protocol import Cancel, ClientMessage, Fetch, Inspect, Preview, Progress, Request, Submit, ToClient, Watch
+
+
+@dataclass(slots=True, eq=False)
+class Errand:
+    """due: when to repeat it; wait: seconds between two tries; open: it is not answered.
+
+    Of a job: request until it is accepted, then None; previews: somebody wants the early pictures; told: what of the news still
+    holds, by kind; shown: the stages whose early pictures were told; forgotten: nobody waits.
+    """
+
+    kind: Literal["job", "fetch", "inspect"]
+    job: str
+    due: float
+    wait: float
+    page: int = 0
+    request: Request | None = None
+    previews: bool = False
+    cancel: bool = False
+    forgotten: bool = False
+    told: dict[type, ToClient] = field(default_factory=dict)
+    shown: set[str] = field(default_factory=set)
+    open: bool = True
+
+    def messages(self) -> list[ClientMessage]:
+        """What to say, and to say again."""
+        if self.kind == "fetch":
+            return [Fetch(self.job)]
+        if self.kind == "inspect":
+            return [Inspect(self.page, self.job)]
+        first: ClientMessage = Watch(self.job, self.previews)
+        if self.request is not None:
+            first = Submit(self.job, self.request, self.previews)
+        return [first, Cancel(self.job)] if self.cancel else [first]
+
+    def news(self, message: ToClient) -> bool:
+        """Was this not told before?  A Watch is answered with where the job stands: Started and the newest step."""
+        if isinstance(message, Preview):
+            known = message.stage in self.shown
+            self.shown.add(message.stage)
+            return not known
+        if self.told.get(type(message)) == message:
+            return False
+        if not isinstance(message, Progress):
+            self.told.clear()
+        self.told[type(message)] = message
+        return True

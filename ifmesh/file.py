@@ -1,0 +1,114 @@
+"""What a client knows of one job: written by the connection's thread, read by all."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+from ifmesh import wire
+from ifmesh.embeds import Embeds
+from ifmesh.image import Image, Preview
+from ifmesh.protocol import (
+    Accepted,
+    Books,
+    Cancelled,
+    Ended,
+    Failed,
+    Finished,
+    Progress,
+    Queued,
+    Refused,
+    Request,
+    Result,
+    Started,
+    ToClient,
+    Wanted,
+    Welcome,
+)
+from ifmesh.protocol import Preview as Shown
+from ifmesh.talk import Signal
+
+log = logging.getLogger(__name__)
+
+NEWS = 1000  # events kept for each job; whoever reads more slowly misses the oldest
+
+Event = Queued | Started | Progress | Preview | Ended
+
+
+class File(Signal):
+    """Of one job, or (id "") of the mesh.  Everything but the id is under `lock`.
+
+    over: changes when the job has ended or was not taken; for those who do not want to be woken by every step.
+    """
+
+    def __init__(self, job: str) -> None:
+        super().__init__()
+        self.job = job
+        self.over = Signal()
+        self.request: Request | None = None
+        self.source: bytes | None = None
+        self.mask: bytes | None = None
+        self.accepted = False
+        self.events: deque[Event] = deque(maxlen=NEWS)
+        self.heard = 0  # events so far, those that fell out of the deque included
+        self.ending: Ended | None = None
+        self.refused: Refused | None = None
+        self.result: Image | Embeds | None = None
+        self.spoilt = ""  # what is wrong with the result
+        self.welcome: Welcome | None = None
+        self.books: Books | None = None
+        self.asked = False  # somebody waits for the books: one question at a time, answers do not say whose they are
+
+    def add(self, message: ToClient, payload: bytes) -> None:
+        with self.lock:
+            match message:
+                case Accepted():
+                    self.accepted = True
+                case Refused():
+                    self.refused = message
+                case Result():
+                    self._keep(message, payload)
+                case Welcome():
+                    self.welcome = message
+                case Books():
+                    self.books = message
+                case Wanted():
+                    return
+                case _ if self.ending is not None:
+                    return  # it has ended, and that was told
+                case Shown():
+                    self._show(message, payload)
+                case _:
+                    self._tell(message)
+        self.changed()
+        if isinstance(message, Refused | Finished | Failed | Cancelled):
+            self.over.changed()
+
+    def _tell(self, event: Event) -> None:
+        self.accepted = True
+        self.events.append(event)
+        self.heard += 1
+        if isinstance(event, Finished | Failed | Cancelled):
+            self.ending = event
+
+    def _show(self, message: Shown, payload: bytes) -> None:
+        self.accepted = True
+        try:
+            preview = Preview.published(message.job, message.stage, payload)
+        except wire.Garbled as error:
+            log.warning("dropped a preview: %s", error)
+            return
+        if preview not in self.events:  # a stage that ran again draws the same
+            self._tell(preview)
+
+    def _keep(self, message: Result, payload: bytes) -> None:
+        if not isinstance(self.ending, Finished) or self.result is not None:
+            return
+        self.request = self.request or message.request
+        try:
+            if message.request.task == "encode":
+                self.result = Embeds.published(message.request, payload)
+            else:
+                self.result = Image.published(self.ending, payload, message.request, self.source, self.mask)
+        except wire.Garbled as error:
+            self.spoilt = str(error)

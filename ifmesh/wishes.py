@@ -1,0 +1,246 @@
+"""What a user may wish for, and the Request that comes of it.  Whatever can never work is a BadRequest here, before anything is sent."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal, TypedDict
+
+from ifmesh import bags, cascade, geometry, rules, source, typed, wire
+from ifmesh.cascade import BROUGHT, RNG
+from ifmesh.embeds import Embeds
+from ifmesh.errors import BadRequest
+from ifmesh.protocol import STAGES, Request, Settings
+from ifmesh.stage import Tensor
+
+LAST = {64: "stage_one", 256: "stage_two", 1024: "upscaler"}  # pixels -> the stage that draws them
+STATE = RNG.shape[0]  # bytes of a CPU torch.Generator's state
+FLOATS = bags.FLOATS
+
+
+class Wishes(TypedDict, total=False):
+    """The keyword arguments of `generate`, `vary`, `inpaint`, `submit` and `map`, of both clients.
+
+    negative: what not to draw.  seed: 0 to 2**63 - 1; None: drawn here.  size: pixels, 64, 256 or 1024: where the cascade stops; of a
+    picture that is not square, the shorter side.  settings: by stage name, as Settings or plain data, e.g. {"stage_one": {"steps": 50,
+    "guidance": 7.0}}.  strength: (0, 1], of Stage I and II, where settings do not say it; vary and inpaint.
+
+    seeding: "chained" (one generator through all stages) or "per_stage" (fresh in each).  generator: instead of a seed, a CPU
+    torch.Generator, whose state is read and left as it is, or that state, 5056 bytes.  embeds: from `encode`, or a float array
+    [2, 77, C], rows negative and prompt; then the encoder is left out.
+
+    width, height: base pixels (Stage I) of what is generated, multiples of 8 up to 256.  stages: the earlier pictures too.  priority:
+    -100 to 100, higher goes first.  deadline: seconds from acceptance to the end.  tied: the job is cancelled when this client is gone.
+    """
+
+    negative: str
+    seed: int | None
+    size: int
+    settings: Mapping[str, Settings | Mapping[str, object]] | None
+    strength: float | None
+    seeding: Literal["chained", "per_stage"]
+    generator: object
+    embeds: object
+    width: int | None
+    height: int | None
+    stages: bool
+    priority: int
+    deadline: float | None
+    tied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What goes along with requests.  frame: one safetensors frame of the tensors `names`, digest: its SHA-256; all empty for nothing.
+
+    seed: of the generator whose state is in it, as far as it is known.
+    """
+
+    names: tuple[str, ...] = ()
+    frame: bytes = field(default=b"", repr=False)
+    digest: str = ""
+    source: bytes | None = field(default=None, repr=False)
+    mask: bytes | None = field(default=None, repr=False)
+    embeds: Embeds | None = field(default=None, repr=False)
+    seed: int | None = None
+
+
+NOTHING = Brought()
+
+
+def made(prompt: object, given: object, mask: object, wishes: Mapping[str, Any], known: Brought | None = None) -> tuple[Request, Brought]:
+    """The Request, and what it brings.  given, mask: whatever `source.read` reads, or None: the task follows from them.
+
+    known: what was made of the same source, mask, embeds and generator before.  Slow where it reads files and URLs.
+    """
+    _check_names(wishes)
+    brought = bring(given, mask, wishes.get("embeds"), wishes.get("generator")) if known is None else known
+    task = "inpaint" if "mask" in brought.names else "vary" if "source" in brought.names else "generate"
+    size = wishes.get("size", 1024)
+    if type(size) is not int or size not in LAST:
+        raise BadRequest("size", size, "64, 256 or 1024 pixels")
+    whole: dict[str, object] = {
+        "prompt": prompt,
+        "seed": _seed(wishes.get("seed"), brought),
+        "task": task,
+        "settings": _settings(wishes.get("settings"), wishes.get("strength"), task, LAST[size]),
+        "last_stage": LAST[size],
+        "brings": brought.names,
+        "upload": brought.digest,
+    }
+    whole |= {name: wishes[name] for name in PLAIN if name in wishes}
+    if brought.embeds is not None:
+        whole["first_stage"] = "stage_one"
+        whole["prompt"] = prompt or brought.embeds.prompt
+        whole.setdefault("negative", brought.embeds.negative)
+    return _built(whole), brought
+
+
+def need(field: str, given: object) -> None:
+    """For tasks that cannot do without."""
+    if given is None:
+        raise BadRequest(field, given, "a path, URL, bytes, Pillow image or numpy array")
+
+
+def encoding(prompt: object, negative: object) -> Request:
+    """The Request for embeddings alone."""
+    return _built({"prompt": prompt, "negative": negative, "seed": 0, "task": "encode", "last_stage": "encoder"})
+
+
+def bring(given: object, mask: object, embeds: object, generator: object) -> Brought:
+    """What a request brings, in one frame."""
+    bag: dict[str, Tensor] = {}
+    if mask is not None and given is None:
+        raise BadRequest("mask", mask, "a mask says where to repaint a source: give the source, too")
+    if given is not None:
+        picture = source.read(given, "source")
+        bag["source"] = Tensor("U8", (len(picture.data),), picture.data)
+        if mask is not None:
+            cut = source.read(mask, "mask")
+            bag["mask"] = Tensor("U8", (len(cut.data),), cut.data)
+            _check_alike((picture.width, picture.height), (cut.width, cut.height))
+    own = None if embeds is None else _embeds(embeds)
+    if own is not None:
+        bag["embeds"] = own.tensor
+    if generator is not None:
+        state = _state(generator)
+        bag["rng"] = Tensor("U8", (len(state),), state)
+    if not bag:
+        return NOTHING
+    try:
+        frame = bags.encode(bag)
+    except wire.Garbled as error:
+        raise BadRequest("embeds", embeds, f"too large: {error}") from None
+    return Brought(
+        tuple(name for name in BROUGHT if name in bag),
+        frame,
+        hashlib.sha256(frame).hexdigest(),
+        picture.data if given is not None else None,
+        cut.data if mask is not None else None,
+        own,
+        None if generator is None else _initial(generator),
+    )
+
+
+def unpacked(request: Request, frame: bytes) -> Brought:
+    """The same of a frame that is made already.  BadRequest: it is not what the request says it brings."""
+    if not request.brings and not frame:
+        return NOTHING
+    if hashlib.sha256(frame).hexdigest() != request.upload:
+        raise BadRequest("upload", request.upload, "the SHA-256 of the frame that is given with the request")
+    try:
+        bag = bags.decode(frame, tuple(BROUGHT[name] for name in request.brings))
+    except wire.Garbled as error:
+        raise BadRequest("brings", request.brings, f"the frame holds something else: {error}") from None
+    files = {name: bytes(bag[name].data) if name in bag else None for name in ("source", "mask")}
+    return Brought(request.brings, frame, request.upload, files["source"], files["mask"])
+
+
+# ---- inside
+
+PLAIN = ("negative", "seeding", "width", "height", "stages", "priority", "deadline", "tied")  # wishes that the Request has as they are
+
+
+def _built(whole: dict[str, object]) -> Request:
+    try:
+        request = typed.build(Request, whole, unknown="error")
+    except typed.Mismatch as error:
+        raise BadRequest(error.where, error.value, error.remedy) from None
+    cascade.IF.check(request)
+    return request
+
+
+def _check_names(wishes: Mapping[str, Any]) -> None:
+    names = Wishes.__annotations__
+    for name, value in wishes.items():
+        if name not in names:
+            near = get_close_matches(name, names, n=1, cutoff=0.5)
+            remedy = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(names))}"
+            raise BadRequest(name, value, f"no such wish; {remedy}")
+
+
+def _seed(seed: object, brought: Brought) -> object:
+    if "rng" not in brought.names:
+        return secrets.randbits(32) if seed is None else seed
+    if seed is not None:
+        raise BadRequest("seed", seed, "give a seed or a generator, not both")
+    return brought.seed
+
+
+def _settings(settings: object, strength: object, task: str, last: str) -> object:
+    if settings is None:
+        settings = {}
+    if not isinstance(settings, Mapping):
+        return settings  # the Request says what it would be
+    try:
+        plain = {stage: typed.plain(s) if isinstance(s, Settings) else s for stage, s in settings.items()}
+    except typed.Mismatch as error:
+        raise BadRequest("settings", error.value, error.remedy) from None
+    if strength is None:
+        return plain
+    if not rules.NEEDS[task]:
+        raise BadRequest("strength", strength, "belongs to vary and inpaint: give a source, or leave it out")
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength <= 1:
+        raise BadRequest("strength", strength, "above 0, at most 1; 1 keeps nothing of the source")
+    for stage in rules.STRENGTH:
+        own = plain.get(stage, {})
+        if STAGES.index(stage) <= STAGES.index(last) and isinstance(own, Mapping) and own.get("strength") is None:
+            plain[stage] = {**own, "strength": strength}
+    return plain
+
+
+def _check_alike(picture: tuple[int, int], mask: tuple[int, int]) -> None:
+    if not geometry.alike(picture, mask):
+        said = "of another aspect than the source, {} x {}: cut or scale one of them".format(*picture)
+        raise BadRequest("mask", "{} x {}".format(*mask), said)
+
+
+def _embeds(value: object) -> Embeds:
+    own = Embeds.of(value)
+    if own.tensor.dtype not in FLOATS or len(own.tensor.shape) != 3 or own.tensor.shape[:2] != (2, 77):
+        shown = f"{own.tensor.dtype} {list(own.tensor.shape)}"
+        raise BadRequest("embeds", shown, f"[2, 77, C], rows negative and prompt, of {', '.join(FLOATS)}: as `encode` gives them")
+    return own
+
+
+def _state(generator: object) -> bytes:
+    remedy = f"a CPU torch.Generator, or its state: {STATE} bytes"
+    get = getattr(generator, "get_state", None)
+    state: Any = get() if callable(get) else generator
+    try:
+        data = bytes(memoryview(state)) if isinstance(state, bytes | bytearray | memoryview) else bytes(state.tolist())
+    except (AttributeError, TypeError, ValueError):
+        raise BadRequest("generator", generator, remedy) from None
+    if len(data) != STATE:
+        raise BadRequest("generator", f"a state of {len(data)} bytes", remedy)
+    return data
+
+
+def _initial(generator: object) -> int:
+    """The seed that it began with, for the record; 0: not known."""
+    get = getattr(generator, "initial_seed", None)
+    seed = get() if callable(get) else 0
+    return seed if isinstance(seed, int) and 0 <= seed < 2**63 else 0

@@ -1,0 +1,119 @@
+"""The thread that puts what came over the data links on disk, so that the coordinator's loop does not wait for the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from ifmesh.bell import Bell
+from ifmesh.inlet import brought
+from ifmesh.journal import Journal
+from ifmesh.log import Garbage, logger
+from ifmesh.protocol import Token
+from ifmesh.wire import Garbled
+
+RESULTS = 16  # on their way to disk; the broker asks again for what is turned away ...
+UPLOADS = 4  # ... and a client pushes again
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """This job's result is on disk.  digest: SHA-256 (hex) of the frame; size: bytes."""
+
+    job: str
+    token: Token
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """This upload is on disk.  names: of its tensors, in the order of `cascade.BROUGHT`."""
+
+    digest: str
+    size: int
+    names: tuple[str, ...]
+
+
+_Key = tuple[str, Token] | tuple[str, str]
+"""(job, token) of a result; (SHA-256 it came under, xxh3-128 of the frame) of an upload: a false one is not in the way of the true."""
+
+
+class Writer:
+    """Reports back by ringing; then `landed` tells.  All but the thread itself is for the loop's thread."""
+
+    def __init__(self, journal: Journal, bell: Bell, garbage: Garbage) -> None:
+        self._journal, self._bell, self._garbage = journal, bell, garbage
+        self._todo: SimpleQueue[tuple[_Key, Callable[[], Landed | Stored]] | None] = SimpleQueue()
+        self._done: SimpleQueue[tuple[_Key, Landed | Stored | OSError | Garbled]] = SimpleQueue()
+        self._results: set[_Key] = set()
+        self._uploads: set[_Key] = set()
+        self._thread = Thread(target=self._run, name="writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._results or self._uploads)
+
+    def storing(self, digest: str) -> bool:
+        """Is an upload that came under this SHA-256 on its way to disk?"""
+        return any(key[0] == digest for key in self._uploads)
+
+    def result(self, job: str, token: Token, frame: bytes) -> None:
+        if len(self._results) < RESULTS:
+            self._begin(self._results, (job, token), partial(self._store, job, token, frame))
+
+    def upload(self, digest: str, hop: str, frame: bytes) -> None:
+        """hop: xxh3-128 (hex) of the frame.  What it holds is checked in the thread."""
+        if len(self._uploads) < UPLOADS:
+            self._begin(self._uploads, (digest, hop), partial(self._store_upload, digest, frame))
+
+    def landed(self) -> list[Landed | Stored]:
+        """What is on disk since the last time."""
+        out = []
+        with suppress(Empty):
+            while True:
+                key, what = self._done.get_nowait()
+                self._results.discard(key)
+                self._uploads.discard(key)
+                if isinstance(what, OSError):
+                    logger.error("what came cannot be written: %s", what, extra={"job": key[0]})
+                elif isinstance(what, Garbled):
+                    self._garbage.dropped("somebody (upload)", what)
+                else:
+                    out.append(what)
+        return out
+
+    def stop(self) -> None:
+        """Finish what is begun."""
+        self._todo.put(None)
+        self._thread.join()
+
+    def _begin(self, under_way: set[_Key], key: _Key, work: Callable[[], Landed | Stored]) -> None:
+        if key not in under_way:
+            under_way.add(key)
+            self._todo.put((key, work))
+
+    def _run(self) -> None:
+        while (item := self._todo.get()) is not None:
+            key, work = item
+            try:
+                self._done.put((key, work()))
+            except (OSError, Garbled) as error:
+                self._done.put((key, error))
+            del item, work  # and with it the frame
+            self._bell.ring()
+
+    def _store(self, job: str, token: Token, frame: bytes) -> Landed:
+        return Landed(job, token, *self._journal.store(job, frame))
+
+    def _store_upload(self, digest: str, frame: bytes) -> Stored:
+        names = brought(digest, frame)
+        self._journal.store_upload(digest, frame)
+        return Stored(digest, len(frame), names)

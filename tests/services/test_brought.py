@@ -1,0 +1,113 @@
+"""Embeddings and generators that the client brings, and what the encoder says of the texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from ifmesh_services import loading
+from ifmesh_services.tensors import to_blob, to_torch
+from transformers import T5Tokenizer
+
+from ifmesh.errors import BadRequest
+from ifmesh.protocol import Request, Settings
+from ifmesh.stage import Stage
+from tests.services.chained import assert_equal, bringing, compare, drawn, file, passed
+from tests.services.photos import photo, saved, stencil
+
+FOX = "a red fox in the snow, oil on canvas"
+ONE, TWO, UP = "stage_one", "stage_two", "upscaler"
+FEW = {ONE: Settings(steps=3), TWO: Settings(steps=2), UP: Settings(steps=1)}
+PICTURES = {"source": file(saved(photo(96, 64))), "mask": file(saved(stencil(96, 64)))}
+
+
+def generator(seed: int, drawn_before: int = 0) -> torch.Generator:
+    made = torch.Generator("cpu").manual_seed(seed)
+    torch.randn(drawn_before, generator=made)
+    return made
+
+
+@pytest.mark.parametrize("task", ["generate", "vary", "inpaint"])
+def test_a_brought_generator_goes_on_from_where_it_was(stages16: dict[str, Stage], nano16: Path, task: str) -> None:
+    needs = {"generate": (), "vary": ("source",), "inpaint": ("source", "mask")}[task]
+    brought = {name: PICTURES[name] for name in needs} | {"rng": to_blob(generator(5, 1000).get_state())}
+    compare(stages16, nano16, Request(FOX, 0, task, settings=FEW), brought)
+
+
+def test_a_fresh_generator_is_its_seed_and_comes_back_as_it_was_left(stages16: dict[str, Stage]) -> None:
+    brought = {"rng": to_blob(generator(7).get_state())}
+    ours = passed(stages16, bringing(Request(FOX, 0, settings=FEW), brought), brought)
+    seeded = passed(stages16, Request(FOX, 7, settings=FEW))
+    assert ours.keys() == seeded.keys()
+    assert ours == seeded  # the last generator, too
+
+
+@pytest.mark.parametrize("state", [bytes(5056), b"\xff" * 5056])
+def test_what_is_no_generator_is_refused(stages16: dict[str, Stage], state: bytes) -> None:
+    brought = {"rng": to_blob(torch.tensor(list(state), dtype=torch.uint8))}
+    with pytest.raises(BadRequest, match="get_state") as caught:
+        drawn(stages16, bringing(Request(FOX, 0, settings=FEW), brought), brought)
+    assert (caught.value.field, caught.value.value) == ("rng", "5056 bytes")
+
+
+@pytest.mark.parametrize("seeding", ["chained", "per_stage"])
+@pytest.mark.parametrize("task", ["generate", "vary"])
+def test_brought_embeddings_draw_what_the_encoders_own_do(stages16: dict[str, Stage], task: str, seeding: str) -> None:
+    made = passed(stages16, Request(FOX, 0, "encode", negative="blurry", last_stage="encoder"))
+    assert set(made) == {"embeds", "tokens"}
+    request = Request(FOX, 8, task, "blurry", FEW, seeding=seeding)  # type: ignore[arg-type]
+    source = {"source": PICTURES["source"]} if task == "vary" else {}
+    whole = passed(stages16, bringing(request, source), source)
+    brought = {**source, "embeds": made["embeds"]}
+    skipping = Request(FOX, 8, task, "blurry", FEW, seeding=seeding, first_stage=ONE)  # type: ignore[arg-type]
+    part = passed(stages16, bringing(skipping, brought), brought)
+    assert part == {name: blob for name, blob in whole.items() if name not in ("embeds", "tokens")}
+
+
+def test_embeddings_and_a_generator_at_once(stages16: dict[str, Stage]) -> None:
+    embeds = passed(stages16, Request(FOX, 9, settings=FEW, last_stage=ONE))
+    brought = {"embeds": embeds["embeds"], "rng": to_blob(generator(9).get_state())}
+    request = bringing(Request("whatever", 0, settings=FEW, first_stage=ONE, last_stage=ONE), brought)
+    assert_equal(drawn(stages16, request, brought), {"image64": to_torch(embeds["image64"])})
+
+
+@pytest.mark.parametrize(
+    ("embeds", "remedy"),
+    [(torch.zeros(2, 77, 32), r"\[2, 77, 64\]: encode the prompt with it"), (torch.full((2, 77, 64), torch.nan), "no numbers")],
+)
+def test_embeddings_of_another_cascade_are_refused(stages16: dict[str, Stage], embeds: torch.Tensor, remedy: str) -> None:
+    brought = {"embeds": to_blob(embeds)}
+    with pytest.raises(BadRequest, match=remedy) as caught:
+        drawn(stages16, bringing(Request(FOX, 0, settings=FEW, first_stage=ONE), brought), brought)
+    assert (caught.value.field, caught.value.value) == ("embeds", list(embeds.shape))
+    assert not list(stages16[ONE].step())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative"),
+    [(FOX, ""), ("a fox and " * 60, FOX), ("\u4e00\u53ea\u888b\u9f20 fox \U0001f98a fox", "\u03a9"), ("x " * 900, "</s>")],
+)
+def test_the_encoder_says_what_it_could_read(stages16: dict[str, Stage], nano16: Path, prompt: str, negative: str) -> None:
+    made = to_torch(passed(stages16, Request(prompt, 0, "encode", negative, last_stage="encoder"))["tokens"])
+    tokenizer = loading.tokenizer(str(nano16 / "IF-I-nano"), T5Tokenizer)
+    for row, text in zip(made.tolist(), (negative, prompt), strict=True):
+        pieces = [*tokenizer.tokenize(text.lower().strip()), "</s>"]
+        assert row == [len(pieces), min(77, len(pieces)), sum(tokenizer.convert_tokens_to_ids(piece) == 2 for piece in pieces)]
+    assert made.dtype == torch.int64
+
+
+def test_truncated_and_unknown(stages16: dict[str, Stage]) -> None:
+    """The numbers themselves, where they are known."""
+    made = to_torch(passed(stages16, Request("a fox " * 100, 0, "encode", "\u4e00", last_stage="encoder"))["tokens"])
+    assert made[1].tolist() == [201, 77, 0]
+    assert made[0, 1:].tolist() == [made[0, 0], 1]
+
+
+def test_the_same_texts_again_say_the_same(stages16: dict[str, Stage]) -> None:
+    """The last negative is remembered, its counts, too."""
+    first, other, again = (
+        passed(stages16, Request(FOX, 0, "encode", negative, last_stage="encoder")) for negative in ("a fox " * 60, "", "a fox " * 60)
+    )
+    assert first == again
+    assert first["tokens"] != other["tokens"]

@@ -1,0 +1,314 @@
+"""Every refusal of a request with its words: the field, the value as given, and what would work."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from ifmesh import rules
+from ifmesh.errors import BadRequest
+from ifmesh.protocol import Request, Settings
+
+SHA = "5e" * 32
+GENERATE = Request("a fox", 7)
+VARY = Request("a fox", 7, "vary", brings=("source",), upload=SHA)
+INPAINT = Request("a fox", 7, "inpaint", brings=("source", "mask"), upload=SHA)
+ENCODE = Request("a fox", 7, "encode", last_stage="encoder")
+ALL = {"generate": GENERATE, "vary": VARY, "inpaint": INPAINT, "encode": ENCODE}
+
+Fields = dict[str, Any]
+
+
+def at(stage: str, **given: Any) -> Fields:
+    return {"settings": {stage: Settings(**given)}}
+
+
+def brings(*names: str) -> Fields:
+    return {"brings": names, "upload": SHA}
+
+
+def refused(request: Request) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        rules.check_fields(request)
+    return caught.value
+
+
+def case(given: object) -> str:
+    return (given.task if isinstance(given, Request) else str(given))[:60]
+
+
+# ---- what passes
+
+FOR_ALL: list[Fields] = [
+    {},
+    {"prompt": "x" * 2000},
+    {"prompt": "line one\nline two\ttab\r"},
+    {"prompt": "\N{GRINNING FACE}" * 1000},
+    {"negative": ""},
+    {"negative": "x" * 2000},
+    {"seed": 0},
+    {"seed": 2**63 - 1},
+    {"priority": -100},
+    {"priority": 100},
+    {"deadline": 0.001},
+    {"deadline": 604800},
+    {"keep": 86400},
+    {"seeding": "per_stage"},
+    {"stages": False},
+    {"tied": True},
+]
+FOR_DRAWING: list[Fields] = [
+    {"last_stage": "stage_one"},
+    {"last_stage": "stage_two"},
+    at("stage_one", timesteps=(999, 500, 0), guidance=0),
+    at("stage_two", timesteps=(1,)),
+    at("stage_two", steps=1000, noise_level=999),
+    at("stage_two", noise_level=0),
+    at("upscaler", steps=1, noise_level=350, guidance=100),
+    {"settings": {}},
+    at("stage_one"),
+]
+FOR_GENERATE: list[Fields] = [
+    {"width": 96, "height": 8},
+    {"width": 256, "height": 256},
+    {"first_stage": "stage_one", **brings("embeds")},
+    {"first_stage": "stage_one", **brings("embeds", "rng")},
+    brings("rng"),
+]
+FOR_SOURCES: list[Fields] = [
+    at("stage_one", strength=1),
+    at("stage_two", strength=1e-9),  # the stage that knows its default steps will say how many are left
+    at("stage_one", strength=0.3, steps=4),
+    at("stage_one", strength=0.5, timesteps=(900, 500)),
+]
+GOOD: list[tuple[Request, Fields]] = [
+    *((request, given) for request in ALL.values() for given in FOR_ALL),
+    *((request, given) for request in (GENERATE, VARY, INPAINT) for given in FOR_DRAWING),
+    *((GENERATE, given) for given in FOR_GENERATE),
+    *((request, given) for request in (VARY, INPAINT) for given in FOR_SOURCES),
+    (VARY, brings("source", "rng")),
+    (VARY, {"first_stage": "stage_one", **brings("source", "embeds")}),
+    (INPAINT, {"first_stage": "stage_one", **brings("source", "mask", "embeds", "rng")}),
+]
+
+
+@pytest.mark.parametrize(("request_", "given"), GOOD, ids=case)
+def test_what_can_be_drawn_passes(request_: Request, given: Fields) -> None:
+    rules.check_fields(replace(request_, **given))
+
+
+# ---- what does not
+
+TEXTS: list[tuple[Fields, str, object, str]] = [
+    ({"prompt": ""}, "prompt", "", "say what to draw: the prompt is empty"),
+    ({"prompt": " \n\t"}, "prompt", " \n\t", "say what to draw: the prompt is empty"),
+    ({"prompt": "x" * 2001}, "prompt", "x" * 2001, "2001 characters; at most 2000 (the encoder reads 77 tokens)"),
+    ({"negative": "x" * 2001}, "negative", "x" * 2001, "2001 characters; at most 2000 (the encoder reads 77 tokens)"),
+    (
+        {"prompt": "\N{GRINNING FACE}" * 1025},
+        "prompt",
+        "\N{GRINNING FACE}" * 1025,
+        "4100 bytes of UTF-8; at most 4096",
+    ),
+    ({"prompt": "a \ud83d"}, "prompt", "a \ud83d", "holds half a surrogate pair: send valid Unicode"),
+    ({"negative": "\udc00"}, "negative", "\udc00", "holds half a surrogate pair: send valid Unicode"),
+    ({"prompt": "a\x00b"}, "prompt", "a\x00b", "holds control characters: send plain text"),
+    ({"negative": "\x1b[31m"}, "negative", "\x1b[31m", "holds control characters: send plain text"),
+]
+NUMBERS: list[tuple[Fields, str, object, str]] = [
+    ({"seed": -1}, "seed", -1, "from 0 to 2**63 - 1"),
+    ({"seed": 2**63}, "seed", 2**63, "from 0 to 2**63 - 1"),
+    ({"priority": 101}, "priority", 101, "from -100 to 100; higher goes first"),
+    ({"priority": -101}, "priority", -101, "from -100 to 100; higher goes first"),
+    ({"deadline": 0}, "deadline", 0, "seconds from acceptance: above 0, at most 604800 (a week)"),
+    ({"deadline": 604801}, "deadline", 604801, "seconds from acceptance: above 0, at most 604800 (a week)"),
+    ({"deadline": float("nan")}, "deadline", float("nan"), "seconds from acceptance: above 0, at most 604800 (a week)"),
+    ({"keep": -1}, "keep", -1, "seconds: from 0 to 86400 (a day)"),
+    ({"keep": 86401}, "keep", 86401, "seconds: from 0 to 86400 (a day)"),
+    ({"keep": float("nan")}, "keep", float("nan"), "seconds: from 0 to 86400 (a day)"),
+    ({"continues": "a"}, "continues", "a", "this version of ifmesh does not continue kept bags yet: leave it out"),
+]
+STAGE = "one of encoder, stage_one, stage_two, upscaler, guard"
+WAY: list[tuple[Fields, str, object, str]] = [
+    ({"task": "draw"}, "task", "draw", "one of generate, vary, inpaint, encode"),
+    ({"task": ""}, "task", "", "one of generate, vary, inpaint, encode"),
+    ({"first_stage": "t5"}, "first_stage", "t5", STAGE),
+    ({"last_stage": "stage_three"}, "last_stage", "stage_three", STAGE),
+]
+DIGEST = "the SHA-256, in hex, of what the request brings; empty if it brings nothing"
+SETTINGS = "settings belong to one of stage_one, stage_two, upscaler"
+FALLING = "a strictly falling list within 999..0"
+GUIDANCE = "from 0 to 100; 1 or less means no guidance"
+SETTING: list[tuple[Fields, str, object, str]] = [
+    (at("stage_3"), "settings", "stage_3", SETTINGS),
+    (at("encoder"), "settings", "encoder", SETTINGS),
+    (at("guard", steps=3), "settings", "guard", SETTINGS),
+    (at("stage_one", steps=0), "settings.stage_one.steps", 0, "from 1 to 1000"),
+    (at("stage_two", steps=1001), "settings.stage_two.steps", 1001, "from 1 to 1000"),
+    (at("upscaler", steps=-1), "settings.upscaler.steps", -1, "from 1 to 1000"),
+    (at("stage_one", steps=3, timesteps=(3, 2)), "settings.stage_one.steps", 3, "give steps or timesteps, not both"),
+    (
+        at("upscaler", timesteps=(3, 2)),
+        "settings.upscaler.timesteps",
+        (3, 2),
+        "the upscaler takes steps only, as its pipeline does",
+    ),
+    (at("stage_one", timesteps=()), "settings.stage_one.timesteps", (), FALLING),
+    (at("stage_one", timesteps=(5, 5)), "settings.stage_one.timesteps", (5, 5), FALLING),
+    (at("stage_one", timesteps=(1, 2)), "settings.stage_one.timesteps", (1, 2), FALLING),
+    (at("stage_two", timesteps=(1000, 2)), "settings.stage_two.timesteps", (1000, 2), FALLING),
+    (at("stage_two", timesteps=(2, -1)), "settings.stage_two.timesteps", (2, -1), FALLING),
+    (at("stage_one", guidance=-0.1), "settings.stage_one.guidance", -0.1, GUIDANCE),
+    (at("upscaler", guidance=101), "settings.upscaler.guidance", 101, GUIDANCE),
+    (at("stage_two", guidance=float("nan")), "settings.stage_two.guidance", float("nan"), GUIDANCE),
+    (at("stage_one", noise_level=0), "settings.stage_one.noise_level", 0, "Stage I has none: leave it out"),
+    (at("stage_two", noise_level=-1), "settings.stage_two.noise_level", -1, "from 0 to 999"),
+    (at("stage_two", noise_level=1000), "settings.stage_two.noise_level", 1000, "from 0 to 999"),
+    (at("upscaler", noise_level=351), "settings.upscaler.noise_level", 351, "from 0 to 350"),
+    (
+        at("upscaler", strength=0.5),
+        "settings.upscaler.strength",
+        0.5,
+        "belongs to stage_one and stage_two: leave it out",
+    ),
+]
+PIXELS = "base pixels (Stage I): a multiple of 8 from 8 to 256, or leave it out"
+NO_SOURCE = "belongs to vary and inpaint: leave it out"
+RANGE = "above 0, at most 1; 1 keeps nothing of the source"
+ENDS = "one of stage_one, stage_two, upscaler"
+ORDER = "each at most once, in this order: source, mask, embeds, rng"
+ENCODED = "stage_one: with embeds of its own a request needs no encoder"
+CHAINED = "a generator state goes through all stages: 'chained', or give a seed instead"
+OWN: list[tuple[Request, Fields, str, object, str]] = [
+    # sizes belong to what is generated
+    *((GENERATE, {field: n}, field, n, PIXELS) for field in ("width", "height") for n in (60, 0, -8, 264)),
+    (VARY, {"width": 64}, "width", 64, "vary follows its source: leave it out"),
+    (INPAINT, {"height": 64}, "height", 64, "inpaint follows its source: leave it out"),
+    (ENCODE, {"width": 64}, "width", 64, "leave it out"),
+    # where it ends
+    *((r, {"last_stage": s}, "last_stage", s, f"for {r.task}: {ENDS}") for r in (GENERATE, VARY, INPAINT) for s in ("encoder", "guard")),
+    *((ENCODE, {"last_stage": s}, "last_stage", s, "for encode: one of encoder") for s in ("stage_one", "upscaler", "guard")),
+    *(
+        (
+            r,
+            {"first_stage": "upscaler", "last_stage": "stage_one"},
+            "first_stage",
+            "upscaler",
+            "must not come after last_stage 'stage_one'",
+        )
+        for r in (GENERATE, VARY, INPAINT)
+    ),
+    (GENERATE, {"first_stage": "guard"}, "first_stage", "guard", "must not come after last_stage 'upscaler'"),
+    (ENCODE, {"first_stage": "stage_one"}, "first_stage", "stage_one", "must not come after last_stage 'encoder'"),
+    # what it brings: the order
+    (INPAINT, brings("mask", "source"), "brings", ("mask", "source"), ORDER),
+    (VARY, brings("source", "source"), "brings", ("source", "source"), ORDER),
+    (GENERATE, brings("rng", "embeds"), "first_stage", "encoder", ENCODED),
+    (GENERATE, {"first_stage": "stage_one", **brings("rng", "embeds")}, "brings", ("rng", "embeds"), ORDER),
+    (GENERATE, brings("image64"), "brings", ("image64",), ORDER),
+    # missing
+    (VARY, {"brings": (), "upload": ""}, "source", None, "vary needs one: upload it"),
+    (VARY, brings("mask"), "source", None, "vary needs one: upload it"),
+    (INPAINT, {"brings": (), "upload": ""}, "source", None, "inpaint needs one: upload it"),
+    (INPAINT, brings("source"), "mask", None, "inpaint needs one: upload it"),
+    (INPAINT, brings("mask"), "source", None, "inpaint needs one: upload it"),
+    # extra
+    (GENERATE, brings("source"), "brings", "source", "not for generate: leave it out"),
+    (GENERATE, brings("mask"), "brings", "mask", "not for generate: leave it out"),
+    (VARY, brings("source", "mask"), "brings", "mask", "not for vary: leave it out"),
+    (ENCODE, brings("source"), "brings", "source", "not for encode: leave it out"),
+    (ENCODE, brings("rng"), "brings", "rng", "not for encode: leave it out"),
+    (ENCODE, brings("embeds"), "first_stage", "encoder", ENCODED),
+    # embeddings, and generators
+    *((r, brings(*r.brings, "embeds"), "first_stage", "encoder", ENCODED) for r in (GENERATE, VARY, INPAINT)),
+    (GENERATE, {"first_stage": "stage_two", **brings("embeds")}, "first_stage", "stage_two", ENCODED),
+    *((r, {"seeding": "per_stage", **brings(*r.brings, "rng")}, "seeding", "per_stage", CHAINED) for r in (GENERATE, VARY, INPAINT)),
+    # the upload's name
+    *((r, {"upload": ""}, "upload", "", DIGEST) for r in (VARY, INPAINT)),
+    *((r, {"upload": SHA}, "upload", SHA, DIGEST) for r in (GENERATE, ENCODE)),
+    *((VARY, {"upload": bad}, "upload", bad, DIGEST) for bad in ("5e", "5E" * 32, SHA + "\n", SHA + "0", "g" * 64, "../" + SHA)),
+    # strength belongs to a source
+    *((GENERATE, at(s, strength=0.5), f"settings.{s}.strength", 0.5, NO_SOURCE) for s in ("stage_one", "stage_two")),
+    (ENCODE, at("stage_one", strength=0.5), "settings.stage_one.strength", 0.5, NO_SOURCE),
+    *(
+        (r, at(s, strength=bad), f"settings.{s}.strength", bad, RANGE)
+        for r in (VARY, INPAINT)
+        for s in ("stage_one", "stage_two")
+        for bad in (0, -0.1, 1.0001, 2, float("nan"), float("inf"))
+    ),
+    # and leaves a step
+    (
+        VARY,
+        at("stage_one", strength=0.3, steps=3),
+        "settings.stage_one.strength",
+        0.3,
+        "leaves no step of 3: at least 0.3334, or more steps",
+    ),
+    (
+        INPAINT,
+        at("stage_two", strength=0.0099, steps=100),
+        "settings.stage_two.strength",
+        0.0099,
+        "leaves no step of 100: at least 0.01, or more steps",
+    ),
+    (
+        VARY,
+        at("stage_two", strength=0.4, timesteps=(900, 500)),
+        "settings.stage_two.strength",
+        0.4,
+        "leaves no step of 2: at least 0.5, or more steps",
+    ),
+    (
+        INPAINT,
+        at("stage_one", strength=0.99, steps=1),
+        "settings.stage_one.strength",
+        0.99,
+        "leaves no step of 1: at least 1.0, or more steps",
+    ),
+]
+BAD = [(request, *row) for request in ALL.values() for row in (*TEXTS, *NUMBERS, *WAY, *SETTING)] + OWN
+
+
+@pytest.mark.parametrize(("request_", "given", "field", "value", "remedy"), BAD, ids=case)
+def test_what_never_can_be_drawn_is_refused_with_field_value_and_remedy(
+    request_: Request, given: Fields, field: str, value: object, remedy: str
+) -> None:
+    error = refused(replace(request_, **given))
+    assert (error.field, repr(error.value), error.remedy) == (field, repr(value), remedy)  # repr: nan is not nan
+    shown = repr(value)
+    assert str(error) == f"{field}: {shown if len(shown) <= 80 else shown[:77] + '...'}: {remedy}"
+    assert len(str(error)) < 250
+
+
+def test_every_field_is_refused_somewhere() -> None:
+    """Whoever adds a field adds its rule, or says here why it needs none."""
+    free = {"stages", "tied"}  # yes or no
+    seen = {field.split(".")[0] for _, _, field, _, _ in BAD}
+    assert {f.name for f in fields(Request)} - free <= seen
+    assert {f.name for f in fields(Settings)} == {field.split(".")[2] for _, _, field, _, _ in BAD if field.startswith("settings.")}
+
+
+# ---- strength
+
+
+def test_what_is_left_is_what_the_pipelines_leave() -> None:
+    assert [rules.steps_left(80, strength) for strength in (0.3, 0.7, 1.0)] == [24, 56, 80]
+    assert rules.steps_left(27, 0.7) == 18
+    assert rules.steps_left(10, 0.7) == 7
+    assert rules.steps_left(3, 0.3) == 0
+
+
+@pytest.mark.parametrize(("steps", "least"), [(1, 1.0), (2, 0.5), (3, 0.3334), (7, 0.1429), (50, 0.02), (80, 0.0125), (1000, 0.001)])
+def test_the_smallest_strength_in_words(steps: int, least: float) -> None:
+    assert rules.least_strength(steps) == least
+
+
+def test_the_smallest_strength_leaves_a_step_and_nothing_smaller_does() -> None:
+    for steps in range(1, 1001):
+        least = rules.least_strength(steps)
+        assert rules.steps_left(steps, least) >= 1, steps
+        assert rules.steps_left(steps, least - 1e-4) == 0, steps
+        rules.check_steps_left("stage_one", steps, least)
+        assert str(least) in refused(replace(VARY, **at("stage_one", steps=steps, strength=least - 1e-4))).remedy
