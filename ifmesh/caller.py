@@ -296,7 +296,10 @@ class Caller:
         if wish is None or not self._luggage.wanted(message.job, message.digest):
             return []
         wish.due = now + wish.wait
-        return [Upload(message.digest)] if self._luggage.push(now, message.digest) else []
+        if not self._luggage.push(now, message.digest):
+            return []
+        # Once did not do: the coordinator may be another by now, with another inlet, and its Welcome tells.
+        return [Upload(message.digest), *([Send(Hi())] if self._luggage.repeated(message.digest) else [])]
 
     def _preview(self, message: Preview, payload: bytes) -> list[Command]:
         """An extra: it answers nothing, and puts nothing off."""

@@ -387,6 +387,14 @@ def test_the_waits_between_two_pushes_double() -> None:
     assert waits == [2.0, 4.0, 8.0, 16.0, 32.0, SLOW, SLOW, SLOW]
 
 
+def test_a_second_push_asks_where_to() -> None:
+    """The coordinator may have been started again, unnoticed, with another inlet: its Welcome says so."""
+    caller = Caller(patience=30.0, again=2.0)
+    caller.submit(0.0, "a", VARY)
+    assert caller.receive(0.1, Wanted("a", SHA)) == [Upload(SHA)]
+    assert caller.receive(2.2, Wanted("a", SHA)) == [Upload(SHA), Send(Hi())]
+
+
 def test_many_jobs_want_one_upload_and_it_is_pushed_once() -> None:
     caller = Caller(patience=1e9, again=2.0)
     jobs = [f"j{n}" for n in range(50)]
