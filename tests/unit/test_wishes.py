@@ -13,6 +13,7 @@ import pytest
 from ifmesh import bags, wishes
 from ifmesh.embeds import Embeds
 from ifmesh.errors import BadRequest
+from ifmesh.geometry import FILE_BYTES
 from ifmesh.protocol import Request, Settings
 from ifmesh.stage import Tensor
 from tests.unit.stand_in import EMBEDS, png
@@ -33,6 +34,13 @@ class Generator:
 
     def initial_seed(self) -> int:
         return self._seed
+
+
+class Broken:
+    """As a tensor without values looks from here."""
+
+    def tolist(self) -> list[int]:
+        raise NotImplementedError("Cannot copy out of meta tensor")
 
 
 def made(prompt: object = "a fox", source: object = None, mask: object = None, **given: Any) -> tuple[Request, wishes.Brought]:
@@ -157,6 +165,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("generator", "5056 bytes", {"generator": random.Random(1)}),
     ("generator", "5056 bytes", {"generator": 7}),
     ("generator", "5056 bytes", {"generator": "cpu"}),
+    ("generator", "5056 bytes", {"generator": Broken()}),
     ("mask", "give the source", {"mask": SQUARE}),
     ("mask", "96 x 64.*64 x 64", {"source": SQUARE, "mask": WIDE}),
     ("source", "PNG, JPEG or WebP", {"source": b"GIF89a"}),
@@ -177,6 +186,15 @@ def test_a_bad_wish_names_field_value_and_remedy(field: str, remedy: str, given:
         made(**given)
     assert error.value.field == field
     assert str(error.value).startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize("name", ["source", "mask"])
+def test_a_frame_that_is_made_already_holds_no_file_that_is_too_large(name: str) -> None:
+    sizes = {"source": 9, "mask": 9, name: FILE_BYTES + 1}
+    frame = bags.encode({which: Tensor("U8", (size,), bytes(size)) for which, size in sizes.items()})
+    request = Request("a fox", 1, "inpaint", brings=("source", "mask"), upload=hashlib.sha256(frame).hexdigest())
+    with pytest.raises(BadRequest, match=f"^{name}: '{FILE_BYTES + 1} bytes': at most {FILE_BYTES}"):
+        wishes.unpacked(request, frame)
 
 
 def test_a_request_that_is_made_already_fits_its_frame() -> None:
