@@ -156,6 +156,9 @@ def unpacked(request: Request, frame: bytes) -> Brought:
     except wire.Garbled as error:
         raise BadRequest("brings", request.brings, f"the frame holds something else: {error}") from None
     files = {name: bytes(bag[name].data) if name in bag else None for name in ("source", "mask")}
+    for name, data in files.items():
+        if data is not None and len(data) > geometry.FILE_BYTES:
+            raise BadRequest(name, f"{len(data)} bytes", f"at most {geometry.FILE_BYTES} bytes: scale it down, or save it as JPEG")
     return Brought(request.brings, frame, request.upload, files["source"], files["mask"])
 
 
@@ -229,10 +232,10 @@ def _embeds(value: object) -> Embeds:
 def _state(generator: object) -> bytes:
     remedy = f"a CPU torch.Generator, or its state: {STATE} bytes"
     get = getattr(generator, "get_state", None)
-    state: Any = get() if callable(get) else generator
     try:
+        state: Any = get() if callable(get) else generator
         data = bytes(memoryview(state)) if isinstance(state, bytes | bytearray | memoryview) else bytes(state.tolist())
-    except (AttributeError, TypeError, ValueError):
+    except Exception:  # others' arrays raise whatever they like
         raise BadRequest("generator", generator, remedy) from None
     if len(data) != STATE:
         raise BadRequest("generator", f"a state of {len(data)} bytes", remedy)

@@ -393,7 +393,7 @@ def test_of_several_pictures_one_is_in_memory(monkeypatch: pytest.MonkeyPatch, c
     finished = cli_targets.Output.finished
 
     def counted(self: cli_targets.Output, image: Picture, *rest: Any) -> None:
-        alive.append(sum(isinstance(thing, Picture) for thing in gc.get_objects()))
+        alive.append(sum(type(thing) is Picture for thing in gc.get_objects()))
         finished(self, image, *rest)
 
     monkeypatch.setattr(cli_targets.Output, "finished", counted)

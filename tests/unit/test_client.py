@@ -133,7 +133,7 @@ def test_a_submit_whose_job_object_is_dropped_still_gets_through() -> None:
 
 
 def test_a_tied_job_whose_job_object_is_dropped_is_still_watched() -> None:
-    watched = threading.Event()
+    mesh, watched = StandIn(), threading.Event()
 
     def rule(message: ClientMessage) -> list[ToClient] | None:
         if isinstance(message, Submit):
@@ -144,7 +144,7 @@ def test_a_tied_job_whose_job_object_is_dropped_is_still_watched() -> None:
             return [Queued(message.job, "encoder", 3 - len(heard(mesh, Watch)))]
         return None
 
-    mesh = StandIn(rule)
+    mesh.rules.append(rule)
     with Client(mesh.url, timeout=0.8) as client:
         assert client.submit("a fox", tied=True).id
         assert watched.wait(20), "it is cancelled when nobody watches it"
@@ -259,7 +259,7 @@ def test_why_a_job_was_not_taken_is_not_forgotten() -> None:
 
 
 def test_cancel_by_id_asks_the_mesh_whatever_it_said_before() -> None:
-    mesh = StandIn(on(Submit, Refused("?", "busy", "full", 1.0)), on(Cancel, Cancelled("?")))
+    mesh = StandIn(on(Submit, Refused("?", "busy", "full", 1.0)), on(Watch, Accepted("?")), on(Cancel, Cancelled("?")))
     with Client(mesh.url) as client:
         job = client.submit("a fox")
         with pytest.raises(MeshBusy):
