@@ -95,6 +95,8 @@ def made(prompt: object, given: object, mask: object, wishes: Mapping[str, Any],
     if brought.embeds is not None:
         whole["first_stage"] = "stage_one"
         whole["prompt"] = prompt or brought.embeds.prompt
+        if not whole["prompt"]:
+            raise BadRequest("prompt", prompt, "these embeds do not know theirs: give it, too, for the upscaler and the record")
         whole.setdefault("negative", brought.embeds.negative)
     return _built(whole), brought
 
@@ -179,6 +181,8 @@ def _built(whole: dict[str, object]) -> Request:
 def _check_names(wishes: Mapping[str, Any]) -> None:
     names = Wishes.__annotations__
     for name, value in wishes.items():
+        if name in Settings.__dataclass_fields__ and name not in names:
+            raise BadRequest(name, value, f"belongs to a stage: settings={{'stage_one': Settings({name}=...)}}")
         if name not in names:
             near = get_close_matches(name, names, n=1, cutoff=0.5)
             remedy = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(names))}"

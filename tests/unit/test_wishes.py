@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from ifmesh import bags, wishes
+from ifmesh.case import failure
 from ifmesh.embeds import Embeds
 from ifmesh.errors import BadRequest
 from ifmesh.geometry import FILE_BYTES
-from ifmesh.protocol import Request, Settings
+from ifmesh.protocol import Failed, Request, Settings
 from ifmesh.stage import Tensor
 from tests.unit.stand_in import EMBEDS, png
 
@@ -209,3 +210,24 @@ def test_a_request_that_is_made_already_fits_its_frame() -> None:
         with pytest.raises(BadRequest) as error:
             wishes.unpacked(asked, frame)
         assert error.value.field == field
+
+
+def test_what_belongs_to_a_stage_is_shown_there() -> None:
+    with pytest.raises(BadRequest, match=r"steps: 3: belongs to a stage: settings=\{'stage_one': Settings\(steps=\.\.\.\)\}"):
+        wishes.made("a fox", None, None, {"steps": 3})
+
+
+def test_embeddings_that_do_not_know_their_prompt_ask_for_it() -> None:
+    nameless = Embeds("", "", Tensor("F16", (2, 77, 4), bytes(2 * 77 * 4 * 2)), ())
+    with pytest.raises(BadRequest, match="prompt: '': these embeds do not know theirs"):
+        wishes.made("", None, None, {"embeds": nameless})
+    request, _ = wishes.made("a fox", None, None, {"embeds": nameless})
+    assert request.prompt == "a fox"
+
+
+def test_what_a_stage_says_of_an_upload_stands_in_the_error() -> None:
+    told = Failed("j", "request", "stage_one", "", "embeds: [2, 77, 4096]: this cascade's are [2, 77, 64]: encode the prompt with it")
+    error = failure(told, Request("a fox", 0))
+    assert isinstance(error, BadRequest)
+    assert (error.field, error.value) == ("embeds", "[2, 77, 4096]")
+    assert error.remedy == "this cascade's are [2, 77, 64]: encode the prompt with it"
