@@ -157,6 +157,7 @@ def _each(client: Client, orders: list[Order], output: Output) -> int:
     """All at once, shown one after the other; 0, or 5 when it failed, 6 when some of several did."""
     from ifmesh.cli_progress import Board
     from ifmesh.cli_row import Row
+    from ifmesh.image import Image
 
     made = [(order, *order.made()) for order in orders]
     warn_missing(client, (request for _, request, _ in made))
@@ -174,7 +175,12 @@ def _each(client: Client, orders: list[Order], output: Output) -> int:
         for order, job, came in row.landed(see):
             if len(orders) == 1 and isinstance(came, MeshError) and not (output.as_json and isinstance(came, ENDINGS)):
                 raise came
-            failed += not _told(order, job, came, output, time.monotonic() - began, board)
+            if len(orders) == 1 and isinstance(came, Image):
+                output.finished(
+                    came, order, time.monotonic() - began, board
+                )  # one that cannot be written ends the command, by its own words
+            else:
+                failed += not _told(order, job, came, output, time.monotonic() - began, board)
             del came  # before the next one is there
     except (KeyboardInterrupt, Lost, OSError) as error:  # OSError: nobody reads what we print, say
         leave(client, row.open, isinstance(error, Lost))
