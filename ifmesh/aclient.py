@@ -214,11 +214,12 @@ async def _waited(pause: Pause) -> None:
 
 def _tied(line: Connection) -> Callable[[], object]:
     """The connection ends with the event loop.  A loop tells nobody that it is closed, but it lets go of its timers: so one is set that
-    never rings, and is missed when it is gone."""
+    never rings, and is missed when it is gone.  Nobody waits for that end, but the program does, a moment, when it ends itself."""
     timer = weakref.ref(asyncio.get_running_loop().call_later(NEVER, _nothing, context=Context()))
     gone = timer()
     assert gone is not None
     missed = weakref.finalize(gone, line.end)
+    weakref.finalize(line, _farewell, weakref.ref(line))  # called at the program's end, too; of a connection that is gone, with nothing
 
     def end() -> None:
         line.end()
@@ -227,6 +228,11 @@ def _tied(line: Connection) -> Callable[[], object]:
             found.cancel()
 
     return end
+
+
+def _farewell(found: weakref.ref[Connection]) -> None:
+    if (line := found()) is not None:
+        line.farewell()
 
 
 def _nothing() -> None:

@@ -18,6 +18,7 @@ from ifmesh.case import Case, refusal
 from ifmesh.connection import Connection
 from ifmesh.embeds import Embeds
 from ifmesh.errors import BadRequest, Lost, MeshError
+from ifmesh.file import File
 from ifmesh.image import Image
 from ifmesh.protocol import Books, Ended, Request
 from ifmesh.talk import Talk, Work
@@ -47,7 +48,7 @@ class Asker:
             if self._closed:
                 raise MeshError("this client is closed")
             line = self._line
-            if line is None or line.failure is not None:
+            if line is None or line.over:
                 line = self._line = self._opened()
         mesh = line.mesh
         if mesh.welcome is None:
@@ -123,16 +124,14 @@ class Asker:
 
     def job(self, job: str) -> Talk[Case]:
         line = yield from self.connected()
-        file = line.file(checked(job))
+        file = _file(line, job)
         if file.ending is None:
-            if file.refused is not None:
-                file = line.file(job, anew=True)
             line.post(lambda mind, now: mind.watch(now, job))
         return Case(line, file, self.timeout, self)
 
     def cancel(self, job: str) -> Talk[Ended]:
         line = yield from self.connected()
-        return (yield from Case(line, line.file(checked(job)), self.timeout, self).cancel())
+        return (yield from Case(line, _file(line, job), self.timeout, self).cancel())
 
     def status(self, job: str, page: int) -> Talk[Books]:
         line = yield from self.connected()
@@ -180,6 +179,12 @@ class Asker:
     def _configured(self) -> config.Config:
         told = {"mesh.coordinator": self._coordinator, "mesh.state": None if self._state is None else str(self._state)}
         return config.read(None, os.environ, {key: value for key, value in told.items() if value})
+
+
+def _file(line: Connection, job: str) -> File:
+    """The job's file; a fresh one where all it says is that the job was not taken once: it may have been since."""
+    file = line.file(checked(job))
+    return line.file(job, anew=True) if file.ending is None and file.refused is not None else file
 
 
 def checked(job: object) -> str:

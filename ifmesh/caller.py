@@ -135,7 +135,10 @@ class Caller:
         return self._first(self._inspect)
 
     def forget(self, job: str) -> None:
-        """Nobody waits for this job any more; it goes on.  What was asked (Submit, Cancel) is still brought through."""
+        """Nobody waits for this job any more; it goes on.  What was asked (Submit, Cancel) is still brought through.
+
+        A tied job is watched to its end all the same: it lives as long as this client is heard, whoever waits.
+        """
         if fetch := self._fetches.get(job):
             self._answered(fetch)
         if wish := self._jobs.get(job):
@@ -254,6 +257,8 @@ class Caller:
         before, wish.request = wish.request, request
         if before is not None and (request is None or request.upload != before.upload):
             self._luggage.settled(wish.job, before.upload)
+        if request is not None:
+            wish.tied = request.tied
         if request is not None and request.upload:
             self._luggage.brought(wish.job, request.upload)
 
@@ -270,7 +275,7 @@ class Caller:
             self._inspect = None
 
     def _let_go(self, wish: Errand) -> None:
-        if wish.forgotten and wish.request is None and not wish.cancel:
+        if wish.forgotten and wish.request is None and not wish.cancel and not wish.tied:
             self._answered(wish)
 
     def _news(self, now: float, message: ToClient) -> list[Command]:
@@ -296,7 +301,10 @@ class Caller:
         if wish is None or not self._luggage.wanted(message.job, message.digest):
             return []
         wish.due = now + wish.wait
-        return [Upload(message.digest)] if self._luggage.push(now, message.digest) else []
+        if not self._luggage.push(now, message.digest):
+            return []
+        # Once did not do: the coordinator may be another by now, with another inlet, and its Welcome tells.
+        return [Upload(message.digest), *([Send(Hi())] if self._luggage.repeated(message.digest) else [])]
 
     def _preview(self, message: Preview, payload: bytes) -> list[Command]:
         """An extra: it answers nothing, and puts nothing off."""

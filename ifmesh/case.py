@@ -156,9 +156,14 @@ def failure(failed: Failed, request: Request | None) -> MeshError:
 
 
 def _bad(field: str, detail: str, request: Request | None) -> BadRequest:
-    """The BadRequest that the other side had: its text says field and value already, so only the remedy is taken from it."""
+    """The BadRequest that the other side had: its text says field and value already, so only the remedy is taken from it.
+
+    Of what was uploaded the request knows no value; then the other side's words for it stand there.
+    """
     value: object = request
     for part in field.split("."):
         value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
+    if value is None and (found := re.fullmatch(rf"{re.escape(field)}: (.+?): (.+)", detail, re.DOTALL)):
+        return BadRequest(field, found[1].strip("'"), found[2])
     said = str(BadRequest(field, value, ""))
     return BadRequest(field, value, detail.removeprefix(said))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sys
 import time
@@ -96,7 +97,7 @@ def _file(key: str, value: object, base: Path) -> str:
 def _name(value: object) -> str:
     from ifmesh.image import check_suffix
 
-    if not isinstance(value, str) or not value or "\0" in value or Path(value).is_absolute() or ".." in Path(value).parts:
+    if not isinstance(value, str) or not _nameable(value) or Path(value).is_absolute() or ".." in Path(value).parts:
         raise BadRequest("out", value, "the name of a file within the folder that --out names, such as fox.png")
     path = Path(value if Path(value).suffix else f"{value}.png")
     try:
@@ -106,9 +107,24 @@ def _name(value: object) -> str:
     return str(path)
 
 
+def _nameable(name: str) -> bool:
+    """Can a file be called so, and its name be printed?  Half a surrogate pair can be neither."""
+    try:
+        os.fsencode(name)
+        name.encode()
+    except UnicodeError:
+        return False
+    return bool(name) and "\0" not in name
+
+
 def _short(line: bytes) -> str:
     text = line.decode(errors="replace").strip()
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def pause_of(busy: MeshBusy) -> float:
+    """Seconds until a mesh that was full is tried again."""
+    return min(LONGEST, max(LEAST, busy.retry_after))
 
 
 class Flight:
@@ -144,7 +160,7 @@ class Flight:
                     onlooker.join()
                 del self.open[job.id], self._jobs[job.id]
                 if isinstance(came, MeshBusy):
-                    self._later = time.monotonic() + min(LONGEST, max(LEAST, came.retry_after))
+                    self._later = time.monotonic() + pause_of(came)
                     self.waiting.appendleft(order)
                 else:
                     yield order, job.id, came

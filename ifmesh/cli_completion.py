@@ -33,7 +33,12 @@ def jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
             rows = client.status().jobs
     except Exception:
         return []
-    return [CompletionItem(row.job, help=f"{row.stage} {row.prompt}") for row in rows if row.job.startswith(incomplete)]
+    return [CompletionItem(row.job, help=_line(f"{row.stage} {row.prompt}")) for row in rows if row.job.startswith(incomplete)]
+
+
+def _line(text: str) -> str:
+    """The scripts read lines: whatever else a prompt holds would be taken for offers."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def stages(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:

@@ -96,12 +96,10 @@ class Board:
                     self._bars.update(bars[stage], by=worker)
                 case protocol.Progress(stage=stage, step=step, steps=steps) if stage in bars:
                     self._bars.update(bars[stage], completed=step, total=steps)
-                case Preview(stage=stage):
-                    shown = f"{seen(event, time.monotonic() - began)}{_at(early(event) if early else None)}"
-                    if self.live and stage in bars:
-                        self._bars.update(bars[stage], by=f"{by[stage]}, {shown}")
-                    else:
-                        self.say(f"{prefix}{job.id} {shown}")
+                case Preview():
+                    path = early(event) if early else None
+                    # A line of its own, on a terminal above the bars: within a row it would leave the bar no room.
+                    self.say(f"{prefix}{job.id} {seen(event, time.monotonic() - began)}{f': {path}' if path else ''}")
                 case protocol.Finished(runs=runs):
                     for run in runs:
                         if run.stage in bars:
@@ -112,7 +110,3 @@ def seen(preview: Preview, seconds: float) -> str:
     """seconds: since it was asked for."""
     width, height = preview.size
     return f"{width} x {height} preview after {seconds:.1f} s{', blanked by the safety checker' * preview.flagged}"
-
-
-def _at(path: Path | None) -> str:
-    return f": {path}" if path else ""

@@ -17,14 +17,16 @@ from ifmesh import cli_wishes as wishes
 from ifmesh import exits
 from ifmesh.cli_targets import Output
 from ifmesh.cli_wishes import Order
-from ifmesh.errors import DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError
+from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError
 
 if TYPE_CHECKING:
     from ifmesh.cli_progress import Board
     from ifmesh.client import Client, Job
+    from ifmesh.image import Image
     from ifmesh.protocol import Request
 
 NAMED = 10  # jobs that an interrupted command names
+ENDINGS = (JobFailed, DeadlineExceeded, JobCancelled, MeshBusy)  # what --json tells of one job, instead of failing
 
 
 @click.command(short_help="Draw a prompt, vary or repaint a picture; or many.")
@@ -76,8 +78,6 @@ def submit(
     shared = Order(prompt or "", wishes.wished(**given, stages=stages_dir is not None), image, mask, embeds)
     output = Output(stages_dir, not no_parameters, as_json)
     targets.check_folder(stages_dir, "--stages-dir")
-    if no_wait and given["tied"]:
-        raise click.UsageError("--tied: with --no-wait this command is gone at once, and the job with it: leave one of them out")
     if batch is not None:
         orders = _batch(batch, shared, prompt, out, count)
     elif prompt is None and embeds is None:
@@ -88,6 +88,8 @@ def submit(
             orders = replace(shared, target=out).times(count)
             for order in orders:
                 order.made()
+    if no_wait:
+        _check_detached(orders, batch)
     with options.door(config_file) as client:
         if no_wait:
             return _hand_in(client, orders, output, patient=batch is not None)
@@ -106,6 +108,15 @@ def _batch(batch: str, shared: Order, prompt: str | None, out: Path | None, coun
     targets.check_folder(out, targets.OUT)
     orders = cli_batch.read(batch, shared, out or Path())
     return [one for order in orders for one in order.times(count)]
+
+
+def _check_detached(orders: list[Order], batch: str | None) -> None:
+    remedy = "with --no-wait this command is gone at once, and the job with it: leave one of them out"
+    for order in orders:
+        if order.wishes.get("tied"):
+            if batch is None:
+                raise click.UsageError(f"--tied: {remedy}")
+            raise BadRequest(f"{'stdin' if batch == '-' else batch}, line {order.line}: tied", True, remedy)
 
 
 def warn_missing(client: Client, requests: Iterable[Request]) -> None:
@@ -137,46 +148,44 @@ def _hand_in(client: Client, orders: list[Order], output: Output, patient: bool)
                 if not patient:
                     raise
                 screen.say(f"line {order.line} waits: {busy}", "yellow")
-                time.sleep(min(cli_batch.LONGEST, max(cli_batch.LEAST, busy.retry_after)))
+                time.sleep(cli_batch.pause_of(busy))
         output.accepted(order, job.id, board)
     return exits.OK
 
 
 def _each(client: Client, orders: list[Order], output: Output) -> int:
     """All at once, shown one after the other; 0, or 5 when it failed, 6 when some of several did."""
-    import secrets
-
     from ifmesh.cli_progress import Board
+    from ifmesh.cli_row import Row
+    from ifmesh.image import Image
 
-    made = [order.made() for order in orders]
-    warn_missing(client, (request for request, _ in made))
-    began = time.monotonic()
-    named = {secrets.token_hex(8): order for order in orders}
-    jobs: list[Job] = []
-    handed: dict[str, Order] = {}
-    failed = 0
+    made = [(order, *order.made()) for order in orders]
+    warn_missing(client, (request for _, request, _ in made))
+    began, failed = time.monotonic(), 0
     early = None if output.stages_dir is None else output.early
+
+    def see(job: Job, prefix: str) -> Image:
+        with Board() as board:
+            board.follow(job, began, early, prefix)
+            return job.result()
+
+    row = Row(client, made)
+    board = Board()
     try:
-        for (name, order), (request, brought) in zip(named.items(), made, strict=True):
-            handed[name] = order
-            jobs.append(client.ask(request, name, brought.frame))
-        for index, job in enumerate(jobs):
-            try:
-                with Board() as board:
-                    board.follow(job, began, early, f"{index + 1}/{len(jobs)} " if len(jobs) > 1 else "")
-                    image = job.result()
-            except (JobFailed, DeadlineExceeded, JobCancelled, MeshBusy) as error:
-                if len(jobs) == 1 and not output.as_json:
-                    raise
-                failed += 1
-                output.failed(handed.pop(job.id), job.id, error, board)
-                continue
-            output.finished(image, handed[job.id], time.monotonic() - began, board)
-            del handed[job.id]
-    except (KeyboardInterrupt, Lost) as error:
-        leave(client, handed, isinstance(error, Lost))
+        for order, job, came in row.landed(see):
+            if len(orders) == 1 and isinstance(came, MeshError) and not (output.as_json and isinstance(came, ENDINGS)):
+                raise came
+            if len(orders) == 1 and isinstance(came, Image):
+                output.finished(
+                    came, order, time.monotonic() - began, board
+                )  # one that cannot be written ends the command, by its own words
+            else:
+                failed += not _told(order, job, came, output, time.monotonic() - began, board)
+            del came  # before the next one is there
+    except (KeyboardInterrupt, Lost, OSError) as error:  # OSError: nobody reads what we print, say
+        leave(client, row.open, isinstance(error, Lost))
         raise
-    return _code(failed, len(jobs))
+    return _code(failed, len(orders))
 
 
 def _fly(client: Client, orders: list[Order], ahead: int, output: Output) -> int:
@@ -205,7 +214,7 @@ def _fly(client: Client, orders: list[Order], ahead: int, output: Output) -> int
             for order, job, came in flight.landed():
                 failed += not _told(order, job, came, output, time.monotonic() - began, board)
                 board.ended(failed)
-    except (KeyboardInterrupt, Lost) as error:
+    except (KeyboardInterrupt, Lost, OSError) as error:
         leave(client, flight.open, isinstance(error, Lost))
         if flight.waiting:
             lines = ", ".join(str(order.line) for order in list(flight.waiting)[:NAMED])

@@ -64,9 +64,9 @@ def save(write: Callable[[Path], object], path: Path, job: str = "") -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have, say
         kept = f"; the mesh keeps it: ifmesh show {job} -o ELSEWHERE.png" if job else ""
-        raise MeshError(f"{path}: {error.strerror or error}{kept}") from None
+        raise MeshError(f"{path}: {getattr(error, 'strerror', None) or error}{kept}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def _detached(config: Config, flags: list[str], wait: bool, timeout: float) -> i
     while True:
         told = lease.written(state)
         if told.get("pid") == process.pid and (told.get("ready") or not wait):
-            where = told.get("control") or config.mesh.listen
+            where = told.get("control") or config.mesh.listen.replace(":0", ":(any free port)")
             screen.say(f"{'ready' if wait else 'up'}: pid {process.pid}, coordinator at {where}; logs in {path.parent}")
             return 0
         if (code := process.poll()) is not None:

@@ -23,6 +23,8 @@ from ifmesh.talk import Pause, Signal, Talk
 
 log = logging.getLogger(__name__)
 
+LINGER = 0.5  # seconds for the last words, where somebody takes them ...
+LAST_WORDS = 1.0  # ... and for the thread to end, when the program does
 PROMISED = 6  # an accepted job outlives its coordinator: a restart is waited for so many times as long as a first answer
 REMEDY = "start it with `ifmesh up`, or say where it is (IFMESH_COORDINATOR, --coordinator)"
 
@@ -56,6 +58,11 @@ class Connection:
         self._thread = threading.Thread(target=self._run, name="ifmesh-client", daemon=True)
 
     # ---- any thread
+
+    @property
+    def over(self) -> bool:
+        """It has ended, or is about to: whoever has a question needs another."""
+        return self._stopping or self.failure is not None
 
     def start(self) -> None:
         """Misconfigured: no such address."""
@@ -96,7 +103,7 @@ class Connection:
         self.post(lambda mind, now: mind.cancel(now, job))
 
     def end(self, why: MeshError | None = None) -> None:
-        """What was asked so far is still sent, if somebody takes it at once; then the thread ends.  why: told to all who wait."""
+        """What was asked so far is still sent, if somebody takes it; then the thread ends.  why: told to all who wait."""
         with self._lock:
             self.failure = self.failure or why
             self._stopping = True
@@ -107,6 +114,12 @@ class Connection:
         self.end()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def farewell(self) -> None:
+        """The program ends, and with it the thread: it gets a moment to say what it has to."""
+        if self._thread.is_alive():
+            self.end()
+            self._thread.join(LAST_WORDS)
 
     def closing(self, why: MeshError | None = None) -> Talk[None]:
         """`stop`, for those who must not block."""
@@ -153,8 +166,8 @@ class Connection:
         try:
             while not self._stopping and self.failure is None:
                 self._turn()
-            self._wished()  # the last words
-            self._send()
+            self._wished()
+            self._say_last()
             self.failure = self.failure or MeshError("this client is closed")
         except Exception as error:
             log.exception("the connection to the mesh broke")
@@ -165,7 +178,7 @@ class Connection:
             files = [self.mesh, *self._files.values()]
         self._parcels.reset()
         if self._control is not None:
-            self._control.close(linger=500)  # milliseconds, if anybody listens
+            self._control.close(linger=int(LINGER * 1000))  # if anybody listens
         self._ctx.term()
         for file in files:
             file.changed()
@@ -266,6 +279,15 @@ class Connection:
             except zmq.Again:
                 return
             self._unsent.popleft()
+
+    def _say_last(self) -> None:
+        """What is still unsaid.  There may be more of it than the socket takes at once: wait for one who was heard."""
+        end = time.monotonic() + LINGER
+        self._send()
+        while self._unsent and self._control is not None and self.mesh.welcome is not None and not self.rebuilt:
+            if not self._control.poll(max(0, int((end - time.monotonic()) * 1000)), zmq.POLLOUT):
+                return
+            self._send()
 
 
 def versions(address: str, detail: str) -> MeshError:

@@ -42,7 +42,7 @@ from ifmesh.protocol import (
     Watch,
 )
 from ifmesh.wire import TO_COORDINATOR, Garbled, VersionMismatch
-from ifmesh.writer import Landed, Stored, Writer
+from ifmesh.writer import Landed, Stored, Unstored, Writer
 
 TURN = 256  # control messages in one turn: then what they led to is carried out
 EMPTY = bags.encode({})  # the first bag of a job that brings nothing
@@ -219,13 +219,15 @@ class Coordinator:
                 self._say(peer, Preview(header.job, header.stage), frame)
 
     def _landed(self) -> None:
-        """What the writer has put on disk."""
+        """What became of what the writer was given."""
         for done in self._writer.landed():
             match done:
                 case Landed(job, token, digest, size):
                     self._commands += self._broker.landed(time.monotonic(), job, token, digest, size)
                 case Stored(digest, size, names):
                     self._commands += self._broker.stored(time.monotonic(), digest, size, names)
+                case Unstored(digest, reason, detail):
+                    self._commands += self._broker.unstored(time.monotonic(), digest, reason, detail)
 
     def _carry_out(self) -> None:
         """All that was decided, and what that leads to; the journal first."""

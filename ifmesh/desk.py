@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ifmesh.books import books
 from ifmesh.commands import Book, Command, Hand
 from ifmesh.dispatch import Dispatch
@@ -26,6 +28,12 @@ class Desk(Dispatch):
         self._timer(now + self.policy.upload_keep, "upload", digest)
         for peer, submit in self.uploads.arrived(digest):
             self._submit(now, peer, submit)
+        return self._flush(now)
+
+    def unstored(self, now: float, digest: str, reason: Literal["invalid", "busy"], detail: str) -> list[Command]:
+        """The upload came, and is not on disk: whoever waits for it is told, instead of being asked for it for ever."""
+        for peer, submit in self.uploads.arrived(digest):
+            self._send(peer, Refused(submit.job, reason, detail, self.policy.retry_after if reason == "busy" else 0.0, "upload"))
         return self._flush(now)
 
     # ---- doors

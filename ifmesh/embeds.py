@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -50,25 +51,20 @@ class Embeds:
 
     @classmethod
     def of(cls, value: object, prompt: str = "", negative: str = "") -> Embeds:
-        """From a numpy array (float32, float16) or torch tensor (bfloat16 too) [2, 77, channels]; an Embeds is given back as it is.
+        """From a numpy array (float32, float16) or torch tensor (bfloat16 too) [2, 77, channels], or what has `__array__`, as jax's and
+        tensorflow's arrays do; an Embeds is given back as it is.
 
         Raises BadRequest: another shape or dtype, or values that are not finite.
         """
         if isinstance(value, Embeds):
             return value
-        shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-        if shape is None or dtype is None:
-            raise BadRequest("embeds", type(value), f"an Embeds (of Client.encode), or a numpy array or torch tensor {SHAPE}")
-        shape = tuple(int(n) for n in shape)
-        name = f"{list(shape)} {dtype}"
+        array = _array(value)
+        shape, kind = tuple(int(n) for n in array.shape), _kind(array)
+        name = f"{list(shape)} {array.dtype}"
         _check_shape(shape, name)
-        if isinstance(interface := getattr(value, "__array_interface__", None), dict):
-            kind, data = NUMPY.get(interface["typestr"]), _array_bytes
-        else:
-            kind, data = DTYPES.get(str(dtype).removeprefix("torch.")), _tensor_bytes
         if kind is None:
             raise BadRequest("embeds", name, "float32, float16, or torch's bfloat16: convert it")
-        return cls(prompt, negative, _finite(Tensor(kind, shape, data(value)), name))
+        return cls(prompt, negative, _finite(Tensor(kind, shape, _bytes(array, kind, shape, name)), name))
 
     @classmethod
     def load(cls, path: str | Path) -> Embeds:
@@ -78,8 +74,8 @@ class Embeds:
             with open(path, "rb") as file:
                 frame = file.read(bags.FRAME_LIMIT + 1)
             made = bags.decode(frame)[EMBEDS.name]
-        except OSError as error:
-            raise BadRequest("embeds", path, f"cannot be read: {error.strerror or error}") from None
+        except (OSError, ValueError) as error:  # ValueError: a null byte in its name, or what no file's name can hold
+            raise BadRequest("embeds", path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
         except Garbled as error:
             raise BadRequest("embeds", path, f"no safetensors file of embeddings: {error}") from None
         except KeyError:
@@ -132,14 +128,43 @@ def _check_shape(shape: tuple[int, ...], name: str) -> None:
         raise BadRequest("embeds", name, SHAPE)
 
 
-def _array_bytes(value: Any) -> bytes:
-    return bytes(value.tobytes())
+def _array(value: Any) -> Any:
+    """What looks like a numpy array or torch tensor: itself, or what it gives as one."""
+    try:
+        found = value
+        if not _numpys(found) and not hasattr(found, "detach"):
+            found = found.__array__()
+        if tuple(int(n) for n in found.shape) and found.dtype is not None and (not _numpys(found) or found.__array_interface__["typestr"]):
+            return found
+    except Exception:  # others' arrays raise whatever they like
+        pass
+    raise BadRequest("embeds", type(value), f"an Embeds (of Client.encode), or a numpy array or torch tensor {SHAPE}")
 
 
-def _tensor_bytes(value: Any) -> bytes:
-    """Of a torch tensor, wherever it is; by its address, as bfloat16 has no other way out."""
-    here = value.detach().cpu().contiguous()
-    return ctypes.string_at(here.data_ptr(), here.numel() * here.element_size())
+def _numpys(value: Any) -> bool:
+    """Has it numpy's interface?  This half does not import numpy."""
+    return isinstance(getattr(value, "__array_interface__", None), dict)
+
+
+def _kind(array: Any) -> str | None:
+    if _numpys(array):
+        return NUMPY.get(array.__array_interface__["typestr"])
+    return DTYPES.get(str(array.dtype).removeprefix("torch."))
+
+
+def _bytes(array: Any, kind: str, shape: tuple[int, ...], name: str) -> bytes:
+    """Its values in C order.  Of a torch tensor, wherever it is, by its address: bfloat16 has no other way out."""
+    try:
+        if _numpys(array):
+            data = bytes(array.tobytes())
+        else:
+            here = array.detach().cpu().contiguous()
+            data = ctypes.string_at(here.data_ptr(), here.numel() * here.element_size())
+    except Exception as error:  # of a sparse tensor, or one on the device "meta"
+        raise BadRequest("embeds", name, f"cannot be read, a plain tensor can: {str(error).partition(chr(10))[0][:200]}") from None
+    if len(data) != math.prod(shape) * bags.SIZES[kind]:
+        raise BadRequest("embeds", name, f"cannot be read: it holds {len(data)} bytes")
+    return data
 
 
 def _finite(tensor: Tensor, name: str) -> Tensor:

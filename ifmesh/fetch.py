@@ -86,7 +86,7 @@ def _read(url: str, until: float) -> bytes:
 
 
 def _late() -> str:
-    return f"no picture within {SECONDS:g} s: fetch it yourself, and give the file"
+    return f"no picture within {SECONDS:g} s, or not a byte for {SILENCE:g} s: fetch it yourself, and give the file"
 
 
 def _told(error: Exception) -> str:

@@ -65,7 +65,7 @@ class File(Signal):
                 case Accepted():
                     self.accepted = True
                 case Refused():
-                    self.refused = message
+                    self.refused = self.refused or message  # the first says why; what is asked of a job that was not taken is unknown
                 case Result():
                     self._keep(message, payload)
                 case Welcome():

@@ -52,6 +52,10 @@ class Luggage:
         piece.due = now + piece.wait
         return True
 
+    def repeated(self, digest: str) -> bool:
+        """Was it pushed before the last time, too?"""
+        return self._pieces[digest].wait > self._again
+
     def hurry(self) -> None:
         """What is on its way may be lost, or went to another: whoever asks next is answered at once."""
         for piece in self._pieces.values():

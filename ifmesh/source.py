@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from ifmesh import jpeg
 from ifmesh.errors import BadRequest
 from ifmesh.geometry import ASPECT, FILE_BYTES, FORMATS, PIXELS
 
@@ -61,7 +62,8 @@ def read(what: object, field: str) -> File:
     if isinstance(what, pillow.Image):
         return _encoded(what, what, field)
     if isinstance(what, bytes | bytearray | memoryview):
-        return _checked(_from_bytes(what, field), f"{memoryview(what).nbytes} bytes", field)
+        data = _from_bytes(what, field)
+        return _checked(data, f"{len(data)} bytes", field)
     if isinstance(what, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", what):
         from ifmesh import fetch
 
@@ -78,7 +80,10 @@ def read(what: object, field: str) -> File:
 
 
 def _from_bytes(what: bytes | bytearray | memoryview, field: str) -> bytes:
-    size = memoryview(what).nbytes
+    try:
+        size = memoryview(what).nbytes
+    except ValueError:  # a view that was released
+        raise BadRequest(field, what, TAKEN) from None
     if size > FILE_BYTES:
         raise BadRequest(field, f"{size} bytes", f"at most {FILE_BYTES} bytes ({FILE_BYTES >> 20} MiB): scale it down, or save it as JPEG")
     return bytes(what)
@@ -104,7 +109,10 @@ def _from_array(what: Any, field: str) -> File:
     """By the array interface, which every numpy array has: this half does not import numpy."""
     from PIL import Image as pillow
 
-    shape, kind = tuple(what.__array_interface__["shape"]), what.__array_interface__["typestr"]
+    try:
+        shape, kind = tuple(int(n) for n in what.__array_interface__["shape"]), str(what.__array_interface__["typestr"])
+    except (KeyError, TypeError, ValueError):  # no array, whatever it says
+        raise BadRequest(field, type(what), TAKEN) from None
     name = f"array {list(shape)} {getattr(what, 'dtype', kind)}"
     if kind[1:2] == "f":
         raise BadRequest(field, name, "uint8 within 0..255: of floats within 0..1, (array * 255).round().astype('uint8')")
@@ -123,7 +131,7 @@ def _from_array(what: Any, field: str) -> File:
     _check_size(width, height, name, field)
     try:
         data = memoryview(what).tobytes()  # in C order, whatever its strides
-    except TypeError:
+    except (TypeError, ValueError, BufferError):
         raise BadRequest(field, name, TAKEN) from None
     if kind == "|b1":
         data = data.translate(bytes([0]) + bytes([255]) * 255)
@@ -172,6 +180,8 @@ def _checked(data: bytes, what: object, field: str) -> File:
             picture = openers[kind](io.BytesIO(data))
             width, height = picture.size
             _check_size(width, height, what, field)  # before it is decoded
+            if jpeg.scans(data) > jpeg.SCANS:
+                raise BadRequest(field, what, f"a JPEG of more than {jpeg.SCANS} scans, which takes too long to decode: save it anew")
             picture.load()
             turned = picture.getexif().get(0x0112) in (5, 6, 7, 8)  # the orientation: by 90 or 270 degrees
         except BadRequest:

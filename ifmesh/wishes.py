@@ -99,6 +99,8 @@ def made(prompt: object, given: object, mask: object, wishes: Mapping[str, Any],
     if brought.embeds is not None:
         whole["first_stage"] = "stage_one"
         whole["prompt"] = prompt or brought.embeds.prompt
+        if not whole["prompt"]:
+            raise BadRequest("prompt", prompt, "these embeds do not know theirs: give it, too, for the upscaler and the record")
         whole.setdefault("negative", brought.embeds.negative)
     return _built(whole), brought
 
@@ -160,6 +162,9 @@ def unpacked(request: Request, frame: bytes) -> Brought:
     except wire.Garbled as error:
         raise BadRequest("brings", request.brings, f"the frame holds something else: {error}") from None
     files = {name: bytes(bag[name].data) if name in bag else None for name in ("source", "mask")}
+    for name, data in files.items():
+        if data is not None and len(data) > geometry.FILE_BYTES:
+            raise BadRequest(name, f"{len(data)} bytes", f"at most {geometry.FILE_BYTES} bytes: scale it down, or save it as JPEG")
     return Brought(request.brings, frame, request.upload, files["source"], files["mask"])
 
 
@@ -180,6 +185,8 @@ def _built(whole: dict[str, object]) -> Request:
 def _check_names(wishes: Mapping[str, Any]) -> None:
     names = Wishes.__annotations__
     for name, value in wishes.items():
+        if name in Settings.__dataclass_fields__ and name not in names:
+            raise BadRequest(name, value, f"belongs to a stage: settings={{'stage_one': Settings({name}=...)}}")
         if name not in names:
             near = get_close_matches(name, names, n=1, cutoff=0.5)
             remedy = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(names))}"
@@ -246,10 +253,10 @@ def _embeds(value: object) -> Embeds:
 def _state(generator: object) -> bytes:
     remedy = f"a CPU torch.Generator, or its state: {STATE} bytes"
     get = getattr(generator, "get_state", None)
-    state: Any = get() if callable(get) else generator
     try:
+        state: Any = get() if callable(get) else generator
         data = bytes(memoryview(state)) if isinstance(state, bytes | bytearray | memoryview) else bytes(state.tolist())
-    except (AttributeError, TypeError, ValueError):
+    except Exception:  # others' arrays raise whatever they like
         raise BadRequest("generator", generator, remedy) from None
     if len(data) != STATE:
         raise BadRequest("generator", f"a state of {len(data)} bytes", remedy)

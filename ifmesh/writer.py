@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import Literal
 
 from ifmesh.bell import Bell
 from ifmesh.inlet import brought
@@ -39,6 +41,17 @@ class Stored:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Unstored:
+    """This upload came, whole, and is not on disk.  "invalid": it holds what no client brings; "busy": the disk did not take it."""
+
+    digest: str
+    reason: Literal["invalid", "busy"]
+    detail: str
+
+
+_Done = Landed | Stored | Unstored
+
 _Key = tuple[str, Token] | tuple[str, str]
 """(job, token) of a result; (SHA-256 it came under, xxh3-128 of the frame) of an upload: a false one is not in the way of the true."""
 
@@ -48,8 +61,8 @@ class Writer:
 
     def __init__(self, journal: Journal, bell: Bell, garbage: Garbage) -> None:
         self._journal, self._bell, self._garbage = journal, bell, garbage
-        self._todo: SimpleQueue[tuple[_Key, Callable[[], Landed | Stored]] | None] = SimpleQueue()
-        self._done: SimpleQueue[tuple[_Key, Landed | Stored | OSError | Garbled]] = SimpleQueue()
+        self._todo: SimpleQueue[tuple[_Key, Callable[[], _Done]] | None] = SimpleQueue()
+        self._done: SimpleQueue[tuple[_Key, _Done | OSError | Garbled]] = SimpleQueue()
         self._results: set[_Key] = set()
         self._uploads: set[_Key] = set()
         self._thread = Thread(target=self._run, name="writer", daemon=True)
@@ -74,8 +87,8 @@ class Writer:
         if len(self._uploads) < UPLOADS:
             self._begin(self._uploads, (digest, hop), partial(self._store_upload, digest, frame))
 
-    def landed(self) -> list[Landed | Stored]:
-        """What is on disk since the last time."""
+    def landed(self) -> list[_Done]:
+        """What became of what was begun, since the last time."""
         out = []
         with suppress(Empty):
             while True:
@@ -83,7 +96,7 @@ class Writer:
                 self._results.discard(key)
                 self._uploads.discard(key)
                 if isinstance(what, OSError):
-                    logger.error("what came cannot be written: %s", what, extra={"job": key[0]})
+                    logger.error("the result cannot be written: %s", what, extra={"job": key[0]})
                 elif isinstance(what, Garbled):
                     self._garbage.dropped("somebody (upload)", what)
                 else:
@@ -95,7 +108,7 @@ class Writer:
         self._todo.put(None)
         self._thread.join()
 
-    def _begin(self, under_way: set[_Key], key: _Key, work: Callable[[], Landed | Stored]) -> None:
+    def _begin(self, under_way: set[_Key], key: _Key, work: Callable[[], _Done]) -> None:
         if key not in under_way:
             under_way.add(key)
             self._todo.put((key, work))
@@ -113,7 +126,15 @@ class Writer:
     def _store(self, job: str, token: Token, frame: bytes) -> Landed:
         return Landed(job, token, *self._journal.store(job, frame))
 
-    def _store_upload(self, digest: str, frame: bytes) -> Stored:
-        names = brought(digest, frame)
-        self._journal.store_upload(digest, frame)
+    def _store_upload(self, digest: str, frame: bytes) -> Stored | Unstored:
+        if hashlib.sha256(frame).hexdigest() != digest:  # a stranger's: the true one may still come
+            raise Garbled(f"an upload whose SHA-256 is not that of the {len(frame)} bytes")
+        try:
+            names = brought(frame)
+            self._journal.store_upload(digest, frame)
+        except Garbled as error:
+            return Unstored(digest, "invalid", str(error))
+        except OSError as error:
+            logger.error("the upload cannot be written: %s", error)
+            return Unstored(digest, "busy", f"the mesh cannot store the upload: {error.strerror or error}")
         return Stored(digest, len(frame), names)

@@ -20,6 +20,7 @@ from ifmesh.errors import BadRequest
 from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag
 
+from . import generators
 from .tensors import take, to_blob
 from .threshold import quickened
 
@@ -33,12 +34,15 @@ def noise_source(request: Request, bag: Bag) -> torch.Generator:
     if request.seeding == "per_stage" or RNG.name not in bag:
         return made.manual_seed(request.seed)
     state = take(bag, RNG)
+    none = BadRequest(RNG.name, f"{state.numel()} bytes", "no state of a CPU torch.Generator: send what its get_state() gives")
+    if RNG.name in request.brings and not generators.sound(state):
+        raise none
     try:
         made.set_state(state)
     except RuntimeError:
         if RNG.name not in request.brings:
             raise
-        raise BadRequest(RNG.name, f"{state.numel()} bytes", "no state of a CPU torch.Generator: send what its get_state() gives") from None
+        raise none from None
     return made
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ifmesh import geometry
+from ifmesh import geometry, jpeg
 from ifmesh.cascade import MASK, SOURCE
 from ifmesh.errors import BadRequest
 from ifmesh.stage import Bag
@@ -68,6 +68,8 @@ def picture(file: Tensor, field: str, mode: str) -> Image.Image:
     data = file.numpy().tobytes()
     if len(data) > geometry.FILE_BYTES:
         raise BadRequest(field, f"{len(data)} bytes", f"at most {geometry.FILE_BYTES}: make it smaller, or save it as JPEG")
+    if jpeg.scans(data) > jpeg.SCANS:
+        raise BadRequest(field, f"{len(data)} bytes", f"a JPEG of more than {jpeg.SCANS} scans: save it anew")
     try:
         opened = Image.open(io.BytesIO(data), formats=geometry.FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

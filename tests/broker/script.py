@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from ifmesh import keeper, protocol
 from ifmesh.broker import Broker
@@ -165,7 +165,8 @@ class BrokerStory(_Teller):
         if who == "hub":
             doing: dict[str, Callable[..., list[str]]] = {
                 "wait": list, "restart": self._restart, "landed": self._landed, "expects": self._expects, "gone": self._gone,
-                "wants": self._wants, "stored": self._stored, "unreadable": self._unreadable, "lookers": self._lookers,
+                "wants": self._wants, "stored": self._stored, "unstored": self._unstored,
+                "unreadable": self._unreadable, "lookers": self._lookers,
                 "drain": self._drain, "farewell": self._farewell,
             }  # fmt: skip
             verb, _, rest = what.partition(" ")
@@ -229,6 +230,9 @@ class BrokerStory(_Teller):
     def _stored(self, name: str, *names: str) -> list[str]:
         self._uploads[UPLOADS[name]] = 1000
         return self._said(self._broker.stored(self.now, UPLOADS[name], 1000, names))
+
+    def _unstored(self, name: str, reason: Literal["invalid", "busy"], *why: str) -> list[str]:
+        return self._said(self._broker.unstored(self.now, UPLOADS[name], reason, " ".join(why)))
 
     def _unreadable(self, job: str, *why: str) -> list[str]:
         return self._said(self._broker.unreadable(self.now, job, " ".join(why)))

@@ -105,6 +105,11 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "the first bag is always empty": ("dispatch", "worker.hello.endpoints, job.request.upload))", "worker.hello.endpoints))"),
     "an upload in use is discarded": ("vigil", "digest not in self.uploads.users and ", ""),
     "uploads are never discarded": ("vigil", "self._out.append(Discard(digest))", "pass"),
+    "nobody is told of what cannot be stored": (
+        "desk",
+        'self._send(peer, Refused(submit.job, reason, detail, self.policy.retry_after if reason == "busy" else 0.0, "upload"))',
+        "pass",
+    ),
     "uploads go before their time": ("vigil", " and now >= stored.idle + self.policy.upload_keep", ""),
     "what was left behind stays on disk": ("broker", "self._out.append(Discard(digest))", "pass"),
     "after a restart no upload is known": ("broker", "if digest in brought:", "if False:"),

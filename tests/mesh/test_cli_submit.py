@@ -263,6 +263,32 @@ def test_a_batch_of_ten_with_one_that_fails(toy: Shell) -> None:
     assert toy.ps()["jobs"] == []
 
 
+def test_more_of_one_than_the_mesh_takes_at_once(toy: Shell) -> None:
+    done = toy.run("submit", "a fox", "-n", "7", "--size", "64", "--steps", "I=20", "--seed", "1", "-o", "seven.png", "--json")
+    assert [(one["seed"], one["path"]) for one in documents(fine(done))] == [(n, f"seven-{n}.png") for n in range(1, 8)]
+    assert len({asked(toy.folder / f"seven-{n}.png").seed for n in range(1, 8)}) == 7
+    assert "5/7 waits: 4 jobs are" in done.stderr
+
+
+def test_a_reader_that_goes_away_during_a_batch(toy: Shell) -> None:
+    """As for Ctrl-C: what goes on is named, and what is tied ends."""
+    steps = {"settings": {"stage_one": {"steps": 1000}}}
+    lines: list[dict[str, object]] = [{"prompt": "short"}, {"prompt": "long", **steps}, {"prompt": "tied", "tied": True, **steps}]
+    with toy.start("submit", "--batch", batch(toy, *lines, {"prompt": "last"}), "--size", "64", "-o", "gone", "--ahead", "3") as waiting:
+        assert waiting.stdout
+        assert waiting.stderr
+        waiting.stdout.close()
+        assert waiting.wait(LIMIT) == 1
+        err = waiting.stderr.read()
+    (row,) = toy.ps()["jobs"]
+    assert row["prompt"] == "long"
+    assert f"job {row['job']} goes on: ifmesh show {row['job']} -o out.png, or ifmesh cancel {row['job']}" in err
+    assert re.search(r"^job \w+ is tied to this command, and ends with it$", err, re.MULTILINE)
+    assert "1 were not handed in: lines 4" in err
+    assert "Traceback" not in err
+    fine(toy.run("cancel", row["job"]))
+
+
 def test_a_batch_from_stdin_that_is_not_waited_for(toy: Shell) -> None:
     command = [sys.executable, "-m", "ifmesh", "submit", "--batch", "-", "--size", "64", "--no-wait"]
     lines = json.dumps({"prompt": "a fox", "image": "fox.png"}) + "\n" + json.dumps({"prompt": "an owl"})

@@ -89,7 +89,7 @@ def test_a_job_does_not_wait_for_pictures_of_others(mesh: Make) -> None:
 
 def test_what_is_no_picture_is_not_shown(mesh: Make) -> None:
     """Somebody knows the job and what was granted: the coordinator looks at what it passes on."""
-    one = mesh(services__stage_two__options__step_ms=200)
+    one = mesh(services__stage_two__options__step_ms=1000)
     processes = one.all()
     small = bags.encode({"image64": Tensor("F16", (3, 8, 8), bytes(3 * 8 * 8 * 2))})
     with one.speaker() as fan:
@@ -98,8 +98,9 @@ def test_what_is_no_picture_is_not_shown(mesh: Make) -> None:
         headers = [Header("preview", "a", stage, (1, n), bags.digest(small)) for n in range(9) for stage in (*EARLY, "guard", "nobody")]
         headers += [Header("preview", "nobody's", "stage_one", (1, 1), bags.digest(small))]
         fan.push(*([HEADER.encode(header), small] for header in headers))
+        # While it is under way: of one that has ended nothing is looked at.
+        one.wait_for(lambda: "dropped what stage_one, for job a, sent (1 so far)" in processes["coordinator"].log.read_text())
         fan.finished("a")
         assert plain(bags.decode(fan.result("a"))) == expected(FOX)
         result = published(fan.payload)
         assert all(picture == result[PNG[stage].name][2] for stage, picture in seen(fan).items())
-    one.wait_for(lambda: "dropped what stage_one, for job a, sent (1 so far)" in processes["coordinator"].log.read_text())

@@ -12,7 +12,7 @@ from dataclasses import replace
 import PIL.Image
 import pytest
 
-from ifmesh import Client, bags
+from ifmesh import Client, MeshBusy, bags
 from ifmesh.cascade import DRAWN, PNG
 from ifmesh.geometry import FILE_BYTES
 from ifmesh.protocol import Accepted, Failed, Progress, Refused, Request, Wanted
@@ -104,8 +104,9 @@ def test_one_upload_is_for_all_who_want_it(calm: Mesh) -> None:
         assert published(two.result("third")) == expected(replace(request, seed=9), upload=upload)
 
 
-def test_what_is_not_the_upload_is_dropped(calm: Mesh) -> None:
-    """Under a name that is waited for: nothing of it reaches the disk, and the true one is still taken."""
+def test_what_no_client_brings_is_refused_and_what_is_not_the_upload_is_dropped(calm: Mesh) -> None:
+    """The first is its sender's fault, who is told; the second may be a stranger's, under a name that is waited for: the true one is
+    still taken.  Nothing of either reaches the disk."""
     strange = {
         "a stranger's tensor": bags.encode({"source": SOURCE, "image64": SOURCE}),
         "nothing": bags.encode({}),
@@ -122,10 +123,14 @@ def test_what_is_not_the_upload_is_dropped(calm: Mesh) -> None:
             fan.until(Wanted, lambda m, job=f"strange-{number}": m.job == job)  # type: ignore[misc]
         fan.submit("true", request)
         fan.until(Wanted, lambda m: m.job == "true")
-        for number, frame in enumerate([*strange.values(), b"false"]):
-            fan.push(uploaded(frame, request.upload if frame == b"false" else ""))
-            calm.wait_for(lambda n=number: f"dropped what somebody (upload) sent ({n + 1} so far)" in log.read_text())  # type: ignore[misc]
+        for number, frame in enumerate(strange.values()):
+            fan.push(uploaded(frame))
+            refused = fan.until(Refused)
+            assert (refused.job, refused.reason, refused.field) == (f"strange-{number}", "invalid", "upload")
+        fan.push(uploaded(b"false", request.upload))
+        calm.wait_for(lambda: "dropped what somebody (upload) sent (1 so far)" in log.read_text())
         fan.push(uploaded(variation(3)[1], request.upload))  # whole, but another
+        calm.wait_for(lambda: "dropped what somebody (upload) sent (2 so far)" in log.read_text())
         calm.wait_for(lambda: "an upload whose SHA-256 is not that of the" in log.read_text())
         fan.push(uploaded(variation(4)[1]), uploaded(upload))  # nobody has asked for the first
         fan.until(Accepted)
@@ -227,3 +232,18 @@ def test_what_no_job_needs_is_gone_after_a_restart(mesh: Make) -> None:
         fan.bring("b", again, upload)  # it is asked for anew
         fan.finished("b")
         assert published(fan.result("b")) == expected(again, upload=upload)
+
+
+def test_a_disk_that_takes_no_upload_is_told_and_does_better_later(mesh: Make) -> None:
+    """Nobody waits for ever, or pushes again and again: the client hears why."""
+    one = mesh()
+    one.all(SMALL)
+    uploads = one.state / "uploads"
+    uploads.rename(one.state / "elsewhere")
+    uploads.write_text("no folder")
+    with Client(state=str(one.state), timeout=LIMIT / 6) as client:
+        with pytest.raises(MeshBusy, match="cannot store the upload: Not a directory"):
+            client.vary(png((1, 2, 3)), "a fox", size=64)
+        uploads.unlink()
+        uploads.mkdir()
+        assert client.vary(png((1, 2, 3)), "a fox", size=64).stage == "stage_one"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
 import torch
 from ifmesh_services import loading
+from ifmesh_services.generators import sound
 from ifmesh_services.tensors import to_blob, to_torch
 from transformers import T5Tokenizer
 
@@ -43,12 +45,28 @@ def test_a_fresh_generator_is_its_seed_and_comes_back_as_it_was_left(stages16: d
     assert ours == seeded  # the last generator, too
 
 
-@pytest.mark.parametrize("state", [bytes(5056), b"\xff" * 5056])
+def behind_its_end() -> bytes:
+    """A state that torch takes: its next word lies behind the last one."""
+    state = bytearray(generator(1).get_state().numpy().tobytes())
+    struct.pack_into("<iiQ", state, 8, 624, 1, 624)
+    torch.Generator("cpu").set_state(torch.frombuffer(state, dtype=torch.uint8))
+    return bytes(state)
+
+
+@pytest.mark.parametrize("state", [bytes(5056), b"\xff" * 5056, behind_its_end()])
 def test_what_is_no_generator_is_refused(stages16: dict[str, Stage], state: bytes) -> None:
     brought = {"rng": to_blob(torch.tensor(list(state), dtype=torch.uint8))}
     with pytest.raises(BadRequest, match="get_state") as caught:
         drawn(stages16, bringing(Request(FOX, 0, settings=FEW), brought), brought)
     assert (caught.value.field, caught.value.value) == ("rng", "5056 bytes")
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 311, 623, 624, 625, 12288])
+def test_a_generator_that_was_used_is_one(count: int) -> None:
+    used = generator(3)
+    for draw in (torch.randn, torch.rand):
+        draw(count, generator=used)
+        assert sound(used.get_state())
 
 
 @pytest.mark.parametrize("seeding", ["chained", "per_stage"])

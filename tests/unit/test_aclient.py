@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -403,6 +406,28 @@ def test_a_closed_loop_ends_the_client(mesh: StandIn, keep_loop: bool, caplog: p
     assert len(jobs) == 2
 
 
+def test_a_second_loop_does_not_take_a_connection_that_is_ending(mesh: StandIn) -> None:
+    client = AsyncClient(mesh.url)
+    assert asyncio.run(client.status()) == BOOKS
+
+    async def again() -> None:
+        async with asyncio.timeout(20):
+            assert await client.status() == BOOKS
+
+    async def first() -> Connection:
+        await client.status()
+        return connection(client)
+
+    loop = asyncio.new_event_loop()
+    old = loop.run_until_complete(first())
+    with old._lock:  # its thread does not get to its end meanwhile
+        loop.close()
+        asyncio.run(again())
+        assert old.failure is None
+        assert connection(client) is not old
+    until(lambda: not client_threads())
+
+
 def test_a_loop_that_closes_while_somebody_waits(mesh: StandIn, caplog: pytest.LogCaptureFixture) -> None:
     """The connection has news for a task whose loop is gone: nobody minds."""
     endless(mesh)
@@ -433,6 +458,52 @@ def test_a_forgotten_client_ends(mesh: StandIn) -> None:
             assert not [handle for handle in asyncio.get_running_loop()._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
 
     asyncio.run(main())
+
+
+def test_ctrl_c_without_async_with_still_cancels_the_jobs(mesh: StandIn) -> None:
+    """The program ends as soon as its loop is closed, and what it has to say is said before."""
+    cancelled, asked, jobs = threading.Event(), set[str](), set[str]()
+
+    def rule(message: ClientMessage) -> list[ToClient] | None:
+        if isinstance(message, Submit) and message.job not in asked:
+            asked.add(message.job)
+            if len(asked) == 300:
+                os.kill(child.pid, signal.SIGINT)
+        if isinstance(message, Cancel):
+            jobs.add(message.job)
+            if len(jobs) == 300:
+                cancelled.set()
+            return [Cancelled(message.job)]
+        return [Accepted(message.job)] if isinstance(message, Submit | Watch) else None
+
+    mesh.rules.append(rule)
+    code = (
+        "import asyncio\nfrom ifmesh import AsyncClient\n"
+        f"c = AsyncClient({mesh.url!r})\n"
+        "async def main():\n    await asyncio.gather(*(c.generate('a fox') for _ in range(300)))\n"
+        "asyncio.run(main())"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as child:
+        _, error = child.communicate(timeout=60)
+    assert child.returncode == -2
+    assert error.count(b"\nKeyboardInterrupt") == 1
+    assert cancelled.wait(10), f"{len(jobs)} of 300"
+
+
+def test_nothing_waits_for_the_end_of_a_connection_that_has_ended(mesh: StandIn) -> None:
+    async def main() -> None:
+        async with AsyncClient(mesh.url) as client:
+            await client.status()
+        forgotten = AsyncClient(mesh.url)
+        await forgotten.status()
+
+    waiting = weakref.finalize._registry  # type: ignore[attr-defined]
+    gc.collect()
+    before = len(waiting)
+    asyncio.run(main())
+    until(lambda: not client_threads())
+    gc.collect()
+    assert len(waiting) <= before
 
 
 def test_a_program_that_forgets_to_close_ends(mesh: StandIn) -> None:

@@ -40,6 +40,7 @@ from ifmesh.protocol import (
 FOX = Request("a fox", 7)
 SHA = "5e" * 32
 OTHER = "07" * 32
+TIED = Request("a fox", 7, tied=True)
 VARY = Request("a fox", 7, "vary", brings=("source",), upload=SHA)
 STAGES = ("encoder", "stage_one", "stage_two", "upscaler", "guard")
 
@@ -325,6 +326,30 @@ def test_forget_still_brings_a_submit_through() -> None:
     assert caller.wakeup() is None
 
 
+def test_a_tied_job_is_watched_to_its_end_though_nobody_waits() -> None:
+    """It lives as long as somebody who watches it is heard: the client is, whoever dropped the job."""
+    caller = Caller(patience=60.0, again=2.0)
+    caller.submit(0.0, "a", TIED)
+    caller.receive(0.1, Accepted("a"))
+    assert told(caller.receive(0.2, Queued("a", "encoder", 0)))
+    caller.forget("a")
+    assert {Send(Hi()), Send(Watch("a"))} == {c for _, c in run(caller, 0.2, 50.0)}
+    for now, news in ((50.0, Started("a", "stage_one", "w")), (50.1, finished("a"))):
+        assert told(caller.receive(now, news)) == [news]
+        caller.forget("a")
+    assert caller.wakeup() is None
+
+
+def test_a_tied_job_that_is_forgotten_before_it_is_accepted() -> None:
+    caller = Caller(patience=60.0, again=2.0)
+    caller.submit(0.0, "a", TIED)
+    caller.forget("a")
+    caller.receive(0.1, Accepted("a"))
+    assert Send(Hi()) in [c for _, c in run(caller, 0.1, 50.0)]
+    assert told(caller.receive(50.0, Cancelled("a"))) == [Cancelled("a")]
+    assert caller.wakeup() is None
+
+
 def test_coming_back_to_an_ended_job_tells_its_ending_again() -> None:
     caller = Caller()
     accepted(caller, 0.0, "a")
@@ -385,6 +410,14 @@ def test_the_waits_between_two_pushes_double() -> None:
         now += 1.0
     waits = [b - a for a, b in pairwise(pushed)]
     assert waits == [2.0, 4.0, 8.0, 16.0, 32.0, SLOW, SLOW, SLOW]
+
+
+def test_a_second_push_asks_where_to() -> None:
+    """The coordinator may have been started again, unnoticed, with another inlet: its Welcome says so."""
+    caller = Caller(patience=30.0, again=2.0)
+    caller.submit(0.0, "a", VARY)
+    assert caller.receive(0.1, Wanted("a", SHA)) == [Upload(SHA)]
+    assert caller.receive(2.2, Wanted("a", SHA)) == [Upload(SHA), Send(Hi())]
 
 
 def test_many_jobs_want_one_upload_and_it_is_pushed_once() -> None:

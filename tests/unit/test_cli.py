@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pty
@@ -9,15 +10,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from ifmesh import cli, cli_batch, cli_options, cli_timeline, cli_up, cli_wishes
+from ifmesh import cli, cli_batch, cli_options, cli_targets, cli_timeline, cli_up, cli_wishes
 from ifmesh.cli import exit_code, run
 from ifmesh.cli_timeline import Span
 from ifmesh.cli_wishes import Order
 from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
+from ifmesh.image import Image as Picture
 from ifmesh.protocol import ClientMessage, Inspect, JobRow, Settings, ToClient
 from tests.unit.stand_in import BOOKS, StandIn
 
@@ -384,6 +387,10 @@ def test_a_line_says_what_differs() -> None:
         ('{"prompt": "a fox", "out": "/fox.png"}', "out: '/fox.png': the name of a file within"),
         ('{"prompt": "a fox", "out": "fox.xyz"}', "no picture format to write has the suffix '.xyz'"),
         ('{"prompt": "a fox", "out": "good.png"}', "out: 'good.png': line 1 has it, too"),
+        ('{"prompt": "a fox", "out": "\\ud800.png"}', "out: '\\ud800.png': the name of a file within"),
+        ('{"prompt": "a fox", "out": "\\udcff.png"}', "out: '\\udcff.png': the name of a file within"),
+        ('{"prompt": "a fox", "embeds": "a\\u0000b"}', "embeds: 'in/a\\x00b': cannot be read"),
+        ('{"prompt": "a fox", "image": "\\ud800.png"}', "image: 'in/\\ud800.png': cannot be read"),
     ],
 )
 def test_a_wrong_line_is_named_before_connecting(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -398,6 +405,41 @@ def test_a_wrong_line_is_named_before_connecting(line: str, said: str, capsys: p
     assert len(err.splitlines()) == 1
     assert not out
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("flags", [(), ("--tied",)])
+def test_a_tied_line_is_waited_for(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    path = lines('{"prompt": "a fox", "tied": false}', '{"prompt": "a fox", "tied": true}')
+    assert run(["submit", "--batch", path, "--no-wait", *flags, "--coordinator", NOBODY]) == 2
+    assert f"ifmesh: {path}, line 2: tied: True: with --no-wait this command is gone at once" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_no_bug(tmp_path: Path) -> None:
+    def write(path: Path) -> None:
+        path.write_bytes(b"")
+
+    for name in ("\ud800.png", "a\0b.png", "x" * 300):
+        with pytest.raises(MeshError, match="the mesh keeps it: ifmesh show fox "):
+            cli_targets.save(write, tmp_path / name, "fox")
+
+
+def test_of_several_pictures_one_is_in_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    alive: list[int] = []
+    finished = cli_targets.Output.finished
+
+    def counted(self: cli_targets.Output, image: Picture, *rest: Any) -> None:
+        alive.append(sum(type(thing) is Picture for thing in gc.get_objects()))
+        finished(self, image, *rest)
+
+    monkeypatch.setattr(cli_targets.Output, "finished", counted)
+    mesh = StandIn()
+    try:
+        gc.collect()
+        assert run(["submit", "a fox", "-n", "5", "-o", "fox.png", "--coordinator", mesh.url]) == 0
+    finally:
+        mesh.close()
+    assert capsys.readouterr().out.splitlines() == [f"fox-{n}.png" for n in range(1, 6)]
+    assert alive == [1] * 5
 
 
 def test_of_several_wrong_lines_the_first_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -468,6 +510,21 @@ def completed(*words: str) -> list[str]:
     done = subprocess.run([sys.executable, "-m", "ifmesh"], env=environ, capture_output=True, text=True, timeout=30, check=True)
     assert done.stderr == ""
     return done.stdout.split()
+
+
+def test_a_prompt_is_one_line_of_help() -> None:
+    """The script of zsh reads three lines for each offer: a prompt must not make offers of its own."""
+    row = JobRow("job1", "running", "stage_one", 1, 2, "w", 1.0, "a fox\nplain\nrm -rf\x1b[2J \t ~")
+    mesh = StandIn(lambda message: [replace(BOOKS, jobs=(row,))] if isinstance(message, Inspect) else None)
+    environ = os.environ | {"_IFMESH_COMPLETE": "zsh_complete", "COMP_WORDS": "ifmesh show j", "COMP_CWORD": "2"}
+    command = [sys.executable, "-m", "ifmesh"]
+    try:
+        done = subprocess.run(
+            command, env=environ | {"IFMESH_COORDINATOR": mesh.url}, capture_output=True, text=True, timeout=30, check=True
+        )
+    finally:
+        mesh.close()
+    assert done.stdout.splitlines() == ["plain", "job1", "stage_one a fox plain rm -rf [2J ~"]
 
 
 def test_completion() -> None:

@@ -132,6 +132,25 @@ def test_a_submit_whose_job_object_is_dropped_still_gets_through() -> None:
     mesh.close()
 
 
+def test_a_tied_job_whose_job_object_is_dropped_is_still_watched() -> None:
+    mesh, watched = StandIn(), threading.Event()
+
+    def rule(message: ClientMessage) -> list[ToClient] | None:
+        if isinstance(message, Submit):
+            return [Accepted(message.job), Queued(message.job, "encoder", 3)]
+        if isinstance(message, Watch):
+            if len(heard(mesh, Watch)) == 3:
+                watched.set()
+            return [Queued(message.job, "encoder", 3 - len(heard(mesh, Watch)))]
+        return None
+
+    mesh.rules.append(rule)
+    with Client(mesh.url, timeout=0.8) as client:
+        assert client.submit("a fox", tied=True).id
+        assert watched.wait(20), "it is cancelled when nobody watches it"
+    mesh.close()
+
+
 def test_many_at_once_from_many_threads(client: Client) -> None:
     results: list[Image] = []
 
@@ -222,6 +241,30 @@ def test_a_busy_mesh_can_be_asked_again_with_the_same_id() -> None:
         with pytest.raises(MeshBusy):
             job.result(10)
         assert client.submit("a fox", job="mine", seed=3).result(10).seed == 3
+    mesh.close()
+
+
+def test_why_a_job_was_not_taken_is_not_forgotten() -> None:
+    """A late answer to a question before says that there is no such job."""
+    mesh = StandIn(on(Submit, Refused("?", "busy", "full", 1.0)))
+    with Client(mesh.url) as client:
+        job = client.submit("a fox")
+        with pytest.raises(MeshBusy):
+            job.result(10)
+        job._case.line.cancel(job.id)
+        client.status()  # answered after the Cancel
+        with pytest.raises(MeshBusy):
+            job.result(10)
+    mesh.close()
+
+
+def test_cancel_by_id_asks_the_mesh_whatever_it_said_before() -> None:
+    mesh = StandIn(on(Submit, Refused("?", "busy", "full", 1.0)), on(Watch, Accepted("?")), on(Cancel, Cancelled("?")))
+    with Client(mesh.url) as client:
+        job = client.submit("a fox")
+        with pytest.raises(MeshBusy):
+            job.result(10)
+        assert client.cancel(job.id) == Cancelled(job.id), "another client has handed it in meanwhile"
     mesh.close()
 
 

@@ -108,6 +108,47 @@ def test_what_is_refused_and_what_would_work(value: object, said: str) -> None:
     assert error.value.field == "embeds"
 
 
+class Odd:
+    """Has what an array has, as others have it."""
+
+    def __init__(self, **has: object) -> None:
+        self.__dict__ |= has
+
+
+class Jax:
+    """As arrays of jax and tensorflow look from here."""
+
+    def __init__(self, array: numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.floating]]) -> None:
+        self.shape, self.dtype, self._array = array.shape, array.dtype, array
+
+    def __array__(self, dtype: object = None, copy: object = None) -> numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.floating]]:
+        return self._array
+
+
+def test_arrays_of_others_that_can_be_numpys() -> None:
+    assert (Embeds.of(Jax(ARRAY)).numpy() == ARRAY).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (Odd(shape=(2, 77, 4), dtype="float32"), "numpy array or torch tensor"),
+        (Odd(shape=3, dtype="float32"), "numpy array or torch tensor"),
+        (Odd(shape=(2, 77, None), dtype="float32"), "numpy array or torch tensor"),
+        (Odd(shape=(2, 77, 4), dtype="float32", __array__=list), "numpy array or torch tensor"),
+        (Odd(shape=(2, 77, 4), dtype="float32", __array_interface__={}), "numpy array or torch tensor"),
+        (Odd(shape=(2, 77, 4), dtype="float32", __array_interface__={"typestr": "<f4"}, tobytes=lambda: b"123"), "3 bytes"),
+        (Jax(ARRAY.astype("float64")), "float64.*convert"),
+        (torch.zeros(2, 77, 4, device="meta"), "cannot be read"),
+        (torch.zeros(2, 77, 4).to_sparse(), "cannot be read"),
+    ],
+)
+def test_odd_arrays_are_refused(value: object, said: str) -> None:
+    with pytest.raises(BadRequest, match=said) as error:
+        Embeds.of(value)
+    assert error.value.field == "embeds"
+
+
 # ---- files
 
 
@@ -160,5 +201,8 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     bad(bags.encode({"embeds": Tensor("F32", (2, 76, 1), bytes(608))}), "[2, 76, 1]")
     bad(bags.encode({"embeds": Tensor("F64", (2, 77, 1), bytes(1232))}), "F64")
     bad(bags.encode({"embeds": Tensor("F16", (2, 77, 1), b"\xff" * 308)}), "no numbers")
+    for path in ("a\0b", "\ud800"):
+        with pytest.raises(BadRequest, match=r"embeds: .*cannot be read"):
+            Embeds.load(path)
     header = json.dumps({"__metadata__": {"prompt": 7}}).encode()
     bad(len(header).to_bytes(8, "little") + header, "no safetensors file")

@@ -204,9 +204,45 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     refused(tmp_path / "secret.png", "cannot be read: Permission denied")
 
 
+def painted(scans: int) -> bytes:
+    """A progressive JPEG whose last scan comes so many times more."""
+    data = io.BytesIO()
+    NOISE.save(data, "JPEG", progressive=True)
+    whole = data.getvalue()
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + last * scans + whole[-2:]
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read(painted(10), "source").format == "JPEG"
+    assert read(painted(0) + b"\xff\xda\0\2" * 200, "source").format == "JPEG", "what phones put behind the picture is not painted"
+
+    def no_decoding(self: object) -> None:
+        raise AssertionError("it was decoded")
+
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", no_decoding)
+    refused(painted(200), "more than 100 scans", "save it anew")
+
+
 def test_what_is_nothing_of_all_this() -> None:
     for what in (None, 7, ["a.png"], object):
         refused(what, "a Pillow image, a path", field="mask")
+    released = memoryview(saved(NOISE))
+    released.release()
+    refused(released, "a Pillow image, a path")
+
+
+class Odd:
+    """Has what an array has, as others have it."""
+
+    def __init__(self, interface: dict[str, object]) -> None:
+        self.__array_interface__ = interface
+
+
+@pytest.mark.parametrize("interface", [{}, {"shape": 3, "typestr": "|u1"}, {"shape": (8, None), "typestr": "|u1"}, {"shape": (8, 8)}])
+def test_odd_arrays_are_refused(interface: dict[str, object]) -> None:
+    refused(Odd(interface), "a Pillow image, a path")
+    refused(Odd({"shape": (8, 8), "typestr": "|u1"}), "a Pillow image, a path")  # and nothing behind it
 
 
 # ---- arrays

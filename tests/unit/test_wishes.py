@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from ifmesh import bags, wishes
+from ifmesh.case import failure
 from ifmesh.embeds import Embeds
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import Request, Settings
+from ifmesh.geometry import FILE_BYTES
+from ifmesh.protocol import Failed, Request, Settings
 from ifmesh.stage import Tensor
 from tests.unit.stand_in import EMBEDS, png
 
@@ -33,6 +35,13 @@ class Generator:
 
     def initial_seed(self) -> int:
         return self._seed
+
+
+class Broken:
+    """As a tensor without values looks from here."""
+
+    def tolist(self) -> list[int]:
+        raise NotImplementedError("Cannot copy out of meta tensor")
 
 
 def made(prompt: object = "a fox", source: object = None, mask: object = None, **given: Any) -> tuple[Request, wishes.Brought]:
@@ -178,6 +187,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("generator", "5056 bytes", {"generator": random.Random(1)}),
     ("generator", "5056 bytes", {"generator": 7}),
     ("generator", "5056 bytes", {"generator": "cpu"}),
+    ("generator", "5056 bytes", {"generator": Broken()}),
     ("mask", "give the source", {"mask": SQUARE}),
     ("mask", "96 x 64.*64 x 64", {"source": SQUARE, "mask": WIDE}),
     ("source", "PNG, JPEG or WebP", {"source": b"GIF89a"}),
@@ -200,6 +210,15 @@ def test_a_bad_wish_names_field_value_and_remedy(field: str, remedy: str, given:
     assert str(error.value).startswith(f"{field}: ")
 
 
+@pytest.mark.parametrize("name", ["source", "mask"])
+def test_a_frame_that_is_made_already_holds_no_file_that_is_too_large(name: str) -> None:
+    sizes = {"source": 9, "mask": 9, name: FILE_BYTES + 1}
+    frame = bags.encode({which: Tensor("U8", (size,), bytes(size)) for which, size in sizes.items()})
+    request = Request("a fox", 1, "inpaint", brings=("source", "mask"), upload=hashlib.sha256(frame).hexdigest())
+    with pytest.raises(BadRequest, match=f"^{name}: '{FILE_BYTES + 1} bytes': at most {FILE_BYTES}"):
+        wishes.unpacked(request, frame)
+
+
 def test_a_request_that_is_made_already_fits_its_frame() -> None:
     request, brought = made(source=SQUARE)
     assert wishes.unpacked(Request("a fox", 1), b"") == wishes.NOTHING
@@ -212,3 +231,24 @@ def test_a_request_that_is_made_already_fits_its_frame() -> None:
         with pytest.raises(BadRequest) as error:
             wishes.unpacked(asked, frame)
         assert error.value.field == field
+
+
+def test_what_belongs_to_a_stage_is_shown_there() -> None:
+    with pytest.raises(BadRequest, match=r"steps: 3: belongs to a stage: settings=\{'stage_one': Settings\(steps=\.\.\.\)\}"):
+        wishes.made("a fox", None, None, {"steps": 3})
+
+
+def test_embeddings_that_do_not_know_their_prompt_ask_for_it() -> None:
+    nameless = Embeds("", "", Tensor("F16", (2, 77, 4), bytes(2 * 77 * 4 * 2)), ())
+    with pytest.raises(BadRequest, match="prompt: '': these embeds do not know theirs"):
+        wishes.made("", None, None, {"embeds": nameless})
+    request, _ = wishes.made("a fox", None, None, {"embeds": nameless})
+    assert request.prompt == "a fox"
+
+
+def test_what_a_stage_says_of_an_upload_stands_in_the_error() -> None:
+    told = Failed("j", "request", "stage_one", "", "embeds: [2, 77, 4096]: this cascade's are [2, 77, 64]: encode the prompt with it")
+    error = failure(told, Request("a fox", 0))
+    assert isinstance(error, BadRequest)
+    assert (error.field, error.value) == ("embeds", "[2, 77, 4096]")
+    assert error.remedy == "this cascade's are [2, 77, 64]: encode the prompt with it"
