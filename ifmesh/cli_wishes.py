@@ -22,15 +22,20 @@ if TYPE_CHECKING:
     from ifmesh.wishes import Brought
 
 F = TypeVar("F", bound=Callable[..., Any])
-N = TypeVar("N", int, float)
+N = TypeVar("N", int, float, str)
 
 SHORT = {"I": "stage_one", "II": "stage_two", "x4": "upscaler", "1": "stage_one", "2": "stage_two"}
 LONG = {"stage_one": "I", "stage_two": "II", "upscaler": "x4"}
 SIZES = ("64", "256", "1024")
 FLAGS = {"source": "--image", **{name: f"--{name}" for name in ("mask", "strength", "seed", "seeding", "negative", "width", "height")}} | {
-    name: f"--{name}" for name in ("embeds", "priority", "deadline", "size")
+    **{name: f"--{name}" for name in ("embeds", "priority", "deadline", "size")},
+    "aspect_ratio": "--aspect-ratio",
 }
-SAMPLE = {"steps": "I=27", "guidance": "I=7.5", "strength": "I=0.7", "noise-level": "II=250"}
+SAMPLE = {"steps": "I=27", "guidance": "I=7.5", "strength": "I=0.7", "noise-level": "II=250", "scheduler": "I=dpm++"} | {
+    "threshold-ratio": "I=0.99",
+    "threshold-max": "I=2",
+}
+PIXELS = ("stage_one", "stage_two")  # those that draw pixels, not latents, by lists of timesteps
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,24 @@ def per_stage(texts: Iterable[str], kind: type[N], option: str, every: tuple[str
     return found
 
 
+def schedules(texts: Iterable[str]) -> dict[str, str]:
+    """{"stage_one": "fast27", "stage_two": "10,10,5"} of ["I=fast27,II=10,10,5"].  One without a stage is for all that are not named."""
+    said: list[tuple[tuple[str, ...], str]] = []
+    for text in texts:
+        for number, part in enumerate(text.split(",")):
+            name, equals, value = part.rpartition("=")
+            if equals:
+                said.append(((_stage(name, "--schedule"),), value))
+            elif number:  # a comma within the schedule
+                said[-1] = (said[-1][0], f"{said[-1][1]},{part}")
+            else:
+                said.append((PIXELS, part))
+    found: dict[str, str] = {}
+    for stages, value in sorted(said, key=lambda one: len(one[0]), reverse=True):
+        found |= dict.fromkeys(stages, value.strip())
+    return found
+
+
 def timesteps(texts: Iterable[str]) -> dict[str, list[int]]:
     """{"stage_one": [999, 500, 0]} of ["I=999,500,0"]."""
     found = {}
@@ -145,6 +168,10 @@ def wished(
     guidance: Iterable[str] = (),
     strength: Iterable[str] = (),
     noise_level: Iterable[str] = (),
+    schedule: Iterable[str] = (),
+    scheduler: Iterable[str] = (),
+    threshold_ratio: Iterable[str] = (),
+    threshold_max: Iterable[str] = (),
     **plain: Any,
 ) -> dict[str, Any]:
     """The wishes that the flags say, as the client takes them; what was not said is left out."""
@@ -156,6 +183,10 @@ def wished(
         "guidance": per_stage(guidance, float, "guidance"),
         "strength": per_stage((text for text in strength if "=" in text), float, "strength", STRENGTH),
         "noise_level": per_stage(noise_level, int, "noise-level", ("stage_two", "upscaler")),
+        "schedule": schedules(schedule),
+        "scheduler": per_stage(scheduler, str, "scheduler"),
+        "threshold_ratio": per_stage(threshold_ratio, float, "threshold-ratio", PIXELS),
+        "threshold_max": per_stage(threshold_max, float, "threshold-max", PIXELS),
     }
     for key, values in staged.items():
         for stage, value in values.items():
@@ -189,10 +220,15 @@ def drawing(f: F) -> F:
             ),
             click.option("--width", type=int, metavar="N", help="Base pixels (Stage I) of a new picture: a multiple of 8; default 64."),
             click.option("--height", type=int, metavar="N", help="The same."),
+            click.option("--aspect-ratio", metavar="W:H", help="Instead: 3:2, 16:9, 2:3 ... with a shorter side of 64."),
             _staged("--steps", "Denoising steps: I=100,II=50; a bare number is for all."),
             click.option("--timesteps", "timesteps_of", multiple=True, metavar="STAGE=T,T", help="Instead of steps: I=999,900,800; II=..."),
+            _staged("--schedule", "Instead of steps: I=fast27,II=smart50, or 10,10,3,2,2 (steps per section), or ddim50."),
+            _staged("--scheduler", "How to step: I=dpm++,II=ddpm; also dpm++-single and ddim."),
             _staged("--guidance", "Classifier-free guidance: I=7,II=4; a bare number is for all."),
             _staged("--noise-level", "Noise on what comes in: II=250,x4=100; a bare number is for both."),
+            _staged("--threshold-ratio", "Dynamic thresholding: the quantile to cut at: I=0.95."),
+            _staged("--threshold-max", "The most that the quantile counts as: I=1.5,II=1."),
             click.option(
                 "--seeding", type=click.Choice(("chained", "per_stage")), help="One generator through all stages, or fresh in each."
             ),

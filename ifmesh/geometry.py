@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 FILE_BYTES: Final = 16 << 20  # of one uploaded file
 PIXELS: Final = 25_000_000  # of one uploaded picture
 FORMATS: Final = ("PNG", "JPEG", "WEBP")  # as Pillow names them
 ASPECT: Final = 4  # the longer side, at most so many times the shorter: 64 x 256 in Stage I
+BASE: Final = 64  # pixels of the shorter side of what Stage I draws, unless somebody says otherwise
 GRID: Final = 8  # every side that a UNet draws is a multiple
 
 
@@ -21,6 +23,21 @@ def fitted(width: int, height: int, side: int) -> tuple[int, int]:
     if aspect >= 1:
         return int(round(side / GRID * aspect) * GRID), side
     return side, int(round(side / GRID / aspect) * GRID)
+
+
+def shaped(aspect: str) -> tuple[int, int]:
+    """(width, height) in Stage I of a picture of that aspect, "w:h" in whole numbers: "3:2" is 96 x 64, in the end 1536 x 1024.
+
+    Formula: `_get_image_sizes` of deepfloyd_if/modules/base.py (https://github.com/deep-floyd/IF), which is that of `fitted`: the
+    shorter side stays BASE, the longer is the nearest multiple of GRID.  ValueError, which says what would work.
+    """
+    found = re.fullmatch(r"([0-9]{1,5}):([0-9]{1,5})", aspect)
+    width, height = map(int, found.groups()) if found else (0, 0)
+    if not width or not height:
+        raise ValueError("width to height in whole numbers, as in 3:2 or 16:9")
+    if max(width, height) > ASPECT * min(width, height):
+        raise ValueError(f"the longer side at most {ASPECT} times the shorter")
+    return fitted(width, height, BASE)
 
 
 def alike(first: tuple[int, int], second: tuple[int, int], sides: tuple[int, ...] = (64, 256)) -> bool:

@@ -24,8 +24,13 @@ NEVER: Token = (0, 0)
 class Settings:
     """How one stage draws.  None: the cascade's default.
 
-    steps: number of denoising steps, or timesteps: the explicit falling list within 999..0.  guidance: classifier-free guidance
-    scale.  strength: (0, 1], vary and inpaint.  noise_level: 0..999, noise put on the low-resolution input (Stage II, upscaler).
+    steps: number of denoising steps, or timesteps: the explicit falling list within 999..0, or schedule: the name of one, or how to make
+    it (see `respacing.timesteps`).  guidance: classifier-free guidance scale.  strength: (0, 1], vary and inpaint.  noise_level: 0..999,
+    noise put on the low-resolution input (Stage II, upscaler).
+
+    scheduler: "ddpm", "dpm++" (DPM-Solver++ multistep), "dpm++-single" (singlestep) or "ddim".  threshold_ratio, threshold_max: dynamic
+    thresholding of Stage I and II (Imagen, arXiv:2205.11487): what is foreseen is cut at that quantile of its absolute values, which
+    counts as at least 1 and at most threshold_max, and divided by it.
     """
 
     steps: int | None = None
@@ -33,6 +38,10 @@ class Settings:
     guidance: float | None = None
     strength: float | None = None
     noise_level: int | None = None
+    schedule: str | None = None
+    scheduler: str | None = None
+    threshold_ratio: float | None = None
+    threshold_max: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from ifmesh import respacing, samplers
 from ifmesh.errors import BadRequest
 from ifmesh.protocol import STAGES, TASKS, Request, Settings
 
@@ -26,6 +27,11 @@ def steps_left(steps: int, strength: float) -> int:
 def least_strength(steps: int) -> float:
     """The smallest strength, to four decimals, that leaves a step of so many."""
     return math.ceil(10000 / steps) / 10000
+
+
+def listed(s: Settings) -> tuple[int, ...] | None:
+    """The list of timesteps, however it is given; None: it is not, steps decide.  ValueError: no such schedule, and what would work."""
+    return s.timesteps if s.schedule is None else respacing.timesteps(s.schedule)
 
 
 def check_fields(request: Request) -> None:
@@ -117,6 +123,10 @@ def _check_settings(stage: str, s: Settings) -> None:
         falling = all(a > b for a, b in zip(s.timesteps, s.timesteps[1:], strict=False))
         if not s.timesteps or not falling or s.timesteps[0] > 999 or s.timesteps[-1] < 0:
             raise BadRequest(f"settings.{stage}.timesteps", s.timesteps, "a strictly falling list within 999..0")
+    if s.schedule is not None:
+        _check_schedule(stage, s)
+    if s.scheduler is not None:
+        samplers.check(stage, s.scheduler, listed=s.timesteps is not None or s.schedule is not None)
     if s.guidance is not None and not 0 <= s.guidance <= 100:
         raise BadRequest(f"settings.{stage}.guidance", s.guidance, "from 0 to 100; 1 or less means no guidance")
     most = {"stage_one": -1, "stage_two": 999, "upscaler": 350}[stage]
@@ -124,6 +134,32 @@ def _check_settings(stage: str, s: Settings) -> None:
         raise BadRequest(
             f"settings.{stage}.noise_level", s.noise_level, f"from 0 to {most}" if most >= 0 else "Stage I has none: leave it out"
         )
+    _check_thresholds(stage, s)
+
+
+def _check_schedule(stage: str, s: Settings) -> None:
+    field = f"settings.{stage}.schedule"
+    if other := next((name for name in ("steps", "timesteps") if getattr(s, name) is not None), ""):
+        raise BadRequest(field, s.schedule, f"give schedule or {other}, not both")
+    if stage == "upscaler":
+        raise BadRequest(field, s.schedule, "the upscaler takes steps only, as its pipeline does")
+    try:
+        listed(s)
+    except ValueError as error:
+        raise BadRequest(field, s.schedule, str(error)) from None
+
+
+def _check_thresholds(stage: str, s: Settings) -> None:
+    for name, value, least, most, remedy in (
+        ("threshold_ratio", s.threshold_ratio, 0.0, 1.0, "a quantile: above 0, at most 1; published: 0.95"),
+        ("threshold_max", s.threshold_max, 1.0, 100.0, "from 1 (cut at -1 and 1) to 100; published: 1.5 in Stage I, 1 in Stage II"),
+    ):
+        if value is None:
+            continue
+        if stage == "upscaler":
+            raise BadRequest(f"settings.{stage}.{name}", value, "the upscaler draws latents, which are not thresholded: leave it out")
+        if not (least <= value <= most and value > 0):
+            raise BadRequest(f"settings.{stage}.{name}", value, remedy)
 
 
 def _check_strength(task: str, stage: str, s: Settings) -> None:
@@ -135,7 +171,8 @@ def _check_strength(task: str, stage: str, s: Settings) -> None:
         raise BadRequest(field, strength, "belongs to vary and inpaint: leave it out")
     if not 0 < strength <= 1:
         raise BadRequest(field, strength, "above 0, at most 1; 1 keeps nothing of the source")
-    steps = s.steps if s.timesteps is None else len(s.timesteps)
+    own = listed(s)
+    steps = s.steps if own is None else len(own)
     if steps is not None:
         check_steps_left(stage, steps, strength)
 

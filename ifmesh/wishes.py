@@ -32,7 +32,8 @@ class Wishes(TypedDict, total=False):
     torch.Generator, whose state is read and left as it is, or that state, 5056 bytes.  embeds: from `encode`, or a float array
     [2, 77, C], rows negative and prompt; then the encoder is left out.
 
-    width, height: base pixels (Stage I) of what is generated, multiples of 8 up to 256.  stages: the earlier pictures too.  priority:
+    width, height: base pixels (Stage I) of what is generated, multiples of 8 up to 256; aspect_ratio: instead, "3:2", with the shorter
+    side of 64.  stages: the earlier pictures too.  priority:
     -100 to 100, higher goes first.  deadline: seconds from acceptance to the end.  tied: the job is cancelled when this client is gone.
     """
 
@@ -46,6 +47,7 @@ class Wishes(TypedDict, total=False):
     embeds: object
     width: int | None
     height: int | None
+    aspect_ratio: str | None
     stages: bool
     priority: int
     deadline: float | None
@@ -92,6 +94,8 @@ def made(prompt: object, given: object, mask: object, wishes: Mapping[str, Any],
         "upload": brought.digest,
     }
     whole |= {name: wishes[name] for name in PLAIN if name in wishes}
+    if wishes.get("aspect_ratio") is not None:
+        whole |= _shape(wishes["aspect_ratio"], wishes, task)
     if brought.embeds is not None:
         whole["first_stage"] = "stage_one"
         whole["prompt"] = prompt or brought.embeds.prompt
@@ -217,6 +221,19 @@ def _settings(settings: object, strength: object, task: str, last: str) -> objec
         if STAGES.index(stage) <= STAGES.index(last) and isinstance(own, Mapping) and own.get("strength") is None:
             plain[stage] = {**own, "strength": strength}
     return plain
+
+
+def _shape(aspect: object, wishes: Mapping[str, Any], task: str) -> dict[str, object]:
+    """Width and height of an aspect."""
+    if rules.NEEDS[task]:
+        raise BadRequest("aspect_ratio", aspect, f"{task} follows its source: leave it out")
+    if other := next((name for name in ("width", "height") if wishes.get(name) is not None), ""):
+        raise BadRequest("aspect_ratio", aspect, f"give aspect_ratio or {other}, not both")
+    try:
+        width, height = geometry.shaped(aspect if isinstance(aspect, str) else "")
+    except ValueError as error:
+        raise BadRequest("aspect_ratio", aspect, str(error)) from None
+    return {"width": width, "height": height}
 
 
 def _check_alike(picture: tuple[int, int], mask: tuple[int, int]) -> None:

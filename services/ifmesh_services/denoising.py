@@ -1,13 +1,14 @@
 """What the three drawing stages share: guidance, the step, and the requests in hand.
 
 Each request ("draw") owns its noise source, scheduler and place in its list of timesteps, so requests at different timesteps
-live side by side.  In exact mode each has UNet calls of its own: then its pixels cannot depend on its neighbours.
+live side by side.  In exact mode each has UNet calls of its own: then its pixels cannot depend on its neighbours.  How they share
+calls instead: pooled.py.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from ifmesh.stage import Advance, Bag
 
 from . import generators
 from .tensors import take, to_blob
+from .threshold import quickened
 
 
 def noise_source(request: Request, bag: Bag) -> torch.Generator:
@@ -84,7 +86,8 @@ class Draw:
     x: [1, C, h, w], the noisy picture.  embeds: [rows, tokens, C]; two rows (negative, prompt) with guidance, one (prompt) without.
     scheduler: its own, see schedules.scheduled.  low: [1, 3, h, w], the noised low-resolution picture, seen by the UNet as more
     channels of x.  labels: [rows], the noise level of `low`.  begin: index of the first timestep.  mask: [1, 1, h, w], 1 where x is
-    drawn, 0 where it stays as it began.  done: steps taken.  options: what scheduler.step takes besides.
+    drawn, 0 where it stays as it began.  done: steps taken.  options: what scheduler.step takes besides.  dtype: of its stage; x may
+    be finer.
     """
 
     x: Tensor
@@ -98,8 +101,11 @@ class Draw:
     mask: Tensor | None = None
     done: int = 0
     options: dict[str, Any] = field(init=False)
+    dtype: torch.dtype = field(init=False)
 
     def __post_init__(self) -> None:
+        self.dtype = self.x.dtype
+        quickened(self.scheduler)
         takes = inspect.signature(self.scheduler.step).parameters
         self.options = {name: value for name, value in (("eta", 0.0), ("generator", self.source)) if name in takes}
 
@@ -115,8 +121,8 @@ class Draw:
         return now
 
     def seen(self) -> Tensor:
-        """What the UNet sees: [rows, C (+ 3), h, w]."""
-        x = self.scheduler.scale_model_input(self.x, self.t)
+        """What the UNet sees: [rows, C (+ 3), h, w], in its own precision."""
+        x = self.scheduler.scale_model_input(self.x, self.t).to(self.dtype)
         one = x if self.low is None else torch.cat([x, self.low], dim=1)
         return torch.cat([one] * len(self.embeds))
 
@@ -127,6 +133,7 @@ class Draw:
             predicted = guide(predicted, self.guidance, channels)
         if self.scheduler.config.get("variance_type") not in ("learned", "learned_range"):
             predicted = predicted[:, :channels]
+        predicted = predicted.to(self.x.dtype)
         x = self.scheduler.step(predicted, self.t, self.x, **self.options, return_dict=False)[0]
         self.x = x if self.mask is None else (1 - self.mask) * self.x + self.mask * x
         self.done += 1
@@ -135,30 +142,43 @@ class Draw:
         """What its stage gives, the picture as `blob`; None before the last step."""
         if self.done < self.steps:
             return None
-        return {blob.name: to_blob(self.x[0]), RNG.name: to_blob(self.source.get_state())}
+        return {blob.name: to_blob(self.x[0].to(self.dtype)), RNG.name: to_blob(self.source.get_state())}
 
 
-def predict(unet: Any, draws: Sequence[Draw]) -> Iterator[Tensor]:
-    """The UNet's answer for each draw, [rows, C', h, w].  Exact: each in a call of its own, as its pipeline would."""
-    for draw in draws:
-        yield unet(draw.seen(), draw.t, encoder_hidden_states=draw.embeds, class_labels=draw.labels, return_dict=False)[0]
+Predict = Callable[[Sequence[Draw]], Iterable[Tensor]]
+"""The UNet's answer for each draw, in their order, [rows, C', h, w]; each may move on before the next is asked for."""
+
+
+def exact(unet: Any) -> Predict:
+    """Each draw in a call of its own, as its pipeline would."""
+
+    def predict(draws: Sequence[Draw]) -> Iterator[Tensor]:
+        for draw in draws:
+            yield unet(draw.seen(), draw.t, encoder_hidden_states=draw.embeds, class_labels=draw.labels, return_dict=False)[0]
+
+    return predict
 
 
 class Pool:
-    """The requests in hand, at whatever timestep each is."""
+    """The requests in hand, at whatever timestep each is.
 
-    def __init__(self, unet: Any) -> None:
-        self._unet = unet
+    predict: see exact and pooled.Pooled.  fine: keep x in fp32 even where the UNet computes in half precision.
+    """
+
+    def __init__(self, predict: Predict, fine: bool = False) -> None:
+        self._predict, self._fine = predict, fine
         self._draws: dict[str, Draw] = {}
 
     def admit(self, job: str, draw: Draw) -> None:
+        if self._fine:
+            draw.x = draw.x.float()
         self._draws[job] = draw
 
     def step(self) -> list[tuple[str, Draw]]:
         """One step for each; a finished one (done == steps) has left the pool."""
         hand = list(self._draws.items())
         with torch.inference_mode():
-            for (_, draw), predicted in zip(hand, predict(self._unet, [draw for _, draw in hand]), strict=True):
+            for (_, draw), predicted in zip(hand, self._predict([draw for _, draw in hand]), strict=True):
                 draw.advance(predicted)
         self._draws = {job: draw for job, draw in hand if draw.done < draw.steps}
         return hand

@@ -2,37 +2,79 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from transformers import T5EncoderModel, T5Tokenizer
 
 from ifmesh.cascade import EMBEDS, IF, RNG, TOKENS
+from ifmesh.errors import Misconfigured
 from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag, Setup
 
-from . import loading, recipes
+from . import loading, offload, recipes, terms
+from .cache import Cache
+from .pooled import Pooling
 from .tensors import to_blob
 
+NAME = "encoder"
 LENGTH = 77  # tokens.  T5 could read more; IF was trained with this many
+CACHE = 64  # MB: a hundred texts of T5-XXL in half precision
+MOST = 1 << 20  # MB
+log = logging.getLogger("ifmesh")  # the worker's, when it has one
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """embeds: [1, 77, C], on the CPU.  counts: [tokens of the whole text, those that are read, those the vocabulary does not know]."""
+
+    embeds: torch.Tensor
+    counts: list[int]
+
+    @property
+    def nbytes(self) -> int:
+        return self.embeds.nbytes
 
 
 class Encoder:
     """Gives embeds [2, 77, C] and tokens [2, 3] (rows: negative, prompt), and rng unless the client brings one.  One step.
 
-    Bit-identical to `IFPipeline.encode_prompt(clean_caption=False)`: each text in a call of its own, padded to 77 tokens, since the
-    UNets attend to the padding too.
+    Exact: bit-identical to `IFPipeline.encode_prompt(clean_caption=False)`, each text in a call of its own, padded to 77 tokens, since
+    the UNets attend to the padding too.  Pooled: one call for all texts in hand, of `rows` texts if that is set, whatever else is in it.
+
+    Options: mode, slots, rows (as the drawing stages', rows counting texts), cache (MB of texts that are not encoded again; the empty one
+    never is), and those of terms.py.
     """
 
     slots: int = 1
 
     def load(self, setup: Setup) -> str:
-        repo = recipes.read(setup.cascade).repos["encoder"]
-        dtype = loading.dtype_of(setup)
+        """Misconfigured also when the weights give no finite embeddings: better no encoder than one that draws noise."""
+        options = setup.options or {}
+        pooling = Pooling.read(NAME, options, beside=("cache", *terms.OPTIONS[NAME]))
+        how = loading.agreed(NAME, setup)
+        limit = _megabytes(options)
+        repo = recipes.read(setup.cascade).repos[NAME]
+        self._dtype = loading.dtype_of(setup, text=True)
         self._device = torch.device(setup.device)
-        self._tokenizer: T5Tokenizer = loading.tokenizer(repo, T5Tokenizer)
-        self._model: T5EncoderModel = loading.component(repo, "text_encoder", T5EncoderModel, dtype, setup.device)
+        self._tokenizer: T5Tokenizer = loading.component(repo, "tokenizer", T5Tokenizer, terms=how)
+        self._model: T5EncoderModel = loading.component(repo, "text_encoder", T5EncoderModel, self._dtype, setup.device, how)
         self._admitted: dict[str, Request] = {}
-        self._negative: tuple[str, torch.Tensor, list[int]] | None = None  # the last one: mostly the same from request to request
-        return loading.numeric_class(setup, dtype, self._model)
+        self._pooled, self._rows, self.slots = pooling.mode == "pooled", pooling.rows, pooling.slots
+        # before the first call: on a CPU that repacks 4 bit weights
+        made = loading.numeric_class(setup, self._dtype, self._model, terms=how) + pooling.numeric
+        self._class = made
+        self.cache: Cache[Text] = Cache(limit, frozenset({self._key("")}))
+        try:
+            self._texts([""])
+        except ArithmeticError as error:
+            said = ", ".join(f"{key} = {options[key]!r}" for key in ("quantize", "variant") if options.get(key)) or "the files"
+            raise Misconfigured(f"{repo}: text_encoder: {error}; check {said}, or use dtype 'fp32' or 'bf16'") from error
+        offload.leave()
+        return made
 
     def admit(self, job: str, request: Request, bag: Bag) -> int:
         self._admitted[job] = request
@@ -40,31 +82,78 @@ class Encoder:
 
     def step(self) -> list[Advance]:
         admitted, self._admitted = self._admitted, {}
-        return [Advance(job, 1, 1, self._output(request)) for job, request in admitted.items()]
+        if not admitted:
+            return []
+        before = self.cache.hits, self.cache.misses
+        wanted = [text for request in admitted.values() for text in (request.negative, request.prompt)]
+        texts = self._texts(wanted) if self._pooled else None
+        made = []
+        for job, request in admitted.items():
+            read = texts or self._texts([request.negative, request.prompt])
+            made.append(Advance(job, 1, 1, _output(request, read[plain(request.negative)], read[plain(request.prompt)])))
+        offload.leave()
+        hits, misses = self.cache.hits - before[0], self.cache.misses - before[1]
+        log.info("%d of %d texts were known; cache: %s", hits, hits + misses, self.cache, extra={"job": next(iter(admitted))})
+        return made
 
     def drop(self, job: str) -> None:
         self._admitted.pop(job, None)
 
-    def _output(self, request: Request) -> Bag:
-        if self._negative is None or self._negative[0] != request.negative:
-            self._negative = (request.negative, self._embeds(request.negative), self._counts(request.negative))
-        _, embeds, counts = self._negative
-        made = {
-            EMBEDS: torch.cat([embeds, self._embeds(request.prompt)]),
-            TOKENS: torch.tensor([counts, self._counts(request.prompt)]),
-            RNG: torch.Generator("cpu").manual_seed(request.seed).get_state(),
-        }
-        return {blob.name: to_blob(made[blob]) for blob in IF["encoder"].gives(request)}
+    def _key(self, text: str) -> tuple[str, str]:
+        """Whoever computes otherwise computes something else.  text: plain."""
+        return self._class, text
+
+    def _texts(self, wanted: Sequence[str]) -> Mapping[str, Text]:
+        """Each of the texts, plain, once."""
+        found: dict[str, Text | None] = {}
+        for text in map(plain, wanted):
+            if text not in found:
+                found[text] = self.cache.get(self._key(text))
+        missing = [text for text, known in found.items() if known is None]
+        size = (self._rows or len(missing)) if self._pooled else 1
+        for begin in range(0, len(missing), max(1, size)):
+            part = missing[begin : begin + size]
+            for text, embeds in zip(part, self._embeds(part), strict=True):
+                found[text] = Text(embeds, self._counts(text))
+                self.cache.put(self._key(text), found[text])  # type: ignore[arg-type]  # it has just been made
+        return {text: known for text, known in found.items() if known is not None}
 
     def _counts(self, text: str) -> list[int]:
-        """[tokens of the whole text, its end included; those that are read; those of all that the vocabulary does not know]"""
-        ids = self._tokenizer(text.lower().strip(), verbose=False).input_ids  # verbose: it warns of every text above 512 tokens
+        ids = self._tokenizer(text, verbose=False).input_ids  # verbose: it warns of every text above 512 tokens
         return [len(ids), min(len(ids), LENGTH), ids.count(self._tokenizer.unk_token_id)]
 
     @torch.inference_mode()
-    def _embeds(self, text: str) -> torch.Tensor:
-        """[1, 77, C]"""
-        tokens = self._tokenizer(text.lower().strip(), padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+    def _embeds(self, texts: list[str]) -> list[torch.Tensor]:
+        """[1, 77, C] of each, in one call.  ArithmeticError: they are not finite."""
+        spare = self._rows - len(texts) if self._pooled and self._rows else 0
+        tokens: Any = self._tokenizer(
+            [*texts, *[""] * spare], padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+        )
         ids, mask = tokens.input_ids.to(self._device), tokens.attention_mask.to(self._device)
-        embeds: torch.Tensor = self._model(ids, attention_mask=mask)[0]
-        return embeds.to(self._model.dtype)
+        model: Any = self._model
+        embeds: torch.Tensor = model(ids, attention_mask=mask)[0][: len(texts)].to(self._dtype).cpu()
+        if not embeds.isfinite().all():
+            raise ArithmeticError(f"its embeddings in {self._dtype} are not finite")
+        return [embeds] if len(texts) == 1 else [row[None].clone() for row in embeds]  # a view would keep its neighbours
+
+
+def plain(text: str) -> str:
+    """As the pipeline hands it to the tokenizer."""
+    return text.lower().strip()
+
+
+def _output(request: Request, negative: Text, prompt: Text) -> Bag:
+    made = {
+        EMBEDS: torch.cat([negative.embeds, prompt.embeds]),
+        TOKENS: torch.tensor([negative.counts, prompt.counts]),
+        RNG: torch.Generator("cpu").manual_seed(request.seed).get_state(),
+    }
+    return {blob.name: to_blob(made[blob]) for blob in IF[NAME].gives(request)}
+
+
+def _megabytes(options: Mapping[str, object]) -> int:
+    """Bytes."""
+    said = options.get("cache", CACHE)
+    if isinstance(said, bool) or not isinstance(said, int) or not 0 <= said <= MOST:
+        raise Misconfigured(f"services.{NAME}.options.cache: {said!r}: a whole number of MB from 0 to {MOST}")
+    return said * 1_000_000

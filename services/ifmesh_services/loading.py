@@ -1,16 +1,14 @@
 """Checkpoints: the parts of a repository as models.
 
-A repository is a folder in the hub's layout, or the hub's own name for one that was downloaded before.  The mesh never downloads:
-a worker that starts on a fresh host must say what is missing, not fetch 20 GB.  Only safetensors are read; no code from a checkpoint
-is ever run.
+A repository is a folder in the hub's layout, or the hub's own name: see hub.py.  Only safetensors are read; no code from a checkpoint
+is ever run.  RAM while loading: the weights once, in the dtype they end up in, and one tensor more.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,53 +18,145 @@ import PIL.features
 import torch
 import transformers
 import xxhash
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
+from transformers import T5EncoderModel
 
 from ifmesh.errors import Misconfigured
 from ifmesh.stage import Setup
 
-from .mending import mend_safety_checker, mend_upsampling, no_bars
-from .recipes import is_hub_name
+from . import hub, precision, shelf
+from .compiled import compiled
+from .mending import mend_safety_checker, mend_upsampling, quiet
+from .offload import offloaded
+from .precision import DTYPES, dtype_of
+from .terms import Terms
+
+__all__ = ["DTYPES", "agreed", "component", "dtype_of", "numeric_class", "scheduler", "settle", "tokenizer"]
 
 Kind = TypeVar("Kind")
-
-LICENCE = "DeepFloyd/IF-I-XL-v1.0"  # accepted once, for all repositories of DeepFloyd
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def dtype_of(setup: Setup) -> torch.dtype:
-    """The dtype a stage computes in: by default fp32 on a CPU, fp16 elsewhere.
-
-    Misconfigured when there is no such dtype or device.
-    """
-    _check_device(setup.device)
-    if setup.dtype and setup.dtype not in DTYPES:
-        near = difflib.get_close_matches(setup.dtype.lower().replace("float", "fp"), DTYPES, 1, cutoff=0.0)
-        raise Misconfigured(f"dtype: {setup.dtype!r} is not one of {', '.join(DTYPES)}; did you mean {near[0]!r}?")
-    return DTYPES[setup.dtype or ("fp32" if torch.device(setup.device).type == "cpu" else "fp16")]
+FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}  # safetensors' names
+ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
-def component(repo: str, subfolder: str, kind: type[Kind], dtype: torch.dtype = torch.float32, device: str = "cpu") -> Kind:
+def component(
+    repo: str, subfolder: str, kind: type[Kind], dtype: torch.dtype = torch.float32, device: str = "cpu", terms: Terms | None = None
+) -> Kind:
     """One part of a repository: a model (ready for inference on `device`), a tokenizer or a feature extractor.
 
-    dtype, device: of a model.  With fp16 the repository's fp16 variant is read when it has one.  Misconfigured: it is not there
+    dtype, device, terms: of a model.  With fp16 the repository's fp16 variant is read when it has one.  Misconfigured: it is not there
     or cannot be read, and what to do.
     """
+    terms = terms or Terms()
     if kind is IFSafetyChecker:
         mend_safety_checker()
     mend_upsampling()
+    if terms.download:
+        hub.fetched(repo, subfolder, (terms.variant or ("fp16" if dtype == torch.float16 else ""), ""))
     if not issubclass(kind, torch.nn.Module):
         _check_vocabulary(repo, subfolder, kind)
         return _part(repo, subfolder, kind)
-    more: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
-    if dtype == torch.float16 and any(re.search(r"\.fp16[.-]", file.name) for file in (_where(repo) / subfolder).glob("*.safetensors")):
-        more["variant"] = "fp16"
-    model: Any = _part(repo, subfolder, kind, **more)
-    made: Kind = model.eval().requires_grad_(False).to(device)
+    folder = _folder(repo, subfolder)
+    variant, files = _chosen(repo, folder, dtype, terms)
+    try:
+        made: Any = _model(kind, folder, files, variant, dtype, device, terms)
+    except ERRORS as error:
+        raise _unreadable(folder, kind, repo, error) from error
+    ready: Kind = _treated(kind, made, terms)
+    return ready
+
+
+def _treated(kind: Any, model: Any, terms: Terms) -> Any:
+    """The model, sliced, tiled or compiled."""
+    if kind is UNet2DConditionModel and terms.attention_slicing != "none":
+        try:
+            model.set_attention_slice(terms.attention_slicing)
+        except ValueError as error:
+            where = f"services.{terms.stage}.options.attention_slicing"
+            raise Misconfigured(f"{where}: {terms.attention_slicing!r}: more heads than this UNet's layers have; {error}") from error
+    if kind is AutoencoderKL and terms.vae_tiling:
+        model.enable_tiling()
+    if kind is AutoencoderKL and terms.vae_slicing:
+        model.enable_slicing()
+    if terms.compile and kind is not AutoencoderKL:
+        side = model.config.sample_size if kind is UNet2DConditionModel else 0
+        return compiled(model, terms.shapes or [(side, side)])
+    return model
+
+
+def _chosen(repo: str, folder: Path, dtype: torch.dtype, terms: Terms) -> tuple[str, list[Path]]:
+    """The variant to read and its files."""
+    variant = terms.variant
+    if not variant and dtype == torch.float16 and any(hub.variant_of(path) == "fp16" for path in folder.glob("*.safetensors")):
+        variant = "fp16"
+    if variant and not any(hub.variant_of(path) == variant for path in folder.glob("*.safetensors")) and terms.stage != "encoder":
+        variant = ""  # a repository has not every part in every variant: the watermarker has one file
+    return variant, hub.weights(folder, variant, repo)
+
+
+def _model(kind: Any, folder: Path, files: list[Path], variant: str, dtype: torch.dtype, device: str, terms: Terms) -> Any:
+    """A model for inference, its weights where the terms want them."""
+    stored = precision.stored(files)
+    if terms.quantize and stored and stored != terms.quantize:
+        where = f"services.{terms.stage}.options.quantize"
+        raise Misconfigured(f"{where}: {terms.quantize!r}: the files of variant {variant!r} are {stored} already; leave it out")
+    quantize = stored or (terms.quantize if kind is T5EncoderModel else "")
+    if quantize and terms.offload != "none":
+        raise Misconfigured(f"services.{terms.stage}.options.offload: {terms.offload!r}: not with {quantize} weights; leave it out")
+    at = device if terms.offload == "none" else "cpu"
+    if quantize:
+        made = _quantised(kind, folder, variant, quantize, bool(stored), dtype, at)
+    elif terms.offload == "disk":
+        made, kept = shelf.skeleton(kind, folder, files, variant, dtype)
+        return offloaded(made.eval().requires_grad_(False), "disk", device, kept)
+    elif _alike(kind, files, dtype):
+        made = _from_pretrained(kind, folder, variant, dtype=dtype).to(at)
+    else:  # the libraries would hold the files and the model at once
+        made, kept = shelf.skeleton(kind, folder, files, variant, dtype)
+        made = shelf.filled(made, kept, at)
+    made = made.eval().requires_grad_(False)
+    return made if terms.offload == "none" else offloaded(made, terms.offload, device)
+
+
+def _alike(kind: Any, files: list[Path], dtype: torch.dtype) -> bool:
+    """Are the files' tensors the model's, bit by bit?  Then they are mapped into memory, not copied."""
+    if issubclass(kind, T5EncoderModel) and dtype == torch.float16:  # some of its layers stay in fp32
+        return False
+    stored = {tensor["dtype"] for path in files for tensor in precision.header(path).values()}
+    return all(FLOATS.get(name, dtype) == dtype for name in stored)
+
+
+def _quantised(kind: Any, folder: Path, variant: str, quantize: str, stored: bool, dtype: torch.dtype, device: str) -> Any:
+    """T5 in int8 or nf4.  stored: the files are."""
+    config = precision.quantised(quantize, dtype)
+    if stored:  # said in the model's own configuration: as an argument it would have the integers quantised once more
+        own = kind.config_class.from_pretrained(str(folder), local_files_only=True)
+        own.quantization_config = config.to_dict()
+        return _from_pretrained(kind, folder, variant, dtype=dtype, config=own, device_map={"": device})
+    return _from_pretrained(kind, folder, variant, dtype=dtype, quantization_config=config, device_map={"": device})
+
+
+def _from_pretrained(kind: Any, folder: Path, variant: str, **more: Any) -> Any:
+    """As the library reads it.  ValueError: weights are missing, which it would make up."""
+    if issubclass(kind, torch.nn.Module):
+        more |= {"use_safetensors": True, "variant": variant or None, "output_loading_info": True}
+    with quiet():
+        made = kind.from_pretrained(str(folder), local_files_only=True, **more)
+    if not issubclass(kind, torch.nn.Module):
+        return made
+    made, info = made
+    shelf.complete(info["missing_keys"])
     return made
+
+
+def agreed(stage: str, setup: Setup, beside: Sequence[str] | None = None) -> Terms:
+    """The terms on which a stage's models are loaded, and torch's threads settled: what is compiled is compiled for their number.
+
+    beside: as in Terms.read.  Misconfigured: key, value, remedy.
+    """
+    settle(setup)
+    return Terms.read(stage, setup.options, setup.device, beside)
 
 
 def scheduler(repo: str, subfolder: str, kind: type[Kind]) -> Kind:
@@ -88,26 +178,28 @@ def settle(setup: Setup) -> None:
             torch.set_num_interop_threads(1)
 
 
-def numeric_class(setup: Setup, dtype: torch.dtype, *parts: object) -> str:
+def numeric_class(setup: Setup, dtype: torch.dtype, *parts: object, terms: Terms | None = None) -> str:
     """Settle torch's threads and name what the bits depend on: equal strings promise equal bits.
 
-    parts: the models (told apart by the bytes of their weights) and schedulers (by their configuration).
+    parts: the models (told apart by the bytes of their weights) and schedulers (by their configuration).  terms: on which the models
+    were loaded.
     """
     settle(setup)
     digest = xxhash.xxh3_64()
     for part in parts:
         digest.update(type(part).__name__.encode())
         if isinstance(part, torch.nn.Module):
-            for name, tensor in sorted(part.state_dict().items()):
+            for name, tensor in shelf.tensors(part):
+                data: Any = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b""
                 digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-                if tensor.numel():
-                    digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+                digest.update(data)
         else:
             config = {key: value for key, value in dict(getattr(part, "config", {})).items() if not key.startswith("_")}
             digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    how = terms.numeric if terms else ""
     named = next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
     versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}, {_pillow()}"
-    return f"{_device_model(setup.device)}, {named}, {versions}, threads {torch.get_num_threads()}, weights {digest.hexdigest()}"
+    return f"{_device_model(setup.device)}, {named}, {versions}, threads {torch.get_num_threads()}, weights {digest.hexdigest()}{how}"
 
 
 def _pillow() -> str:
@@ -116,63 +208,35 @@ def _pillow() -> str:
     return f"pillow {PIL.__version__} (libjpeg {jpeg}, webp {PIL.features.version('webp')})"
 
 
-def _part(repo: str, subfolder: str, kind: type[Kind], **more: Any) -> Kind:
-    folder = _where(repo) / subfolder
-    if not folder.is_dir():
-        raise Misconfigured(f"{folder}: no such folder; {_remedy(repo)}")
+def _part(repo: str, subfolder: str, kind: type[Kind]) -> Kind:
+    folder = _folder(repo, subfolder)
     try:
-        with no_bars():
-            reader: Any = kind
-            made: Kind = reader.from_pretrained(str(folder), local_files_only=True, **more)
-            return made
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Misconfigured(f"{folder}: cannot be loaded as {kind.__name__}: {why}; {_remedy(repo)}") from error
+        made: Kind = _from_pretrained(kind, folder, "")
+        return made
+    except ERRORS as error:
+        raise _unreadable(folder, kind, repo, error) from error
+
+
+def _folder(repo: str, subfolder: str) -> Path:
+    folder = hub.where(repo) / subfolder
+    if not folder.is_dir():
+        raise Misconfigured(f"{folder}: no such folder; {hub.remedy(repo)}")
+    return folder
+
+
+def _unreadable(folder: Path, kind: Any, repo: str, error: Exception) -> Misconfigured:
+    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return Misconfigured(f"{folder}: cannot be loaded as {kind.__name__}: {why}; {hub.remedy(repo)}")
 
 
 def _check_vocabulary(repo: str, subfolder: str, kind: Any) -> None:
     """transformers 5 makes an empty tokenizer of a folder whose vocabulary is missing, and says nothing."""
     named = dict(getattr(kind, "vocab_files_names", {}))
-    folder = _where(repo) / subfolder
+    folder = hub.where(repo) / subfolder
     if not named or not folder.is_dir() or (folder / named.pop("tokenizer_file", "tokenizer.json")).exists():
         return
     if missing := [name for name in named.values() if not (folder / name).exists()]:
-        raise Misconfigured(f"{folder}: {', '.join(missing)} is missing; {_remedy(repo)}")
-
-
-def _where(repo: str) -> Path:
-    """The folder of a repository: itself, or where the hub's client has put it."""
-    folder = Path(repo).expanduser()
-    if folder.is_dir():
-        return folder
-    if not is_hub_name(repo):
-        raise Misconfigured(f"{repo}: no such folder; {_remedy(repo)}")
-    try:
-        return Path(snapshot_download(repo, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise Misconfigured(f"{repo} is not on this host; {_remedy(repo)}") from error
-
-
-def _remedy(repo: str) -> str:
-    if Path(repo).expanduser().is_dir() or not is_hub_name(repo):
-        return "point cascade.path at a folder with cascade.json and repositories in the hub's layout (safetensors)"
-    fetch = f"download it: hf download {repo} --include '*.json' '*.txt' '*.model' '*.safetensors'"
-    if repo.startswith("DeepFloyd/"):
-        return f"accept the licence at https://huggingface.co/{LICENCE}, log in (hf auth login) or set HF_TOKEN, and {fetch}"
-    return fetch
-
-
-def _check_device(name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or str(device) != name:  # "cuda:300" is read as "cuda:44"
-        raise Misconfigured(f"device: {name!r} is none that torch knows: 'cpu', 'cuda' or 'cuda:0'")
-    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-        raise Misconfigured(
-            f"device: {name!r}: torch {torch.__version__} sees {count} CUDA devices here; use 'cpu' or install its CUDA build"
-        )
+        raise Misconfigured(f"{folder}: {', '.join(missing)} is missing; {hub.remedy(repo)}")
 
 
 def _device_model(name: str) -> str:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 from diffusers.models.unets.unet_2d_blocks import ResnetUpsampleBlock2D, SimpleCrossAttnUpBlock2D
 from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from transformers.utils import logging as transformers_logging
 
 
@@ -62,10 +68,28 @@ def _heed_size(kind: Any) -> None:
 def no_bars() -> Iterator[None]:
     """No progress bars of the libraries: a worker's log is no terminal."""
     ours = [log for log in (transformers_logging, diffusers_logging) if log.is_progress_bar_enabled()]
+    hub = not are_progress_bars_disabled()
     for log in ours:
         log.disable_progress_bar()
+    if hub:
+        disable_progress_bars()
     try:
         yield
     finally:
         for log in ours:
             log.enable_progress_bar()
+        if hub:
+            enable_progress_bars()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Neither bars nor accelerate's remark that parameters are on the meta device, where they were sent."""
+    log = logging.getLogger("accelerate.big_modeling")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with no_bars():
+            yield
+    finally:
+        log.setLevel(before)

@@ -137,19 +137,23 @@ def _check_keys(path: Path, where: str, data: object, known: set[str]) -> None:
 def _settings(path: Path, where: str, task: str, stage: str, entry: dict[str, Any]) -> Settings:
     """The task's published defaults with what the entry says; checked by the rules for a request's own."""
     whole = {key: entry[key] for key in ("steps", "noise_level") if entry.get(key) is not None}
-    real = {key: entry[key] for key in ("guidance", "strength") if entry.get(key) is not None}
+    real = {key: entry[key] for key in ("guidance", "strength", "threshold_ratio", "threshold_max") if entry.get(key) is not None}
+    named = {key: entry[key] for key in ("schedule", "scheduler") if entry.get(key) is not None}
     listed = entry.get("timesteps")
     for key, value in (whole | real).items():
         if isinstance(value, bool) or not isinstance(value, int if key in whole else (int, float)):
             raise Misconfigured(f"{path}: {where}.{key}: {value!r}: a number")
+    for key, text in named.items():
+        if not isinstance(text, str):
+            raise Misconfigured(f"{path}: {where}.{key}: {text!r}: a name")
     if listed is not None:
         if not isinstance(listed, list) or not all(type(t) is int for t in listed):
             raise Misconfigured(f"{path}: {where}.timesteps: {listed!r}: a list of whole numbers")
         whole["timesteps"] = tuple(listed)
     usual = {name: getattr(DEFAULTS[task][stage], name) for name in SETTINGS}
-    if listed is not None and "steps" not in whole:
+    if (listed is not None or "schedule" in named) and "steps" not in whole:
         usual["steps"] = None
-    made = Settings(**(usual | whole | {key: float(value) for key, value in real.items()}))
+    made = Settings(**(usual | whole | named | {key: float(value) for key, value in real.items()}))
     try:
         IF.check(Request("a fox", 0, task, settings={stage: made}, brings=NEEDS[task], upload="0" * 64 if NEEDS[task] else ""))
     except BadRequest as error:

@@ -13,7 +13,8 @@ from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag, Setup
 
 from . import loading, recipes
-from .denoising import Draw, Pool, noise, noise_source
+from .denoising import Draw, noise, noise_source
+from .pooled import Pooling
 from .schedules import planned, scheduled
 from .tensors import take, to_blob
 
@@ -30,6 +31,7 @@ class Upscaler:
     slots: int = 1
 
     def load(self, setup: Setup) -> str:
+        pooling = Pooling.read(NAME, setup.options)
         recipe = recipes.read(setup.cascade)
         repo, self._defaults = recipe.repos[NAME], recipe.settings(NAME)
         self._dtype, self._device = loading.dtype_of(setup), torch.device(setup.device)
@@ -39,9 +41,10 @@ class Upscaler:
         self._vae: Any = _upcast(loading.component(repo, "vae", AutoencoderKL, self._dtype, setup.device))
         self._scheduler: Any = loading.scheduler(repo, "scheduler", DDIMScheduler)
         self._noising: Any = loading.scheduler(repo, "low_res_scheduler", DDPMScheduler)
-        self._pool = Pool(self._unet)
+        self._pool, self.slots = pooling.pool(self._unet), pooling.slots
         self._drawn: dict[str, Draw] = {}  # latents that wait for their decode
-        return loading.numeric_class(setup, self._dtype, self._text, self._unet, self._vae, self._scheduler, self._noising)
+        parts = (self._text, self._unet, self._vae, self._scheduler, self._noising)
+        return loading.numeric_class(setup, self._dtype, *parts) + pooling.numeric
 
     def admit(self, job: str, request: Request, bag: Bag) -> int:
         plan = planned(self._defaults[request.task], request.settings.get(NAME))

@@ -15,9 +15,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
-from ifmesh_services import loading, mending, recipes
+from ifmesh_services import loading, mending, precision, recipes, shelf
 from ifmesh_services.nano import builder
-from safetensors.torch import load_file
+from ifmesh_services.terms import Terms
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, T5EncoderModel, T5Tokenizer
 
 from ifmesh.errors import Misconfigured
@@ -200,7 +201,9 @@ def test_pickles_are_not_read(nano16: Path, tmp_path: Path, subfolder: str) -> N
         weights = load_file(path)
         path.unlink()
         torch.save(weights, folder / ("pytorch_model.bin" if subfolder == "text_encoder" else "diffusion_pytorch_model.bin"))
-    with pytest.raises(Misconfigured, match="hub's layout"):
+    with pytest.raises(
+        Misconfigured, match=r"model\.bin: only pickled weights, which can run code .* convert them to safetensors, or point"
+    ):
         loading.component(str(tmp_path / "repo"), subfolder, kind)
 
 
@@ -278,6 +281,49 @@ def test_dtypes_and_devices_are_checked() -> None:
         loading.dtype_of(Setup(device="cuda:4000"))
     with pytest.raises(Misconfigured, match="CUDA devices here"):
         loading.dtype_of(Setup(device="cuda:100"))
+
+
+@pytest.mark.parametrize(
+    ("said", "capability", "text", "dtype"),
+    [
+        ("", None, False, "fp32"),
+        ("", None, True, "fp32"),
+        ("bf16", None, False, "bf16"),
+        ("", (7, 5), False, "fp16"),  # a T4
+        ("", (7, 5), True, "fp16"),
+        ("fp32", (7, 5), True, "fp32"),
+        ("", (8, 0), False, "fp16"),
+        ("", (8, 0), True, "bf16"),
+        ("fp16", (9, 0), True, "fp16"),
+        ("bf16", (8, 6), False, "bf16"),
+    ],
+)
+def test_the_default_dtype_goes_by_the_device(said: str, capability: tuple[int, int] | None, text: bool, dtype: str) -> None:
+    assert precision.chosen(said, capability, text) == dtype
+
+
+@pytest.mark.parametrize("capability", [(6, 1), (7, 0), (7, 5)])
+def test_an_old_card_has_no_bf16(capability: tuple[int, int]) -> None:
+    with pytest.raises(Misconfigured, match=r"dtype: 'bf16': this card \(compute capability \d\.\d\) only emulates it; use 'fp16'"):
+        precision.chosen("bf16", capability)
+
+
+def test_a_variant_is_read_when_it_is_named(nano16: Path, tmp_path: Path) -> None:
+    """In whatever dtype.  A part without it has but one file, as the hub's watermarker."""
+    shutil.copytree(nano16 / "IF-I-nano" / "unet", tmp_path / "unet")
+    name = "diffusion_pytorch_model"
+    weights = load_file(tmp_path / f"unet/{name}.safetensors")
+    weights["conv_out.bias"] += 1
+    save_file(weights, tmp_path / f"unet/{name}.ema.safetensors", metadata={"format": "pt"})
+    made: list[Any] = [
+        loading.component(str(tmp_path), "unet", UNet2DConditionModel, terms=Terms("stage_one", variant=variant, offload=how))
+        for variant in ("", "ema", "none")
+        for how in ("none", "disk")
+    ]
+    plain, _, own, _, other, _ = [dict(shelf.tensors(one))["conv_out.bias"] for one in made]
+    assert torch.equal(own, plain + 1)
+    assert torch.equal(other, plain)
+    assert [torch.equal(*(dict(shelf.tensors(one))["conv_out.bias"] for one in made[at : at + 2])) for at in (0, 2, 4)] == [True] * 3
 
 
 def test_equal_classes_for_equal_weights_only(nano16: Path) -> None:

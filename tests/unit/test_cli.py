@@ -75,6 +75,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["submit", "a fox", "--timesteps", "encoder=999"], "I, II or x4"),
         (["submit", "a fox", "--timesteps", "I=999,then"], "STAGE=N,N,..., falling, as in I=999,500,0"),
         (["submit", "a fox", "--seeding", "none"], "per_stage"),
+        (["submit", "a fox", "--schedule", "III=fast27"], "I, II or x4"),
+        (["submit", "a fox", "--scheduler", "guard=ddim"], "I, II or x4"),
+        (["submit", "a fox", "--threshold-max", "I=most"], "STAGE=NUMBER, as in I=2"),
         (["submit", "a fox", "--stages-dir", "gone/stages"], "no folder gone to make it in"),
         (["submit", "a fox", "--stages-dir", "file"], "file: a file; the name of a folder"),
         (["submit", "a fox", "--batch", "-"], "every line of --batch has its own: leave it out"),
@@ -199,8 +202,9 @@ def test_the_exit_code_says_whose_fault_it_was(error: MeshError, code: int) -> N
 def wished(*flags: str) -> dict[str, object]:
     """Of the flags of a picture."""
     with cli.cli.commands["submit"].make_context("submit", ["a fox", *flags]) as context:
-        names = ("strength", "negative", "seed", "size", "width", "height", "steps", "timesteps_of", "guidance", "noise_level")
-        return cli_wishes.wished(**{name: context.params[name] for name in (*names, "seeding", "priority", "deadline", "tied")})
+        names = ("strength", "negative", "seed", "size", "width", "height", "steps", "timesteps_of", "guidance", "noise_level", "schedule")
+        more = ("scheduler", "threshold_ratio", "threshold_max", "aspect_ratio", "seeding", "priority", "deadline", "tied")
+        return cli_wishes.wished(**{name: context.params[name] for name in (*names, *more)})
 
 
 PLAIN = {"size": 1024, "priority": 0, "tied": False}
@@ -219,6 +223,24 @@ PLAIN = {"size": 1024, "priority": 0, "tied": False}
         (["--noise-level", "100"], {"settings": {"stage_two": {"noise_level": 100}, "upscaler": {"noise_level": 100}}}),
         (["--noise-level", "II=250,x4=20"], {"settings": {"stage_two": {"noise_level": 250}, "upscaler": {"noise_level": 20}}}),
         (["--timesteps", "I=999,500,0"], {"settings": {"stage_one": {"timesteps": [999, 500, 0]}}}),
+        (
+            ["--schedule", "I=fast27,II=smart50"],
+            {"settings": {"stage_one": {"schedule": "fast27"}, "stage_two": {"schedule": "smart50"}}},
+        ),
+        (
+            ["--schedule", "I=10,10,3,2,2,II=ddim50"],
+            {"settings": {"stage_one": {"schedule": "10,10,3,2,2"}, "stage_two": {"schedule": "ddim50"}}},
+        ),
+        (["--schedule", "II=2,1", "--schedule", "9,0"], {"settings": {"stage_one": {"schedule": "9,0"}, "stage_two": {"schedule": "2,1"}}}),
+        (
+            ["--scheduler", "I=dpm++,ddim"],
+            {"settings": {"stage_one": {"scheduler": "dpm++"}, "stage_two": {"scheduler": "ddim"}, "upscaler": {"scheduler": "ddim"}}},
+        ),
+        (
+            ["--threshold-ratio", "I=0.9", "--threshold-max", "2"],
+            {"settings": {"stage_one": {"threshold_ratio": 0.9, "threshold_max": 2.0}, "stage_two": {"threshold_max": 2.0}}},
+        ),
+        (["--aspect-ratio", "3:2"], {"aspect_ratio": "3:2"}),
         (["--strength", "0.5"], {"strength": 0.5}),
         (["--strength", "I=0.5,II=0.75"], {"settings": {"stage_one": {"strength": 0.5}, "stage_two": {"strength": 0.75}}}),
         (["--strength", "0.5", "--strength", "II=0.75"], {"strength": 0.5, "settings": {"stage_two": {"strength": 0.75}}}),
@@ -276,6 +298,19 @@ def test_the_request_says_what_the_flags_say(tmp_path: Path) -> None:
         (["a fox", "--noise-level", "x4=351"], "--noise-level x4: 351: from 0 to 350"),
         (["a fox", "--timesteps", "I=1,2"], "--timesteps I: (1, 2): a strictly falling list within 999..0"),
         (["a fox", "--timesteps", "I=9,2", "--steps", "I=2"], "--steps I: 2: give steps or timesteps, not both"),
+        (["a fox", "--schedule", "I=fast28"], "--schedule I: 'fast28': one of fast27, smart27"),
+        (["a fox", "--schedule", "I=fast27", "--steps", "9"], "--schedule I: 'fast27': give schedule or steps, not both"),
+        (["a fox", "--schedule", "x4=super27"], "--schedule x4: 'super27': the upscaler takes steps only"),
+        (
+            ["a fox", "--scheduler", "I=euler"],
+            "--scheduler I: 'euler': does not apply dynamic thresholding: pictures burn out; one of ddpm",
+        ),
+        (["a fox", "--scheduler", "ddim", "--schedule", "II=smart50"], "--scheduler II: 'ddim': strides evenly"),
+        (["a fox", "--threshold-ratio", "II=2"], "--threshold-ratio II: 2.0: a quantile: above 0, at most 1"),
+        (["a fox", "--threshold-max", "x4=2"], "--threshold-max x4: 2.0: the upscaler draws latents"),
+        (["a fox", "--aspect-ratio", "3/2"], "--aspect-ratio: '3/2': width to height in whole numbers, as in 3:2"),
+        (["a fox", "--aspect-ratio", "3:2", "--width", "64"], "--aspect-ratio: '3:2': give aspect_ratio or width, not both"),
+        (["a fox", "--image", "fox.png", "--aspect-ratio", "3:2"], "--aspect-ratio: '3:2': vary follows its source: leave it out"),
         (["a fox", "--height", "60"], "--height: 60: base pixels (Stage I): a multiple of 8 from 8 to 256"),
         (["a fox", "--priority", "101"], "--priority: 101: from -100 to 100"),
         (["a fox", "--deadline", "0"], "--deadline: 0.0: seconds from acceptance: above 0"),

@@ -42,6 +42,42 @@ def test_any_source_becomes_multiples_of_eight_and_keeps_its_aspect(side: int) -
         assert max(fitted) == pytest.approx(side * max(width / height, height / width), abs=geometry.GRID / 2)
 
 
+SHAPES = {
+    "1:1": (64, 64),
+    "3:2": (96, 64),
+    "2:3": (64, 96),
+    "16:9": (112, 64),
+    "9:16": (64, 112),
+    "21:9": (152, 64),
+    "1920:1080": (112, 64),
+}
+
+
+@pytest.mark.parametrize("aspect", SHAPES)
+def test_an_aspect_keeps_the_shorter_side(aspect: str) -> None:
+    assert geometry.shaped(aspect) == SHAPES[aspect]
+
+
+def test_an_aspect_is_the_rule_of_the_original() -> None:
+    """_get_image_sizes of deepfloyd_if/modules/base.py with img_size=64: the side is kept, not the area."""
+    for width in range(1, 41):
+        for height in range(1, 41):
+            if max(width, height) > 4 * min(width, height):
+                with pytest.raises(ValueError, match="at most 4 times"):
+                    geometry.shaped(f"{width}:{height}")
+                continue
+            long = int(round(64 / 8 * (width / height)) * 8) if width >= height else int(round(64 / 8 / (width / height)) * 8)
+            assert geometry.shaped(f"{width}:{height}") == ((long, 64) if width >= height else (64, long))
+
+
+@pytest.mark.parametrize(
+    "aspect", ["", "3", "3:2:1", "3:", "0:1", "1:0", "-3:2", "3:2\n", " 3:2", "1.5:1", "123456:1", "\N{ARABIC-INDIC DIGIT THREE}:2"]
+)
+def test_what_is_no_aspect(aspect: str) -> None:
+    with pytest.raises(ValueError, match="as in 3:2"):
+        geometry.shaped(aspect)
+
+
 def test_alike_is_a_mask_of_any_resolution_with_the_sources_aspect() -> None:
     assert geometry.alike((768, 512), (768, 512))
     assert geometry.alike((768, 512), (192, 128))

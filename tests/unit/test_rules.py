@@ -10,6 +10,7 @@ import pytest
 from ifmesh import rules
 from ifmesh.errors import BadRequest
 from ifmesh.protocol import Request, Settings
+from ifmesh.respacing import FORMS
 
 SHA = "5e" * 32
 GENERATE = Request("a fox", 7)
@@ -67,6 +68,11 @@ FOR_DRAWING: list[Fields] = [
     at("stage_two", steps=1000, noise_level=999),
     at("stage_two", noise_level=0),
     at("upscaler", steps=1, noise_level=350, guidance=100),
+    at("stage_one", schedule="fast27", scheduler="dpm++", threshold_ratio=1, threshold_max=1),
+    at("stage_two", schedule="10, 10,0,3", scheduler="dpm++-single", threshold_ratio=1e-9, threshold_max=100),
+    at("stage_two", schedule="ddim50", scheduler="ddpm"),
+    at("stage_one", steps=9, scheduler="ddim"),
+    *(at("upscaler", scheduler=name) for name in ("ddpm", "dpm++", "dpm++-single", "ddim")),
     {"settings": {}},
     at("stage_one"),
 ]
@@ -82,6 +88,7 @@ FOR_SOURCES: list[Fields] = [
     at("stage_two", strength=1e-9),  # the stage that knows its default steps will say how many are left
     at("stage_one", strength=0.3, steps=4),
     at("stage_one", strength=0.5, timesteps=(900, 500)),
+    at("stage_one", strength=0.04, schedule="fast27"),
 ]
 GOOD: list[tuple[Request, Fields]] = [
     *((request, given) for request in ALL.values() for given in FOR_ALL),
@@ -140,6 +147,13 @@ WAY: list[tuple[Fields, str, object, str]] = [
 DIGEST = "the SHA-256, in hex, of what the request brings; empty if it brings nothing"
 SETTINGS = "settings belong to one of stage_one, stage_two, upscaler"
 FALLING = "a strictly falling list within 999..0"
+UPSCALER = "the upscaler takes steps only, as its pipeline does"
+LATENTS = "the upscaler draws latents, which are not thresholded: leave it out"
+RATIO = "a quantile: above 0, at most 1; published: 0.95"
+MOST = "from 1 (cut at -1 and 1) to 100; published: 1.5 in Stage I, 1 in Stage II"
+SAMPLERS = "one of ddpm, dpm++, dpm++-single, ddim"
+BURNS = f"does not apply dynamic thresholding: pictures burn out; {SAMPLERS}"
+STRIDES = "strides evenly and takes no list of timesteps: give steps, or another scheduler"
 GUIDANCE = "from 0 to 100; 1 or less means no guidance"
 SETTING: list[tuple[Fields, str, object, str]] = [
     (at("stage_3"), "settings", "stage_3", SETTINGS),
@@ -153,8 +167,28 @@ SETTING: list[tuple[Fields, str, object, str]] = [
         at("upscaler", timesteps=(3, 2)),
         "settings.upscaler.timesteps",
         (3, 2),
-        "the upscaler takes steps only, as its pipeline does",
+        UPSCALER,
     ),
+    (at("upscaler", schedule="fast27"), "settings.upscaler.schedule", "fast27", UPSCALER),
+    (at("stage_one", schedule="fast27", steps=3), "settings.stage_one.schedule", "fast27", "give schedule or steps, not both"),
+    (at("stage_two", schedule="9", timesteps=(3,)), "settings.stage_two.schedule", "9", "give schedule or timesteps, not both"),
+    (at("stage_one", schedule="fast28"), "settings.stage_one.schedule", "fast28", f"one of {FORMS}; did you mean fast27?"),
+    (at("stage_one", schedule=""), "settings.stage_one.schedule", "", f"one of {FORMS}"),
+    (at("stage_two", schedule="0,0"), "settings.stage_two.schedule", "0,0", "leaves no timestep: at least one step in one section"),
+    *((at("stage_one", scheduler=n), "settings.stage_one.scheduler", n, BURNS) for n in ("euler", "Euler a", "pndm", "kdpm2-a", "tcd")),
+    (at("stage_two", scheduler="dpm-sde"), "settings.stage_two.scheduler", "dpm-sde", f"needs torchsde; {SAMPLERS}"),
+    (at("stage_two", scheduler="lms"), "settings.stage_two.scheduler", "lms", f"needs scipy; {SAMPLERS}"),
+    (at("stage_two", scheduler="unipc"), "settings.stage_two.scheduler", "unipc", f"is not offered here; {SAMPLERS}"),
+    (at("upscaler", scheduler="euler"), "settings.upscaler.scheduler", "euler", f"is not offered here; {SAMPLERS}"),
+    (at("stage_one", scheduler="dpm+"), "settings.stage_one.scheduler", "dpm+", f"{SAMPLERS}; did you mean dpm++?"),
+    (at("stage_one", scheduler=""), "settings.stage_one.scheduler", "", SAMPLERS),
+    (at("stage_one", scheduler="x" * 9999), "settings.stage_one.scheduler", "x" * 9999, SAMPLERS),
+    (at("stage_one", scheduler="ddim", schedule="fast27"), "settings.stage_one.scheduler", "ddim", STRIDES),
+    (at("stage_two", scheduler="ddim", timesteps=(9, 0)), "settings.stage_two.scheduler", "ddim", STRIDES),
+    *((at("stage_one", threshold_ratio=n), "settings.stage_one.threshold_ratio", n, RATIO) for n in (0, -0.1, 1.01, float("nan"))),
+    *((at("stage_two", threshold_max=n), "settings.stage_two.threshold_max", n, MOST) for n in (0.99, 101, float("inf"), float("nan"))),
+    (at("upscaler", threshold_ratio=0.9), "settings.upscaler.threshold_ratio", 0.9, LATENTS),
+    (at("upscaler", threshold_max=2), "settings.upscaler.threshold_max", 2, LATENTS),
     (at("stage_one", timesteps=()), "settings.stage_one.timesteps", (), FALLING),
     (at("stage_one", timesteps=(5, 5)), "settings.stage_one.timesteps", (5, 5), FALLING),
     (at("stage_one", timesteps=(1, 2)), "settings.stage_one.timesteps", (1, 2), FALLING),
@@ -259,6 +293,13 @@ OWN: list[tuple[Request, Fields, str, object, str]] = [
         "settings.stage_two.strength",
         0.4,
         "leaves no step of 2: at least 0.5, or more steps",
+    ),
+    (
+        VARY,
+        at("stage_one", strength=0.03, schedule="fast27"),
+        "settings.stage_one.strength",
+        0.03,
+        "leaves no step of 27: at least 0.0371, or more steps",
     ),
     (
         INPAINT,

@@ -96,6 +96,15 @@ def test_strength_goes_to_the_stages_that_run() -> None:
     assert (request.task, request.settings) == ("vary", {"stage_one": Settings(strength=1.0)})
 
 
+@pytest.mark.parametrize(
+    ("aspect", "width", "height"),
+    [("1:1", 64, 64), ("3:2", 96, 64), ("2:3", 64, 96), ("16:9", 112, 64), ("4:1", 256, 64), ("9:32", 64, 224)],
+)
+def test_an_aspect_is_a_width_and_a_height(aspect: str, width: int, height: int) -> None:
+    assert made(aspect_ratio=aspect, seed=1)[0] == Request("a fox", 1, width=width, height=height)
+    assert made(aspect_ratio=None, width=72, seed=1)[0] == Request("a fox", 1, width=72)
+
+
 def test_the_same_files_are_one_upload() -> None:
     assert made(source=SQUARE)[1].digest == made("an owl", source=bytearray(SQUARE))[1].digest
     assert made(source=WIDE)[1].digest != made(source=SQUARE)[1].digest
@@ -142,12 +151,24 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("seed", "whole number", {"seed": "5"}),
     ("seed", "not both", {"seed": 5, "generator": STATE}),
     ("sede", "did you mean seed", {"sede": 5}),
-    ("colour", "one of deadline, embeds", {"colour": "red"}),
+    ("colour", "one of aspect_ratio, deadline, embeds", {"colour": "red"}),
     ("size", "64, 256 or 1024", {"size": 512}),
     ("size", "64, 256 or 1024", {"size": "64"}),
     ("size", "64, 256 or 1024", {"size": True}),
     ("width", "multiple of 8", {"width": 63}),
     ("height", "follows its source", {"height": 64, "source": SQUARE}),
+    ("aspect_ratio", "as in 3:2", {"aspect_ratio": "wide"}),
+    ("aspect_ratio", "as in 3:2", {"aspect_ratio": "1.5:1"}),
+    ("aspect_ratio", "as in 3:2", {"aspect_ratio": "3:0"}),
+    ("aspect_ratio", "as in 3:2", {"aspect_ratio": 1.5}),
+    ("aspect_ratio", "at most 4 times", {"aspect_ratio": "5:1"}),
+    ("aspect_ratio", "or width, not both", {"aspect_ratio": "3:2", "width": 64}),
+    ("aspect_ratio", "or height, not both", {"aspect_ratio": "3:2", "height": 64}),
+    ("aspect_ratio", "vary follows its source", {"aspect_ratio": "3:2", "source": SQUARE}),
+    ("aspect_ratoi", "did you mean aspect_ratio", {"aspect_ratoi": "3:2"}),
+    ("settings.stage_one.schedule", "did you mean fast27", {"settings": {"stage_one": {"schedule": "fast72"}}}),
+    ("settings.stage_one.scheduler", "burn out", {"settings": {"stage_one": {"scheduler": "euler"}}}),
+    ("settings.stage_one.threshold_max", "finite number", {"settings": {"stage_one": {"threshold_max": "2"}}}),
     ("settings", "named values", {"settings": 7}),
     ("settings", "one of stage_one", {"settings": {"stage_nine": {"steps": 3}}}),
     ("settings.stage_one", "named fields", {"settings": {"stage_one": 7}, "source": SQUARE, "strength": 0.5}),

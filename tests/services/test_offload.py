@@ -1,0 +1,431 @@
+"""Memory: what loading needs, weights that stay on disk or in RAM, slices and tiles, compiled UNets; each with what it costs or saves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnAddedKVProcessor, AttnProcessor
+from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
+from ifmesh_services import loading, offload, shelf
+from ifmesh_services.nano import builder
+from ifmesh_services.terms import OPTIONS, Terms
+from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import CLIPTextModel, T5Config, T5EncoderModel
+
+from ifmesh.errors import Misconfigured
+from ifmesh.stage import Setup
+
+PARTS: dict[str, tuple[str, str, Any]] = {
+    "t5": ("IF-I-nano", "text_encoder", T5EncoderModel),
+    "unet one": ("IF-I-nano", "unet", UNet2DConditionModel),
+    "unet two": ("IF-II-nano", "unet", UNet2DConditionModel),
+    "unet up": ("x4-nano", "unet", UNet2DConditionModel),
+    "checker": ("IF-I-nano", "safety_checker", IFSafetyChecker),
+    "clip": ("x4-nano", "text_encoder", CLIPTextModel),
+    "vae": ("x4-nano", "vae", AutoencoderKL),
+}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="moving weights to an accelerator needs one")
+
+
+def asked(part: str, model: Any, device: str = "cpu") -> torch.Tensor:
+    """What the model says to something; in the dtype of its own."""
+    source = torch.Generator().manual_seed(7)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=source).to(device, model.dtype)
+
+    ids = torch.arange(4, 81, device=device)[None]
+    with torch.inference_mode():
+        match part.split()[0]:
+            case "unet":
+                said = model.config
+                embeds = noise(2, 77, said.encoder_hid_dim or said.cross_attention_dim)
+                labels = None if part == "unet one" else torch.tensor([20, 20], device=device)
+                x = noise(2, said.in_channels, 16, 16)
+                answer = model(x, torch.tensor(500), encoder_hidden_states=embeds, class_labels=labels, return_dict=False)[0]
+            case "vae":
+                answer = model.decode(noise(1, 4, 64, 64), return_dict=False)[0]
+            case "checker":
+                images = torch.zeros(1, 32, 32, 3).numpy()
+                answer = torch.tensor([model(images=images, clip_input=noise(1, 3, 224, 224))[1:]])
+            case "t5":
+                answer = model(ids, attention_mask=torch.ones_like(ids))[0]
+            case _:
+                answer = model(ids)[0]
+    made: torch.Tensor = answer
+    return made
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_part_is_the_librarys_and_from_disk_the_same(nano16: Path, part: str, dtype: torch.dtype) -> None:
+    """Weights, dtypes, answers and numeric class; also where a dtype is not the file's, which is read without the library."""
+    repo, subfolder, kind = PARTS[part]
+    folder = nano16 / repo
+    loading.component(str(folder), subfolder, kind)  # diffusers' checker is mended
+    theirs = kind.from_pretrained(folder / subfolder, dtype=dtype, variant="fp16" if dtype == torch.float16 else None, use_safetensors=True)
+    theirs.eval().requires_grad_(False)
+    ours = loading.component(str(folder), subfolder, kind, dtype)
+    shelved = loading.component(str(folder), subfolder, kind, dtype, terms=Terms(offload="disk"))
+    for made in (ours, shelved):
+        assert isinstance(made, kind)
+        assert (made.device, made.dtype) == (theirs.device, theirs.dtype)
+        weights = dict(shelf.tensors(made))
+        assert weights.keys() == theirs.state_dict().keys()
+        for name, tensor in theirs.state_dict().items():
+            assert weights[name].dtype == tensor.dtype, name
+            assert torch.equal(weights[name], tensor), name
+    assert {p.device.type for p in shelved.parameters()} == {"meta"}
+    assert loading.numeric_class(Setup(), dtype, ours) == loading.numeric_class(Setup(), dtype, shelved)
+    if dtype != torch.float16 or part == "t5":  # fp16 is slow on a CPU
+        said = asked(part, theirs)
+        assert torch.equal(asked(part, ours), said)
+        assert torch.equal(asked(part, shelved), said)
+        assert torch.equal(asked(part, shelved), said)
+        assert {p.device.type for p in shelved.parameters()} == {"meta"}
+
+
+def test_a_vae_in_fp16_is_upcast_from_disk_too(nano16: Path) -> None:
+    """The upscaler does it after loading."""
+    whole, shelved = (
+        loading.component(str(nano16 / "x4-nano"), "vae", AutoencoderKL, torch.float16, terms=Terms(offload=how))
+        for how in ("none", "disk")
+    )
+    for made in (whole, shelved):
+        made.float()  # type: ignore[attr-defined]
+    assert torch.equal(asked("vae", whole), asked("vae", shelved))
+    assert loading.numeric_class(Setup(), torch.float16, whole) == loading.numeric_class(Setup(), torch.float16, shelved)
+
+
+def test_names_of_old_checkpoints_are_understood(nano16: Path, tmp_path: Path) -> None:
+    """The hub's x4 upscaler stores its VAE's attention as query, key, value and proj_attn."""
+    made: Any = AutoencoderKL
+    torch.manual_seed(3)
+    config = builder._VAE | {"mid_block_add_attention": True}
+    made(**config, sample_size=64).save_pretrained(tmp_path / "vae")
+    path = tmp_path / "vae/diffusion_pytorch_model.safetensors"
+    old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    stored = load_file(path)
+    for new, name in old.items():
+        stored = {key.replace(new, name): tensor for key, tensor in stored.items()}
+    assert sum(".query." in key for key in stored) == 4
+    save_file(stored, path, metadata={"format": "pt"})
+    kinds: list[Any] = [
+        loading.component(str(tmp_path), "vae", AutoencoderKL, dtype, terms=Terms(offload=how))
+        for dtype, how in ((torch.float32, "none"), (torch.float32, "disk"), (torch.bfloat16, "none"), (torch.bfloat16, "disk"))
+    ]
+    answers = [asked("vae", one) for one in kinds]
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[2], answers[3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("how", ["none", "disk"])
+@pytest.mark.parametrize("part", ["t5", "unet one"])
+def test_weights_that_are_missing_are_not_made_up(nano16: Path, tmp_path: Path, part: str, how: str, dtype: torch.dtype) -> None:
+    repo, subfolder, kind = PARTS[part]
+    shutil.copytree(nano16 / repo / subfolder, tmp_path / subfolder)
+    [path] = [p for p in (tmp_path / subfolder).glob("*.safetensors") if "fp16" not in p.name]
+    weights = load_file(path)
+    del weights[sorted(name for name in weights if name.endswith(".weight"))[-1]]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(Misconfigured, match=rf"{subfolder}: cannot be loaded as {kind.__name__}: the files lack "):
+        loading.component(str(tmp_path), subfolder, kind, dtype, terms=Terms(offload=how))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A T5 of 310 MB and a UNet of 413 MB in fp32, in the hub's layout."""
+    repo = tmp_path_factory.mktemp("large")
+    with torch.random.fork_rng(devices=[]):
+        config = builder._T5 | {"d_model": 1024, "d_kv": 64, "num_heads": 16, "d_ff": 2816, "num_layers": 6}
+        T5EncoderModel(T5Config(vocab_size=4096, **config)).save_pretrained(repo / "text_encoder", max_shard_size="10GB")
+        blocks = {"block_out_channels": [128, 256, 384, 512], "cross_attention_dim": 512, "attention_head_dim": 64, "layers_per_block": 2}
+        unet: Any = UNet2DConditionModel
+        unet(**(builder._I | blocks), sample_size=16).save_pretrained(repo / "unet", max_shard_size="10GB")
+    return repo
+
+
+MEASURED = """
+import gc, sys, torch
+torch.set_num_threads(1)
+from ifmesh.stage import Setup
+from ifmesh_services import loading, shelf
+from ifmesh_services.terms import Terms
+from tests.services.test_offload import PARTS, asked
+
+def status(key):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+
+small, large, part, dtype, how = sys.argv[1:]
+repo, subfolder, kind = PARTS[part]
+dtype = getattr(torch, dtype)
+first = loading.component(f"{small}/{repo}", subfolder, kind, dtype, terms=Terms(offload=how))
+asked(part, first)  # so that all code is there
+gc.collect()
+open("/proc/self/clear_refs", "w").write("5")  # the peak is counted from here
+before = status("VmRSS")
+model = loading.component(large, subfolder, kind, dtype, terms=Terms(offload=how))
+loading.numeric_class(Setup(), dtype, model)  # reads every byte
+loaded = status("VmHWM") - before
+if dtype == torch.float32:
+    asked(part, model)
+weights = sum(p.numel() * p.element_size() for p in model.parameters())
+print(weights, loaded / weights, (status("VmHWM") - before) / weights)
+"""
+
+
+def measured(small: Path, large: Path, part: str, dtype: str, how: str) -> tuple[int, float, float]:
+    """Bytes of the weights; and as parts of them the resident memory that a fresh process needed to load, and to be asked once."""
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "MALLOC_ARENA_MAX": "1"}
+    code = [sys.executable, "-c", MEASURED, str(small), str(large), part, dtype, how]
+    ended = subprocess.run(code, env=environ, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 0, ended.stderr
+    weights, loaded, peak = ended.stdout.split()[-3:]
+    return int(weights), float(loaded), float(peak)
+
+
+@pytest.mark.parametrize("part", ["t5", "unet one"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_loading_needs_little_more_than_the_weights(nano16: Path, large: Path, part: str, dtype: str) -> None:
+    """Mapped pages of the files count.  The libraries alone: 3.0 times the weights where a dtype is not the file's."""
+    weights, loaded, _ = measured(nano16, large, part, dtype, "none")
+    assert weights > 150_000_000
+    assert 0.9 < loaded <= 1.2  # less: it was not measured
+
+
+@pytest.mark.parametrize("part", ["t5", "unet one"])
+def test_from_disk_a_fraction_of_the_weights_is_in_memory(nano16: Path, large: Path, part: str) -> None:
+    """While loading and while it computes: a layer, and what it computes."""
+    weights, loaded, peak = measured(nano16, large, part, "float32", "disk")
+    assert weights > 300_000_000
+    assert loaded <= 0.2
+    assert peak <= 0.45
+
+
+@CARD
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("how", ["model", "sequential", "disk"])
+def test_on_a_card_the_bits_are_the_same_and_the_memory_is_free_again(nano16: Path, part: str, how: str) -> None:
+    repo, subfolder, kind = PARTS[part]
+    plain = loading.component(str(nano16 / repo), subfolder, kind, torch.float32, "cuda:0")
+    said = asked(part, plain, "cuda:0").cpu()
+    weights = sum(p.nbytes for p in plain.parameters())
+    del plain
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    made = loading.component(str(nano16 / repo), subfolder, kind, torch.float32, "cuda:0", Terms(offload=how))
+    assert torch.cuda.memory_allocated() - before < weights / 2
+    assert made.device == torch.device("cuda:0")
+    assert torch.equal(asked(part, made, "cuda:0").cpu(), said)
+    offload.leave()
+    assert torch.cuda.memory_allocated() - before < weights / 2
+
+
+@CARD
+@pytest.mark.parametrize(("how", "most"), [("model", 1.3), ("sequential", 0.3), ("disk", 0.3)])
+def test_on_a_card_the_peak_is_a_fraction(large: Path, how: str, most: float) -> None:
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    made = loading.component(str(large), "unet", UNet2DConditionModel, torch.float16, "cuda:0", Terms(offload=how))
+    weights = sum(p.numel() * p.element_size() for p in made.parameters())  # type: ignore[attr-defined]
+    assert torch.cuda.max_memory_allocated() - before < 0.05 * weights
+    asked("unet one", made, "cuda:0")
+    assert torch.cuda.max_memory_allocated() - before < most * weights
+
+
+@pytest.mark.parametrize("how", ["model", "sequential"])
+@pytest.mark.parametrize("stage", OPTIONS)
+def test_without_an_accelerator_there_is_nothing_to_move_to(stage: str, how: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        Terms.read(stage, {"offload": how}, "cpu")
+    said = f"services.{stage}.options.offload: '{how}': moves weights between RAM and an accelerator, and this service computes on the CPU"
+    assert said in str(caught.value)
+    assert "'disk'" in str(caught.value)
+    assert Terms.read(stage, {"offload": how}, "cuda:0").offload == how
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "said"),
+    [
+        ("stage_one", {"offload": "ram"}, "services.stage_one.options.offload: 'ram': one of none, model, sequential, disk"),
+        ("guard", {"offload": True}, "services.guard.options.offload: True"),
+        ("stage_two", {"attention_slicing": 0}, "options.attention_slicing: 0: none, auto, max, or a whole number of heads from 1 up"),
+        ("stage_two", {"attention_slicing": True}, "options.attention_slicing: True"),
+        ("stage_two", {"attention_slicing": "some"}, "options.attention_slicing: 'some'"),
+        ("upscaler", {"vae_tiling": "on"}, "services.upscaler.options.vae_tiling: 'on': true or false"),
+        ("upscaler", {"vae_slicing": 1}, "options.vae_slicing: 1: true or false"),
+        ("stage_one", {"shapes": "64x64"}, "options.shapes: only with compile = true"),
+        ("stage_one", {"compile": True, "shapes": "64"}, "options.shapes: '64': WIDTHxHEIGHT, as in '64x64, 96x64'"),
+        ("stage_one", {"compile": True, "shapes": "64x65"}, "multiples of 8 from 8 to 4096"),
+        ("stage_one", {"compile": True, "shapes": "64x64,"}, "options.shapes: '64x64,'"),
+        ("stage_one", {"compile": True, "shapes": 64}, "options.shapes: 64"),
+        ("stage_one", {"compile": True, "offload": "disk"}, "options.compile: not with offload = 'disk'; leave one of them out"),
+        ("stage_one", {"compile": True, "mode": "pooled"}, "options.compile: only with mode = 'exact'"),
+        ("stage_one", {"mode": "pooled", "offload": "disk"}, "options.offload: 'disk': on a CPU only with mode = 'exact'"),
+        ("stage_one", {"quantize": "int8"}, "services.stage_one.options: unknown key 'quantize'"),
+        ("stage_one", {"vae_tiling": True}, "unknown key 'vae_tiling'"),
+        ("guard", {"ofload": "disk"}, "services.guard.options: unknown key 'ofload'; did you mean 'offload'?"),
+    ],
+)
+def test_a_wrong_option_is_named_with_what_to_do(stage: str, options: dict[str, object], said: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        Terms.read(stage, options, "cpu", beside=("mode", "slots"))
+    assert said in str(caught.value)
+
+
+def test_what_changes_bits_is_in_the_numeric_class() -> None:
+    given: list[dict[str, object]] = [
+        {},
+        {"compile": True},
+        {"attention_slicing": "auto"},
+        {"attention_slicing": 2},
+        {"vae_tiling": True},
+        {"vae_slicing": True},
+    ]
+    assert len({Terms.read("upscaler", options).numeric for options in given}) == len(given)
+    assert Terms.read("upscaler", {"offload": "disk", "variant": "fp16", "attention_slicing": "none"}).numeric == ""
+    assert Terms.read("upscaler", {"compile": True}).shapes == ((256, 256),)
+    assert Terms.read("stage_one", {"compile": True, "shapes": " 64x64,96x64 "}).shapes == ((64, 64), (96, 64))
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The number of values in the largest tensor that is made within, and how many of them there are."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(one, torch.Tensor):
+                self.seen = max(self.seen, one.numel())
+        return made
+
+
+@pytest.mark.parametrize("part", ["unet one", "unet up"])
+def test_sliced_attention_makes_smaller_tensors(nano16: Path, part: str) -> None:
+    """The largest is the attention's: [rows x heads, pixels, tokens]; the answer is the same but for the last bits."""
+    repo, subfolder, kind = PARTS[part]
+    plain, sliced = (loading.component(str(nano16 / repo), subfolder, kind, terms=Terms(attention_slicing=how)) for how in ("none", "max"))
+    said = asked(part, plain)
+    assert torch.equal(asked(part, plain), said)
+    plain.set_attn_processor(AttnAddedKVProcessor() if part == "unet one" else AttnProcessor())  # SDPA keeps its scores to itself
+    with Largest() as unsliced:
+        asked(part, plain)
+    with Largest() as largest:
+        answer = asked(part, sliced)
+    assert largest.seen < 0.7 * unsliced.seen
+    assert (answer - said).abs().max() < 1e-4 * said.abs().max()
+    with pytest.raises(Misconfigured, match=r"services\.stage_one\.options\.attention_slicing: 64: more heads than .* smaller or equal to"):
+        loading.component(str(nano16 / repo), subfolder, kind, terms=Terms("stage_one", attention_slicing=64))
+
+
+def test_a_tiled_decode_makes_smaller_tensors(nano16: Path) -> None:
+    repo, subfolder, kind = PARTS["vae"]
+    plain, tiled = (loading.component(str(nano16 / repo), subfolder, kind, terms=Terms(vae_tiling=how)) for how in (False, True))
+    with Largest() as whole:
+        said = asked("vae", plain)
+    with Largest() as parts:
+        answer = asked("vae", tiled)
+    assert parts.seen * 2 <= whole.seen
+    assert answer.shape == said.shape
+    assert not torch.equal(answer, said)  # seams
+    assert (answer - said).abs().mean() < 0.5 * said.std()
+
+
+def test_a_sliced_decode_takes_one_picture_at_a_time(nano16: Path) -> None:
+    repo, subfolder, kind = PARTS["vae"]
+    rows: dict[bool, list[int]] = {}
+    answers = []
+    for slicing in (False, True):
+        made: Any = loading.component(str(nano16 / repo), subfolder, kind, terms=Terms(vae_slicing=slicing))
+        seen = rows.setdefault(slicing, [])
+        made.decoder.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(len(given[0])))
+        with torch.inference_mode():
+            answers.append(made.decode(torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1)), return_dict=False)[0])
+    assert rows == {False: [3], True: [1, 1, 1]}
+    assert torch.allclose(answers[0], answers[1], atol=1e-5)
+
+
+def test_a_compiled_unet_compiles_nothing_while_it_draws(tmp_path: Path) -> None:
+    """A small one, for the compiler takes long; called as the pool calls it.  Another shape is drawn too, uncompiled."""
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU, and there is no g++ here")
+    code = f"""
+import torch
+torch.set_num_threads(1)
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from ifmesh_services import loading
+from ifmesh_services.denoising import Draw, exact
+from ifmesh_services.nano import builder
+from ifmesh_services.terms import Terms
+blocks = dict(block_out_channels=[16], down_block_types=["ResnetDownsampleBlock2D"], up_block_types=["ResnetUpsampleBlock2D"],
+              cross_attention_dim=16, mid_block_type=None)
+UNet2DConditionModel(**(builder._I | blocks), sample_size=16).save_pretrained({str(tmp_path / "unet")!r})
+terms = Terms.read("stage_one", {{"compile": True, "shapes": "16x16, 24x16"}})
+unet = loading.component({str(tmp_path)!r}, "unet", UNet2DConditionModel, terms=terms)
+scheduler = DDPMScheduler(variance_type="learned_range")
+scheduler.set_timesteps(3)
+
+def draw(width, height):
+    source = torch.Generator().manual_seed(1)
+    x, embeds = torch.randn(1, 3, height, width, generator=source), torch.randn(2, 77, 64, generator=source)
+    made = Draw(x, embeds, 7.0, scheduler, source)
+    with torch.inference_mode():
+        for _ in range(3):
+            for predicted in exact(unet)([made]):
+                made.advance(predicted)
+    return made.x
+
+before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+other = draw(16, 32)
+print("undeclared", torch._dynamo.utils.counters["stats"]["unique_graphs"] == before)
+torch.compiler.set_stance("fail_on_recompile")
+made = [draw(16, 16), draw(24, 16)]
+try:
+    draw(16, 32)
+except RuntimeError as error:
+    print("recompile" in str(error))
+torch.compiler.set_stance("force_eager")
+plain = [draw(16, 16), draw(24, 16)]
+print(all(torch.allclose(a, b, atol=1e-3) for a, b in zip(made, plain)), all(torch.equal(a, b) for a, b in zip(made, plain)),
+      torch.equal(other, draw(16, 32)))
+"""
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=115)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == ["undeclared", "True", "True", "True", "False", "True"]
+
+
+def test_without_a_compiler_it_is_said(nano16: Path, tmp_path: Path) -> None:
+    code = f"""
+from ifmesh_services import loading
+from ifmesh_services.terms import Terms
+from ifmesh.errors import Misconfigured
+from transformers import T5EncoderModel
+try:
+    loading.component({str(nano16 / "IF-I-nano")!r}, "text_encoder", T5EncoderModel, terms=Terms("encoder", compile=True))
+except Misconfigured as error:
+    print(error)
+"""
+    environ = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "CXX": str(tmp_path / "none"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+    }
+    ended = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=110)
+    assert "options.compile: T5EncoderModel: " in ended.stdout, ended.stdout + ended.stderr
+    assert "install a C++ compiler (g++), or leave it out" in ended.stdout
