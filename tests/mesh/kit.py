@@ -63,6 +63,7 @@ class Speaker:
         self.heard: list[ToClient] = []
         self.payload = b""  # the second part of the last Result
         self.previews: list[tuple[Preview, bytes]] = []  # each with its frame
+        self._outs: list[zmq.Socket[bytes]] = []
 
     def say(self, *parts: bytes) -> None:
         assert self.socket.poll(int(LIMIT * 1000), zmq.POLLOUT), "no connection to the coordinator"
@@ -120,12 +121,19 @@ class Speaker:
         self.until(Accepted, lambda m: m.job == job)
 
     def push(self, *deliveries: list[bytes]) -> None:
-        """Each with its header, to the inlet of the coordinator; taken when it returns."""
+        """Each with its header, to the inlet of the coordinator; taken by libzmq when it returns.
+
+        The socket stays open: of what a reader at its high-water mark has not yet read, libzmq loses the rest when the sender closes.
+        """
         out = sockets.outlet(self._ctx, self.inlet())
+        self._outs.append(out)
         for delivery in deliveries:
             assert out.poll(int(LIMIT * 1000), zmq.POLLOUT)
             out.send_multipart(delivery)
-        out.close(linger=int(LIMIT * 1000))
+
+    def close(self) -> None:
+        for socket in (self.socket, *self._outs):
+            socket.close(linger=int(LIMIT * 1000))
 
     def result(self, job: str) -> bytes:
         """The published frame."""
@@ -252,7 +260,7 @@ class Mesh:
         try:
             yield speaker
         finally:
-            speaker.socket.close()
+            speaker.close()
 
     def ready(self, speaker: Speaker, *names: str) -> dict[str, ServiceRow]:
         """These services, once all of them are ready."""
