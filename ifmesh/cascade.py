@@ -28,19 +28,19 @@ class Blob:
     range: tuple[float, float] | None = None
 
 
-EMBEDS = Blob("embeds", (2, 77, "channels"))  # rows: negative, prompt; as diffusers' encode_prompt gives them
+EMBEDS = Blob("embeds", ("texts", 77, "channels"))  # rows: negative, prompt (, style); as diffusers' encode_prompt gives them
 RNG = Blob("rng", (5056,), "U8")  # the state of the request's CPU torch.Generator, as the stage before left it
 IMAGE64 = Blob("image64", (3, "h", "w"), range=(-1, 1))  # Stage I.  The names say the true geometry: 64 -> 256 -> 1024
 IMAGE256 = Blob("image256", (3, "h4", "w4"), range=(-1, 1))  # Stage II
 IMAGE1024 = Blob("image1024", (3, "h16", "w16"), "U8", range=(0, 255))  # the upscaler's RGB, as output_type="pil" rounds it
-TOKENS = Blob("tokens", (2, 3), "I64")  # rows: negative, prompt; of the text: its tokens, those that the encoder reads, the unknown ones
+TOKENS = Blob("tokens", ("texts", 3), "I64")  # the same rows; of each text: its tokens, those that the encoder reads, the unknown ones
 SOURCE = Blob("source", ("source_bytes",), "U8")  # a whole picture file, as the client sent it
 MASK = Blob("mask", ("mask_bytes",), "U8")  # the same; white: repaint
 FLAGGED = Blob("flagged", (1,), "U8")  # 1: the safety checker blanked a picture of this result
 
-BROUGHT = {blob.name: blob for blob in (SOURCE, MASK, EMBEDS, RNG)}  # what a client may upload into the first bag
+BROUGHT = {blob.name: blob for blob in (SOURCE, MASK, EMBEDS, IMAGE64, IMAGE256, RNG)}  # what a client may bring into the first bag
 DRAWN = {"stage_one": IMAGE64, "stage_two": IMAGE256, "upscaler": IMAGE1024}
-PNG = {stage: Blob(f"png_{stage}", ("bytes_" + stage,), "U8") for stage in DRAWN}  # the guard's: whole PNG files
+PICTURE = {stage: Blob(f"picture_{stage}", ("bytes_" + stage,), "U8") for stage in DRAWN}  # the guard's: whole files, as Request.format
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,14 @@ class StageSpec:
 
 def _drawn(request: Request) -> tuple[str, ...]:
     """The stages whose pictures the guard publishes: the last one, and those before it when asked for."""
-    last = STAGES.index(request.last_stage)
-    drawn = tuple(s for s in DRAWN if STAGES.index(request.first_stage) <= STAGES.index(s) <= last)
+    drawn = tuple(stage for stage in DRAWN if stage in _way(request))
     return drawn if request.stages else drawn[-1:]
+
+
+def _way(request: Request) -> tuple[str, ...]:
+    """From its first stage to its last.  A picture that is only to be made larger is not drawn by Stage I."""
+    way = STAGES[STAGES.index(request.first_stage) : STAGES.index(request.last_stage) + 1]
+    return tuple(stage for stage in way if request.task != "upscale" or stage != "stage_one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +76,7 @@ class Cascade:
 
     def route(self, request: Request) -> tuple[str, ...]:
         """The stages this request goes through: from its first to its last, and, where that draws, the guard."""
-        names = [s.name for s in self.stages]
-        route = names[names.index(request.first_stage) : names.index(request.last_stage) + 1]
-        return (*route, "guard") if request.last_stage in DRAWN else tuple(route)  # embeddings are no picture
+        return (*_way(request), "guard") if request.last_stage in DRAWN else _way(request)  # embeddings are no picture
 
     def carries(self, request: Request, stage: str) -> tuple[Blob, ...]:
         """What the bag holds when `stage` is done: all that later stages need, and earlier ones have given or the client brought."""
@@ -119,17 +122,37 @@ def _encoded(request: Request) -> tuple[Blob, ...]:
     return (EMBEDS, TOKENS) if request.task == "encode" or RNG.name in request.brings else (EMBEDS, TOKENS, RNG)
 
 
+def _stage_one(request: Request) -> tuple[Blob, ...]:
+    return (EMBEDS, *_rng(request, "stage_one"), *_source(request))
+
+
+def _stage_two(request: Request) -> tuple[Blob, ...]:
+    low = (SOURCE,) if request.task == "upscale" else (IMAGE64, *_source(request))
+    return (EMBEDS, *low, *_rng(request, "stage_two"))
+
+
+def _upscaler(request: Request) -> tuple[Blob, ...]:
+    """Its prompt comes with the Request: CLIP, not T5."""
+    alone = request.task == "upscale" and request.first_stage == "upscaler"
+    return (SOURCE if alone else IMAGE256, *_rng(request, "upscaler"))
+
+
+def kept(request: Request) -> tuple[Blob, ...]:
+    """What is kept beside the result for a job that goes on where this one ends: what the next stage needs.  () when nothing is."""
+    onwards = {"stage_one": _stage_two, "stage_two": _upscaler}.get(request.last_stage)
+    return onwards(request) if onwards and request.keep else ()
+
+
 IF = Cascade(
     (
         StageSpec("encoder", lambda r: (), _encoded),
-        StageSpec("stage_one", lambda r: (EMBEDS, *_rng(r, "stage_one"), *_source(r)), lambda r: (IMAGE64, RNG)),
-        StageSpec("stage_two", lambda r: (EMBEDS, IMAGE64, *_rng(r, "stage_two"), *_source(r)), lambda r: (IMAGE256, RNG)),
-        # The upscaler's prompt comes with the Request: CLIP, not T5.
-        StageSpec("upscaler", lambda r: (IMAGE256, *_rng(r, "upscaler")), lambda r: (IMAGE1024, RNG)),
+        StageSpec("stage_one", _stage_one, lambda r: (IMAGE64, RNG)),
+        StageSpec("stage_two", _stage_two, lambda r: (IMAGE256, RNG)),
+        StageSpec("upscaler", _upscaler, lambda r: (IMAGE1024, RNG)),
         StageSpec(
             "guard",
-            lambda r: (*(DRAWN[s] for s in _drawn(r)), *_read(r)),
-            lambda r: (*(PNG[s] for s in _drawn(r)), FLAGGED, *_read(r)),
+            lambda r: (*(DRAWN[s] for s in _drawn(r)), *_read(r), *kept(r)),
+            lambda r: (*(PICTURE[s] for s in _drawn(r)), FLAGGED, *_read(r), *kept(r)),
         ),
     )
 )

@@ -16,7 +16,7 @@ import zmq
 from ifmesh import bags, exits, log, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.broker import Broker
-from ifmesh.cascade import DRAWN, FLAGGED, IF, PNG
+from ifmesh.cascade import DRAWN, FLAGGED, IF, PICTURE
 from ifmesh.commands import Blame, Book, Close, Command, Discard, Give, Hand, Note, Policy, Send
 from ifmesh.config import Config
 from ifmesh.errors import Misconfigured
@@ -203,7 +203,7 @@ class Coordinator:
         job = self._broker.jobs[header.job]
         early = header.kind == "preview"
         try:
-            bags.decode(frame, (PNG[header.stage], FLAGGED) if early else IF.carries(job.request, job.route[-1]))
+            bags.decode(frame, (PICTURE[header.stage], FLAGGED) if early else IF.carries(job.request, job.route[-1]))
         except Garbled as error:
             self._garbage.dropped(f"{header.stage}, for job {header.job},", error)
             return

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ifmesh import bags, parameters, wire
-from ifmesh.cascade import DRAWN, FLAGGED, PNG, TOKENS, Blob
+from ifmesh.cascade import DRAWN, FLAGGED, PICTURE, TOKENS, Blob
 from ifmesh.notes import notes
 from ifmesh.protocol import Finished, Request, StageRun
 from ifmesh.stage import Tensor
@@ -75,10 +75,10 @@ class Preview(Picture):
 
     @classmethod
     def published(cls, job: str, stage: str, frame: bytes) -> Preview:
-        """From the frame that came with the message: uint8 tensors png_STAGE [bytes] and flagged [1].  Raises wire.Garbled."""
+        """From the frame that came with the message: uint8 tensors picture_STAGE [bytes] and flagged [1].  Raises wire.Garbled."""
         if stage not in DRAWN:
             raise wire.Garbled(f"preview of {job}: not of a stage that draws")
-        bag = bags.decode(frame, (PNG[stage], FLAGGED))
+        bag = bags.decode(frame, (PICTURE[stage], FLAGGED))
         return cls(stage, _png(bag, stage, f"preview of {job}"), job, _flag(bag))
 
 
@@ -109,7 +109,7 @@ class Image(Picture):
     def published(
         cls, finished: Finished, frame: bytes, request: Request | None = None, source: bytes | None = None, mask: bytes | None = None
     ) -> Image:
-        """From the frame that the coordinator stored: uint8 tensors png_STAGE [bytes] and flagged [1], and int64 tokens [2, 3] or none.
+        """From the frame that the coordinator stored: uint8 tensors picture_STAGE [bytes] and flagged [1], and int64 tokens [2, 3] or none.
 
         Raises wire.Garbled when the frame is not what `finished` announced, or not what a guard publishes.
         """
@@ -117,11 +117,11 @@ class Image(Picture):
         if len(frame) != finished.size:
             raise wire.Garbled(f"{where}: {len(frame)} bytes, announced were {finished.size}")
         bag = bags.decode(frame)
-        drawn = [stage for stage, blob in PNG.items() if blob.name in bag]
-        known = {FLAGGED.name, TOKENS.name, *(PNG[stage].name for stage in drawn)}
+        drawn = [stage for stage, blob in PICTURE.items() if blob.name in bag]
+        known = {FLAGGED.name, TOKENS.name, *(PICTURE[stage].name for stage in drawn)}
         if FLAGGED.name not in bag or not drawn or not bag.keys() <= known:
             raise wire.Garbled(f"{where}: holds {', '.join(sorted(bag))[:200]}, not a guard's pictures")
-        if not all(_fits(bag[blob.name], blob) for blob in (FLAGGED, TOKENS, *(PNG[stage] for stage in drawn)) if blob.name in bag):
+        if not all(_fits(bag[blob.name], blob) for blob in (FLAGGED, TOKENS, *(PICTURE[stage] for stage in drawn)) if blob.name in bag):
             raise wire.Garbled(f"{where}: not flat bytes")
         stages = {stage: Picture(stage, _png(bag, stage, where)) for stage in drawn}
         last = stages[drawn[-1]]
@@ -171,7 +171,7 @@ def _flag(bag: Mapping[str, Tensor]) -> bool:
 
 
 def _png(bag: Mapping[str, Tensor], stage: str, where: str) -> bytes:
-    png = bytes(bag[PNG[stage].name].data)
+    png = bytes(bag[PICTURE[stage].name].data)
     if not png.startswith(parameters.HEAD) or len(png) < parameters.BODY:
         raise wire.Garbled(f"{where}: {stage} is no PNG")
     return png

@@ -21,7 +21,7 @@ from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command
 from ifmesh.errors import Misconfigured
 from ifmesh.protocol import Ended, Request, StageRun
 
-SCHEMA = 2
+SCHEMA = 3
 REMEMBER = 10000  # endings given back after a restart, the newest
 
 _JOB = re.compile(r"[A-Za-z0-9_-]{1,64}")

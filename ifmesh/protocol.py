@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-VERSION = 2
+VERSION = 3
 
 STAGES = ("encoder", "stage_one", "stage_two", "upscaler", "guard")
-TASKS = ("generate", "vary", "inpaint", "encode")
+TASKS = ("generate", "vary", "inpaint", "upscale", "encode")
 
 Token = tuple[int, int]
 """(coordinator epoch, number).  Issuing a newer one is what invalidates the older; (0, 0) is older than any."""
@@ -31,6 +31,8 @@ class Settings:
     scheduler: "ddpm", "dpm++" (DPM-Solver++ multistep), "dpm++-single" (singlestep) or "ddim".  threshold_ratio, threshold_max: dynamic
     thresholding of Stage I and II (Imagen, arXiv:2205.11487): what is foreseen is cut at that quantile of its absolute values, which
     counts as at least 1 and at most threshold_max, and divided by it.
+
+    positive_mixer: [0, 1], Stage I and II of a request with a style: how much of the style the prompt gives way to.
     """
 
     steps: int | None = None
@@ -42,19 +44,24 @@ class Settings:
     scheduler: str | None = None
     threshold_ratio: float | None = None
     threshold_max: float | None = None
+    positive_mixer: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What somebody wants drawn.  The same Request gives the same bytes within one numeric class.
 
-    seed: of the one CPU generator that travels in the bag.  settings: by stage name.  width, height: base pixels (Stage I) of what is
-    generated; vary and inpaint follow their source.  seeding: "chained" (one generator through all stages) or "per_stage" (fresh in
-    each).  stages: publish the pictures of the earlier stages too.  priority: higher goes first.  deadline: seconds from acceptance to
-    the end.  keep: seconds to keep the last bag beside the result.  continues: job id whose kept bag to start from.
+    seed: of the one CPU generator that travels in the bag.  style: a second text, which the encoder reads and Stage I and II mix into
+    the prompt, see Settings.positive_mixer.  settings: by stage name.  width, height: base pixels (Stage I) of what is generated; vary,
+    inpaint and upscale follow their source.  seeding: "chained" (one generator through all stages) or "per_stage" (fresh in each).
+    stages: publish the pictures of the earlier stages too.  format: of the published files; webp is lossless, jpeg is not.
 
-    brings: names of the tensors that the client uploads, in the order of `cascade.BROUGHT`; they enter the first bag.  upload: SHA-256
-    (hex) of their safetensors frame.  tied: the job is cancelled when no client that watches it has been heard for a while.
+    priority: higher goes first.  deadline: seconds from acceptance to the end.  tied: the job is cancelled when no client that watches
+    it has been heard for a while.  keep: seconds for which the mesh keeps, beside the result, what the next stage would need
+    (`cascade.kept`), as an upload named by Finished.kept: another request may bring it, and so go on where this one ends.
+
+    brings: names of the tensors in the upload, in the order of `cascade.BROUGHT`; they enter the first bag.  upload: SHA-256 (hex) of
+    their safetensors frame.
     """
 
     prompt: str
@@ -62,19 +69,20 @@ class Request:
     task: str = "generate"
     negative: str = ""
     settings: dict[str, Settings] = field(default_factory=dict)
+    style: str = ""
     width: int | None = None
     height: int | None = None
     seeding: Literal["chained", "per_stage"] = "chained"
     first_stage: str = "encoder"
     last_stage: str = "upscaler"
     stages: bool = True
+    format: Literal["png", "webp", "jpeg"] = "png"
     priority: int = 0
     deadline: float | None = None
+    tied: bool = False
     keep: float = 0.0
-    continues: str = ""
     brings: tuple[str, ...] = ()
     upload: str = ""
-    tied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +227,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """An early picture, checked and marked by the guard.  Its safetensors frame (png_STAGE, flagged) follows as the next part.
+    """An early picture, checked and marked by the guard.  Its safetensors frame (picture_STAGE, flagged) follows as the next part.
 
     May never come, and come twice: whoever wants all the pictures fetches the result.
     """
@@ -232,7 +240,8 @@ class Preview:
 class Finished:
     """The result is on disk.  digest: SHA-256 (hex) of the published frame, size: its bytes.
 
-    reproducible: every stage stayed within one numeric class over all its runs.
+    reproducible: every stage stayed within one numeric class over all its runs, and that class promises equal bits.  kept: SHA-256
+    (hex) of the upload that the mesh has made of what the next stage needs, for Request.keep seconds from now on; "" for none.
     """
 
     job: str
@@ -241,6 +250,7 @@ class Finished:
     seed: int
     reproducible: bool
     runs: tuple[StageRun, ...]
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,12 @@ PROMPT_CHARACTERS = 2000
 PROMPT_BYTES = 4096
 SIDE = 256  # base pixels at most
 DRAW = ("stage_one", "stage_two", "upscaler")
-NEEDS = {"generate": (), "vary": ("source",), "inpaint": ("source", "mask"), "encode": ()}  # what each task must bring
-MAY = {"generate": ("embeds", "rng"), "vary": ("embeds", "rng"), "inpaint": ("embeds", "rng"), "encode": ()}  # and what it may
-ORDER = ("source", "mask", "embeds", "rng")
-STRENGTH = ("stage_one", "stage_two")  # the stages that start from a source
+NEEDS = {"generate": (), "vary": ("source",), "inpaint": ("source", "mask"), "upscale": ("source",), "encode": ()}  # must be brought
+MAY = {"upscale": ("embeds", "rng"), "encode": ()}  # and may be; the other tasks: whatever enters where they begin
+ORDER = ("source", "mask", "embeds", "image64", "image256", "rng")
+ENTERS = {"embeds": ("stage_one", "stage_two"), "image64": ("stage_two",), "image256": ("upscaler",)}  # as first stage
+SKETCHED = ("vary", "inpaint")  # the tasks that draw over a source
+STRENGTH = STYLED = ("stage_one", "stage_two")  # the stages that start from a source; those that read the encoder's texts
 
 
 def steps_left(steps: int, strength: float) -> int:
@@ -48,12 +50,14 @@ def check_fields(request: Request) -> None:
         _check_settings(stage, settings)
         if settings.strength is not None:
             _check_strength(request.task, stage, settings)
+        if settings.positive_mixer is not None:
+            _check_mixer(request, stage, settings.positive_mixer)
 
 
 def _check_texts(request: Request) -> None:
     if not request.prompt.strip():
         raise BadRequest("prompt", request.prompt, "say what to draw: the prompt is empty")
-    for field, text in (("prompt", request.prompt), ("negative", request.negative)):
+    for field, text in (("prompt", request.prompt), ("negative", request.negative), ("style", request.style)):
         if len(text) > PROMPT_CHARACTERS:
             raise BadRequest(field, text, f"{len(text)} characters; at most {PROMPT_CHARACTERS} (the encoder reads 77 tokens)")
         try:
@@ -80,8 +84,8 @@ def _check_numbers(request: Request) -> None:
         raise BadRequest("deadline", request.deadline, "seconds from acceptance: above 0, at most 604800 (a week)")
     if not 0 <= request.keep <= 86400:
         raise BadRequest("keep", request.keep, "seconds: from 0 to 86400 (a day)")
-    if request.continues:
-        raise BadRequest("continues", request.continues, "this version of ifmesh does not continue kept bags yet: leave it out")
+    if request.keep and request.last_stage not in DRAW[:-1]:
+        raise BadRequest("keep", request.keep, f"nothing comes after {request.last_stage}: leave it out, or stop earlier")
 
 
 def _check_way(request: Request) -> None:
@@ -93,19 +97,29 @@ def _check_way(request: Request) -> None:
         raise BadRequest("last_stage", request.last_stage, f"for {request.task}: one of {', '.join(allowed)}")
     if STAGES.index(request.first_stage) > STAGES.index(request.last_stage):
         raise BadRequest("first_stage", request.first_stage, f"must not come after last_stage {request.last_stage!r}")
-    if "embeds" in request.brings and request.first_stage != "stage_one":
-        raise BadRequest("first_stage", request.first_stage, "stage_one: with embeds of its own a request needs no encoder")
+    if request.task in SKETCHED and request.first_stage == "upscaler":
+        raise BadRequest("first_stage", request.first_stage, f"{request.task} ends before: go on with generate")
+    if request.task == "upscale" and (request.first_stage == "stage_one" or request.last_stage == "stage_one"):
+        raise BadRequest(
+            "first_stage", request.first_stage, "Stage I makes nothing larger: encoder (or stage_two with embeds), or upscaler"
+        )
+    if request.style and (request.task == "encode" or request.first_stage == "upscaler"):
+        raise BadRequest("style", request.style, "belongs to Stage I and II: leave it out")
 
 
 def _check_upload(request: Request) -> None:
     ordered = tuple(name for name in ORDER if name in request.brings)
     if ordered != request.brings:
         raise BadRequest("brings", request.brings, f"each at most once, in this order: {', '.join(ORDER)}")
-    needs, may = NEEDS[request.task], (*NEEDS[request.task], *MAY[request.task])
+    needs = NEEDS[request.task]
+    may = (*needs, *MAY.get(request.task, (*ENTERS, "rng")))
     if missing := [name for name in needs if name not in request.brings]:
         raise BadRequest(missing[0], None, f"{request.task} needs one: upload it")
     if extra := [name for name in request.brings if name not in may]:
         raise BadRequest("brings", extra[0], f"not for {request.task}: leave it out")
+    if late := [name for name in request.brings if request.first_stage not in ENTERS.get(name, (request.first_stage,))]:
+        where = " or ".join(ENTERS[late[0]])
+        raise BadRequest("first_stage", request.first_stage, f"{where}: what brings {late[0]} begins there")
     if "rng" in request.brings and request.seeding == "per_stage":
         raise BadRequest("seeding", request.seeding, "a generator state goes through all stages: 'chained', or give a seed instead")
     if bool(request.brings) != bool(request.upload) or not re.fullmatch(r"([0-9a-f]{64})?", request.upload):
@@ -162,12 +176,20 @@ def _check_thresholds(stage: str, s: Settings) -> None:
             raise BadRequest(f"settings.{stage}.{name}", value, remedy)
 
 
+def _check_mixer(request: Request, stage: str, mixer: float) -> None:
+    field = f"settings.{stage}.positive_mixer"
+    if stage not in STYLED or not request.style:
+        raise BadRequest(field, mixer, f"belongs to {' and '.join(STYLED)} of a request with a style: leave it out")
+    if not 0 <= mixer <= 1:
+        raise BadRequest(field, mixer, "from 0 (the prompt alone) to 1 (the style alone); published: 0.25 in Stage I, 0.5 in Stage II")
+
+
 def _check_strength(task: str, stage: str, s: Settings) -> None:
     field, strength = f"settings.{stage}.strength", s.strength
     assert strength is not None
     if stage not in STRENGTH:
         raise BadRequest(field, strength, f"belongs to {' and '.join(STRENGTH)}: leave it out")
-    if not NEEDS[task]:
+    if task not in SKETCHED:
         raise BadRequest(field, strength, "belongs to vary and inpaint: leave it out")
     if not 0 < strength <= 1:
         raise BadRequest(field, strength, "above 0, at most 1; 1 keeps nothing of the source")

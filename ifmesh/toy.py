@@ -22,7 +22,8 @@ from hashlib import blake2b, shake_128
 
 import xxhash
 
-from ifmesh.cascade import DRAWN, EMBEDS, FLAGGED, IF, IMAGE64, IMAGE256, IMAGE1024, PNG, RNG, TOKENS
+from ifmesh import rules
+from ifmesh.cascade import DRAWN, EMBEDS, FLAGGED, IF, IMAGE64, IMAGE256, IMAGE1024, PICTURE, RNG, TOKENS
 from ifmesh.errors import BadRequest
 from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag, Setup, Tensor
@@ -63,7 +64,7 @@ class Toy:
         if f"toy:bad={self.name}" in request.prompt:
             raise BadRequest("prompt", request.prompt, f"asks {self.name} to call it wrong: leave that word out")
         settings = request.settings.get(self.name)
-        steps = (settings.steps or len(settings.timesteps or ()) or self._steps) if settings else self._steps
+        steps = (settings.steps or len(rules.listed(settings) or ()) or self._steps) if settings else self._steps
         self._work[job] = Work(request, bag, steps)
         return steps
 
@@ -102,9 +103,10 @@ class Encoder(Toy):
     def draw(self, request: Request, bag: Bag) -> Bag:
         source = _mix(self.name, request, bag)
         row = b"".join(HALVES[level] for level in shake_128(source).digest(64)) * (CHANNELS // 64)
+        texts = [request.negative, request.prompt, *([request.style] if request.style else [])]
         out = {
-            EMBEDS.name: Tensor("F16", (2, 77, CHANNELS), row * (2 * 77)),
-            TOKENS.name: Tensor("I64", (2, 3), _counted(request.negative) + _counted(request.prompt)),
+            EMBEDS.name: Tensor("F16", (len(texts), 77, CHANNELS), row * (len(texts) * 77)),
+            TOKENS.name: Tensor("I64", (len(texts), 3), b"".join(map(_counted, texts))),
             RNG.name: _rng(source),
         }
         return {blob.name: out[blob.name] for blob in IF[self.name].gives(request)}
@@ -145,15 +147,13 @@ class Guard(Toy):
         for stage, blob in DRAWN.items():
             if blob.name in bag:
                 png = _png(bag[blob.name], blank=flag)
-                out[PNG[stage].name] = Tensor("U8", (len(png),), png)
-        if TOKENS.name in bag:
-            out[TOKENS.name] = bag[TOKENS.name]
-        return out
+                out[PICTURE[stage].name] = Tensor("U8", (len(png),), png)
+        return out | {blob.name: bag[blob.name] for blob in IF[self.name].gives(request) if blob.name in bag}
 
 
 def _mix(stage: str, request: Request, bag: Bag) -> bytes:
     """32 bytes that depend on the stage, on the request and on every byte that came in."""
-    asked = (stage, request.prompt, request.negative, request.seed, request.settings.get(stage))
+    asked = (stage, request.prompt, request.negative, request.style, request.seed, request.settings.get(stage))
     mixed = blake2b(repr(asked).encode(), digest_size=32)
     for name in sorted(bag):
         tensor = bag[name]

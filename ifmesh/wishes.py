@@ -212,7 +212,7 @@ def _settings(settings: object, strength: object, task: str, last: str) -> objec
         raise BadRequest("settings", error.value, error.remedy) from None
     if strength is None:
         return plain
-    if not rules.NEEDS[task]:
+    if task not in rules.SKETCHED:
         raise BadRequest("strength", strength, "belongs to vary and inpaint: give a source, or leave it out")
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength <= 1:
         raise BadRequest("strength", strength, "above 0, at most 1; 1 keeps nothing of the source")

@@ -15,10 +15,10 @@ from diffusers.utils.pil_utils import numpy_to_pil
 from numpy.typing import NDArray
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from ifmesh.cascade import DRAWN, FLAGGED, IF, PNG, TOKENS
+from ifmesh.cascade import DRAWN, FLAGGED, IF, PICTURE
 from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag, Setup, Tensor
-from ifmesh_services.tensors import take, to_blob
+from ifmesh_services.tensors import take
 
 from . import loading, recipes
 
@@ -65,7 +65,7 @@ class Guard:
         """One step for each picture.  ValueError: the bag's pictures are not what the request says."""
         needed = IF["guard"].needs(request)
         pictures = {stage: take(bag, blob) for stage, blob in DRAWN.items() if blob in needed}
-        passing = {TOKENS.name: to_blob(take(bag, TOKENS))} if TOKENS in needed else {}
+        passing = {blob.name: bag[blob.name] for blob in IF["guard"].gives(request) if blob in needed}
         self._jobs[job] = _Job(pictures, len(pictures), passing)
         return len(pictures)
 
@@ -76,7 +76,7 @@ class Guard:
             picture, flagged = self._checked(pixels(job.pictures.pop(stage)))
             job.flagged |= flagged
             file = png(self._marked(picture))
-            job.done[PNG[stage].name] = Tensor("U8", (len(file),), file)
+            job.done[PICTURE[stage].name] = Tensor("U8", (len(file),), file)
             output = None
             if not job.pictures:
                 del self._jobs[name]

@@ -18,6 +18,7 @@ from .pictures import sketched
 from .pooled import Pooling
 from .schedules import planned, scheduled
 from .tensors import take
+from .terms import OPTIONS
 
 NAME = "stage_two"
 
@@ -31,15 +32,16 @@ class StageTwo:
     slots: int = 1
 
     def load(self, setup: Setup) -> str:
-        pooling = Pooling.read(NAME, setup.options)
+        pooling = Pooling.read(NAME, setup.options, beside=OPTIONS[NAME])
+        terms = loading.agreed(NAME, setup)
         recipe = recipes.read(setup.cascade)
         repo, self._defaults = recipe.repos[NAME], recipe.settings(NAME)
         self._dtype, self._device = loading.dtype_of(setup), torch.device(setup.device)
-        self._unet: Any = loading.component(repo, "unet", UNet2DConditionModel, self._dtype, setup.device)
+        self._unet: Any = loading.component(repo, "unet", UNet2DConditionModel, self._dtype, setup.device, terms)
         self._scheduler: Any = loading.scheduler(repo, "scheduler", DDPMScheduler)
         self._noising: Any = loading.scheduler(repo, "image_noising_scheduler", DDPMScheduler)
         self._pool, self.slots = pooling.pool(self._unet), pooling.slots
-        return loading.numeric_class(setup, self._dtype, self._unet, self._scheduler, self._noising) + pooling.numeric
+        return loading.numeric_class(setup, self._dtype, self._unet, self._scheduler, self._noising, terms=terms) + pooling.numeric
 
     def admit(self, job: str, request: Request, bag: Bag) -> int:
         plan = planned(self._defaults[request.task], request.settings.get(NAME))

@@ -17,6 +17,7 @@ from .denoising import Draw, noise, noise_source
 from .pooled import Pooling
 from .schedules import planned, scheduled
 from .tensors import take, to_blob
+from .terms import OPTIONS
 
 NAME = "upscaler"
 SCALING = 0.08333  # of the latents.  The pipeline sets it, whatever the VAE's configuration says
@@ -31,20 +32,21 @@ class Upscaler:
     slots: int = 1
 
     def load(self, setup: Setup) -> str:
-        pooling = Pooling.read(NAME, setup.options)
+        pooling = Pooling.read(NAME, setup.options, beside=OPTIONS[NAME])
+        terms = loading.agreed(NAME, setup)
         recipe = recipes.read(setup.cascade)
         repo, self._defaults = recipe.repos[NAME], recipe.settings(NAME)
         self._dtype, self._device = loading.dtype_of(setup), torch.device(setup.device)
         self._tokenizer: CLIPTokenizer = loading.tokenizer(repo, CLIPTokenizer)
-        self._text: CLIPTextModel = loading.component(repo, "text_encoder", CLIPTextModel, self._dtype, setup.device)
-        self._unet: Any = loading.component(repo, "unet", UNet2DConditionModel, self._dtype, setup.device)
-        self._vae: Any = _upcast(loading.component(repo, "vae", AutoencoderKL, self._dtype, setup.device))
+        self._text: CLIPTextModel = loading.component(repo, "text_encoder", CLIPTextModel, self._dtype, setup.device, terms)
+        self._unet: Any = loading.component(repo, "unet", UNet2DConditionModel, self._dtype, setup.device, terms)
+        self._vae: Any = _upcast(loading.component(repo, "vae", AutoencoderKL, self._dtype, setup.device, terms))
         self._scheduler: Any = loading.scheduler(repo, "scheduler", DDIMScheduler)
         self._noising: Any = loading.scheduler(repo, "low_res_scheduler", DDPMScheduler)
         self._pool, self.slots = pooling.pool(self._unet), pooling.slots
         self._drawn: dict[str, Draw] = {}  # latents that wait for their decode
         parts = (self._text, self._unet, self._vae, self._scheduler, self._noising)
-        return loading.numeric_class(setup, self._dtype, *parts) + pooling.numeric
+        return loading.numeric_class(setup, self._dtype, *parts, terms=terms) + pooling.numeric
 
     def admit(self, job: str, request: Request, bag: Bag) -> int:
         plan = planned(self._defaults[request.task], request.settings.get(NAME))

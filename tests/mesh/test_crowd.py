@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from ifmesh import Client
-from ifmesh.cascade import DRAWN, PNG
+from ifmesh.cascade import DRAWN, PICTURE
 from ifmesh.protocol import Request
 from tests.mesh.conftest import Make
 from tests.mesh.kit import LIMIT, Mesh, Process, expected
@@ -117,7 +117,7 @@ def test_a_crowd_of_clients_gets_every_end(mesh: Make) -> None:
     warm = size(coordinator)
     told += list(wave(one, crowd))
     assert Counter(line["job"] for line in told) == {f"job-{n}": 1 for n in range(2 * crowd)}
-    names = {blob.name: stage for stage, blob in PNG.items()}
+    names = {blob.name: stage for stage, blob in PICTURE.items()}
     pictures = defaultdict(set)
     for line in told:
         pictures[int(line["job"].removeprefix("job-")) % 10].add(line["pictures"])

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from ifmesh import bags
-from ifmesh.cascade import FLAGGED, PNG
+from ifmesh.cascade import FLAGGED, PICTURE
 from ifmesh.protocol import STAGES, Finished, Header, Preview, Progress, Request, Watch
 from ifmesh.stage import Tensor
 from ifmesh.wire import HEADER
@@ -22,7 +22,7 @@ def seen(speaker: Speaker) -> dict[str, bytes]:
     """The pictures that came early, by stage: each is whole, and, should it come again, the same."""
     out: dict[str, bytes] = {}
     for told, frame in speaker.previews:
-        picture = bytes(bags.decode(frame, (PNG[told.stage], FLAGGED))[PNG[told.stage].name].data)
+        picture = bytes(bags.decode(frame, (PICTURE[told.stage], FLAGGED))[PICTURE[told.stage].name].data)
         assert out.setdefault(told.stage, picture) == picture
     return out
 
@@ -42,7 +42,7 @@ def test_who_looks_sees_the_pictures_before_the_end(mesh: Make, tmp_path: Path) 
         pictures = [seen(speaker) for speaker in (fan, late, blind)]
         result = published(fan.result("a"))
         assert result == expected(FOX)
-        early = {stage: result[PNG[stage].name][2] for stage in EARLY}
+        early = {stage: result[PICTURE[stage].name][2] for stage in EARLY}
         assert pictures == [early, early, {}]
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {f"a.{stage}.safetensors" for stage in STAGES}
 
@@ -82,7 +82,7 @@ def test_a_job_does_not_wait_for_pictures_of_others(mesh: Make) -> None:
         assert sorted(order) == [f"j{number}" for number in range(6)]
         assert published(fan.result("j3")) == expected(Request("a fox", 3))
         for told, frame in fan.previews:
-            bags.decode(frame, (PNG[told.stage], FLAGGED))
+            bags.decode(frame, (PICTURE[told.stage], FLAGGED))
     one.processes[0].signal(signal.SIGTERM)
     assert [process.code() for process in one.processes] == [0] * 6
 
@@ -105,4 +105,4 @@ def test_what_is_no_picture_is_not_shown(mesh: Make) -> None:
         fan.finished("a")
         assert plain(bags.decode(fan.result("a"))) == expected(FOX)
         result = published(fan.payload)
-        assert all(picture == result[PNG[stage].name][2] for stage, picture in seen(fan).items())
+        assert all(picture == result[PICTURE[stage].name][2] for stage, picture in seen(fan).items())

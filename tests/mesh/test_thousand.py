@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from ifmesh import Client
-from ifmesh.cascade import DRAWN, PNG
+from ifmesh.cascade import DRAWN, PICTURE
 from ifmesh.protocol import STAGES, Cancelled, Failed, Finished, Request
 from tests.mesh.conftest import Make
 from tests.mesh.kit import LIMIT, Mesh, Process, expected
@@ -166,7 +166,7 @@ def test_a_thousand_jobs_end_once_and_no_process_grows(mesh: Make) -> None:
     assert completed == {line["job"]: 1 for line in told}
     assert overlap(one) == CLIENTS * IN_FLIGHT
 
-    names = {blob.name: stage for stage, blob in PNG.items()}
+    names = {blob.name: stage for stage, blob in PICTURE.items()}
     for number in range(EACH):
         pictures = fingerprint({names[name]: data for name, (_, _, data) in expected(request(number)).items() if name in names})
         assert {line["pictures"] for line in told if line["number"] == number} == {pictures}

@@ -76,7 +76,7 @@ def test_stage_one_as_the_pipeline_publishes_it(cascade: str, request: pytest.Fi
     drawn, published = drawn_by(pipeline, prompt="a red fox", num_inference_steps=STEPS, clean_caption=False)
     [done] = through(guard(folder), Request("a red fox", 5, last_stage="stage_one"), {"image64": to_blob(drawn), "tokens": TOKENS})
     assert done.output is not None
-    assert np.array_equal(image(done.output["png_stage_one"]), published)
+    assert np.array_equal(image(done.output["picture_stage_one"]), published)
     assert done.output["flagged"].data == bytes([cascade == "flagging64"])
     assert len(np.unique(published)) > (1 if cascade == "flagging64" else 100)  # a picture, and on black at least the watermark
 
@@ -89,8 +89,8 @@ def test_stage_two_as_the_pipeline_publishes_it(nano64: Path, guard64: Guard) ->
     drawn, published = drawn_by(pipeline, prompt="a red fox", image=low, num_inference_steps=STEPS, clean_caption=False)
     [done] = through(guard64, Request("a red fox", 5, last_stage="stage_two", stages=False), {"image256": to_blob(drawn), "tokens": TOKENS})
     assert done.output is not None
-    assert set(done.output) == {"png_stage_two", "flagged", "tokens"}
-    assert np.array_equal(image(done.output["png_stage_two"]), published)
+    assert set(done.output) == {"picture_stage_two", "flagged", "tokens"}
+    assert np.array_equal(image(done.output["picture_stage_two"]), published)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -100,7 +100,7 @@ def test_half_precision_is_rounded_in_its_own_dtype(guard64: Guard, dtype: torch
     expected = ((drawn / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).float().numpy() * 255).round().astype("uint8")
     [done] = through(guard64, Request("a fox", 1, last_stage="stage_one"), given)
     assert done.output is not None
-    differ = (image(done.output["png_stage_one"]) != expected).any(-1)
+    differ = (image(done.output["picture_stage_one"]) != expected).any(-1)
     assert 0 < differ.sum() < 20  # the watermark alone
 
 
@@ -109,8 +109,8 @@ def test_a_whole_job_is_checked_picture_by_picture(guard64: Guard) -> None:
     assert [(a.step, a.steps, a.output is None) for a in seen] == [(1, 3, True), (2, 3, True), (3, 3, False)]
     output = seen[-1].output
     assert output is not None
-    assert set(output) == {"png_stage_one", "png_stage_two", "png_upscaler", "flagged", "tokens"}
-    assert [image(output[f"png_{stage}"]).shape[:2] for stage in ("stage_one", "stage_two", "upscaler")] == [
+    assert set(output) == {"picture_stage_one", "picture_stage_two", "picture_upscaler", "flagged", "tokens"}
+    assert [image(output[f"picture_{stage}"]).shape[:2] for stage in ("stage_one", "stage_two", "upscaler")] == [
         (64, 64),
         (256, 256),
         (1024, 1024),
@@ -123,7 +123,7 @@ def test_the_upscalers_pixels_are_left_as_they_are_but_for_the_mark(guard64: Gua
     [done] = through(guard64, Request("a fox", 1, stages=False), given)
     assert done.output is not None
     large = np.frombuffer(given["image1024"].data, np.uint8).reshape(3, 1024, 1024).transpose(1, 2, 0)
-    differ = (image(done.output["png_upscaler"]) != large).any(-1)
+    differ = (image(done.output["picture_upscaler"]) != large).any(-1)
     assert 0 < differ.sum() <= 62 * 62
     rows, columns = differ.nonzero()
     assert min(rows.min(), columns.min()) >= 1024 - 14 - 62  # the lower right corner
@@ -138,7 +138,7 @@ def test_flagged_pictures_are_black(flagging64: Path) -> None:
     output = through(guard(flagging64), Request("a fox", 1), bag())[-1].output
     assert output is not None
     assert bytes(output["flagged"].data) == b"\1"
-    for name in ("png_stage_one", "png_stage_two", "png_upscaler"):
+    for name in ("picture_stage_one", "picture_stage_two", "picture_upscaler"):
         picture = image(output[name])
         side = len(picture)
         assert not picture[: side * 9 // 10].any()  # above the watermark, which blanked pictures have too
@@ -149,7 +149,7 @@ def test_the_mark_lies_in_the_corner_of_any_shape(guard64: Guard, height: int, w
     grey = torch.zeros(3, height, width)
     [done] = through(guard64, Request("a fox", 1, last_stage="stage_one"), {"image64": to_blob(grey), "tokens": TOKENS})
     assert done.output is not None
-    differ = (image(done.output["png_stage_one"]) != 128).any(-1)
+    differ = (image(done.output["picture_stage_one"]) != 128).any(-1)
     rows, columns = differ.nonzero()
     assert len(rows)
     assert rows.min() > height * 0.75
@@ -160,7 +160,7 @@ def test_a_picture_too_small_for_a_mark_has_none(guard64: Guard) -> None:
     grey = torch.zeros(3, 16, 16)
     [done] = through(guard64, Request("a fox", 1, last_stage="stage_one"), {"image64": to_blob(grey), "tokens": TOKENS})
     assert done.output is not None
-    assert (image(done.output["png_stage_one"]) == 128).all()
+    assert (image(done.output["picture_stage_one"]) == 128).all()
 
 
 def test_the_same_pixels_are_the_same_file(nano16: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_preview_has_no_texts(guard64: Guard) -> None:
     request = Request("preview", 0, first_stage="stage_two", last_stage="stage_two", stages=False)
     [done] = through(guard64, request, {"image256": bag(16)["image256"]})
     assert done.output is not None
-    assert set(done.output) == {"png_stage_two", "flagged"}
+    assert set(done.output) == {"picture_stage_two", "flagged"}
 
 
 def test_a_missing_picture_is_refused_and_a_dropped_job_forgotten(guard64: Guard) -> None:

@@ -58,7 +58,7 @@ def flat(data: bytes) -> Tensor:
 
 
 FRAME = bags.encode(
-    {"png_stage_one": flat(png(64)), "png_stage_two": flat(png(256)), "png_upscaler": flat(png(1024)), "flagged": flat(b"\0")}
+    {"picture_stage_one": flat(png(64)), "picture_stage_two": flat(png(256)), "picture_upscaler": flat(png(1024)), "flagged": flat(b"\0")}
 )
 EMBEDS = Tensor("F16", (2, 77, 8), bytes(2 * 77 * 8 * 2))
 ENCODED = bags.encode({"embeds": EMBEDS, "tokens": Tensor("I64", (2, 3), b"".join(n.to_bytes(8, "little") for n in (1, 1, 0, 3, 3, 0)))})
@@ -66,7 +66,7 @@ ENCODED = bags.encode({"embeds": EMBEDS, "tokens": Tensor("I64", (2, 3), b"".joi
 
 def shown(stage: str, pixels: int) -> bytes:
     """The frame of a preview."""
-    return bags.encode({f"png_{stage}": flat(png(pixels)), "flagged": flat(b"\0")})
+    return bags.encode({f"picture_{stage}": flat(png(pixels)), "flagged": flat(b"\0")})
 
 
 SHOWN = {"stage_one": shown("stage_one", 64), "stage_two": shown("stage_two", 256)}

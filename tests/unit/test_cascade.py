@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from ifmesh import rules
-from ifmesh.cascade import BROUGHT, DRAWN, IF, PNG, Blob, Cascade, StageSpec
+from ifmesh.cascade import BROUGHT, DRAWN, IF, PICTURE, Blob, Cascade, StageSpec
 from ifmesh.errors import BadRequest
 from ifmesh.protocol import STAGES, TASKS, Request, Settings
 
@@ -33,7 +33,7 @@ def test_the_cascade_has_the_stages_in_order() -> None:
 
 def test_what_is_said_twice_is_the_same() -> None:
     assert tuple(BROUGHT) == rules.ORDER
-    assert tuple(DRAWN) == tuple(PNG) == rules.DRAW
+    assert tuple(DRAWN) == tuple(PICTURE) == rules.DRAW
     assert rules.NEEDS.keys() == rules.MAY.keys() == set(TASKS)
 
 
@@ -64,7 +64,7 @@ FLOW: dict[str, tuple[Request, dict[str, str]]] = {  # "": what the client bring
             "stage_one": "embeds image64 rng tokens",
             "stage_two": "image256 image64 rng tokens",
             "upscaler": "image1024 image256 image64 tokens",
-            "guard": "flagged png_stage_one png_stage_two png_upscaler tokens",
+            "guard": "flagged picture_stage_one picture_stage_two picture_upscaler tokens",
         },
     ),
     "generate, the last picture only": (
@@ -75,7 +75,7 @@ FLOW: dict[str, tuple[Request, dict[str, str]]] = {  # "": what the client bring
             "stage_one": "embeds image64 rng tokens",
             "stage_two": "image256 rng tokens",
             "upscaler": "image1024 tokens",
-            "guard": "flagged png_upscaler tokens",
+            "guard": "flagged picture_upscaler tokens",
         },
     ),
     "generate, to Stage II": (
@@ -85,7 +85,7 @@ FLOW: dict[str, tuple[Request, dict[str, str]]] = {  # "": what the client bring
             "encoder": "embeds rng tokens",
             "stage_one": "embeds image64 rng tokens",
             "stage_two": "image256 image64 tokens",
-            "guard": "flagged png_stage_one png_stage_two tokens",
+            "guard": "flagged picture_stage_one picture_stage_two tokens",
         },
     ),
     "generate, to Stage II, the last picture only": (
@@ -95,16 +95,16 @@ FLOW: dict[str, tuple[Request, dict[str, str]]] = {  # "": what the client bring
             "encoder": "embeds rng tokens",
             "stage_one": "embeds image64 rng tokens",
             "stage_two": "image256 tokens",
-            "guard": "flagged png_stage_two tokens",
+            "guard": "flagged picture_stage_two tokens",
         },
     ),
     "generate, to Stage I": (
         replace(FOX, last_stage="stage_one"),
-        {"": "", "encoder": "embeds rng tokens", "stage_one": "image64 tokens", "guard": "flagged png_stage_one tokens"},
+        {"": "", "encoder": "embeds rng tokens", "stage_one": "image64 tokens", "guard": "flagged picture_stage_one tokens"},
     ),
     "generate, a seed for each stage": (  # the state is there all the same: who is not chained makes its own
         replace(FOX, seeding="per_stage", last_stage="stage_one"),
-        {"": "", "encoder": "embeds rng tokens", "stage_one": "image64 tokens", "guard": "flagged png_stage_one tokens"},
+        {"": "", "encoder": "embeds rng tokens", "stage_one": "image64 tokens", "guard": "flagged picture_stage_one tokens"},
     ),
     "vary": (
         VARY,
@@ -114,12 +114,12 @@ FLOW: dict[str, tuple[Request, dict[str, str]]] = {  # "": what the client bring
             "stage_one": "embeds image64 rng source tokens",
             "stage_two": "image256 image64 rng tokens",
             "upscaler": "image1024 image256 image64 tokens",
-            "guard": "flagged png_stage_one png_stage_two png_upscaler tokens",
+            "guard": "flagged picture_stage_one picture_stage_two picture_upscaler tokens",
         },
     ),
     "vary, to Stage I": (
         replace(VARY, last_stage="stage_one"),
-        {"": "source", "encoder": "embeds rng source tokens", "stage_one": "image64 tokens", "guard": "flagged png_stage_one tokens"},
+        {"": "source", "encoder": "embeds rng source tokens", "stage_one": "image64 tokens", "guard": "flagged picture_stage_one tokens"},
     ),
     "inpaint": (
         INPAINT,
@@ -129,7 +129,7 @@ FLOW: dict[str, tuple[Request, dict[str, str]]] = {  # "": what the client bring
             "stage_one": "embeds image64 mask rng source tokens",
             "stage_two": "image256 image64 rng tokens",
             "upscaler": "image1024 image256 image64 tokens",
-            "guard": "flagged png_stage_one png_stage_two png_upscaler tokens",
+            "guard": "flagged picture_stage_one picture_stage_two picture_upscaler tokens",
         },
     ),
     "inpaint, the last picture of Stage II only": (
@@ -139,7 +139,7 @@ FLOW: dict[str, tuple[Request, dict[str, str]]] = {  # "": what the client bring
             "encoder": "embeds mask rng source tokens",
             "stage_one": "embeds image64 mask rng source tokens",
             "stage_two": "image256 tokens",
-            "guard": "flagged png_stage_two tokens",
+            "guard": "flagged picture_stage_two tokens",
         },
     ),
     "embeddings of one's own": (  # no encoder: nothing is known of the texts
@@ -149,7 +149,7 @@ FLOW: dict[str, tuple[Request, dict[str, str]]] = {  # "": what the client bring
             "stage_one": "embeds image64 rng",
             "stage_two": "image256 image64 rng",
             "upscaler": "image1024 image256 image64",
-            "guard": "flagged png_stage_one png_stage_two png_upscaler",
+            "guard": "flagged picture_stage_one picture_stage_two picture_upscaler",
         },
     ),
     "a generator of one's own": (
@@ -159,7 +159,7 @@ FLOW: dict[str, tuple[Request, dict[str, str]]] = {  # "": what the client bring
             "encoder": "embeds rng tokens",
             "stage_one": "embeds image64 rng tokens",
             "stage_two": "image256 image64 tokens",
-            "guard": "flagged png_stage_one png_stage_two tokens",
+            "guard": "flagged picture_stage_one picture_stage_two tokens",
         },
     ),
     "inpaint with embeddings and a generator of one's own": (
@@ -168,11 +168,11 @@ FLOW: dict[str, tuple[Request, dict[str, str]]] = {  # "": what the client bring
             "": "embeds mask rng source",
             "stage_one": "embeds image64 mask rng source",
             "stage_two": "image256 image64",
-            "guard": "flagged png_stage_one png_stage_two",
+            "guard": "flagged picture_stage_one picture_stage_two",
         },
     ),
     "encode": (ENCODE, {"": "", "encoder": "embeds tokens"}),
-    "a preview": (PREVIEW, {"": "", "stage_two": "image256", "guard": "flagged png_stage_two"}),
+    "a preview": (PREVIEW, {"": "", "stage_two": "image256", "guard": "flagged picture_stage_two"}),
 }
 
 
@@ -209,7 +209,7 @@ def test_a_generator_is_made_by_the_first_stage_unless_one_is_brought() -> None:
 def test_a_preview_goes_in_as_one_picture_and_comes_out_checked(stage: str) -> None:
     request = replace(PREVIEW, first_stage=stage, last_stage=stage)
     assert IF.enters(request, "guard") == (DRAWN[stage],)
-    assert set(IF.carries(request, "guard")) == {PNG[stage], Blob("flagged", (1,), "U8")}
+    assert set(IF.carries(request, "guard")) == {PICTURE[stage], Blob("flagged", (1,), "U8")}
 
 
 def test_a_later_blob_of_the_same_name_takes_the_place_of_the_earlier() -> None:

@@ -473,16 +473,16 @@ def test_an_image_is_only_made_of_what_a_guard_publishes() -> None:
     def made(frame: bytes, size: int | None = None) -> Image:
         return Image.published(Finished("a", "", len(frame) if size is None else size, 1, True, ()), frame)
 
-    good = {"png_stage_one": flat(png(64)), "flagged": flat(b"\1")}
+    good = {"picture_stage_one": flat(png(64)), "flagged": flat(b"\1")}
     assert made(bags.encode(good)).flagged
     with pytest.raises(wire.Garbled, match="announced"):
         made(bags.encode(good), 5)
     for bad in (
         {"flagged": flat(b"\0")},
-        {"png_stage_one": flat(png(64))},
+        {"picture_stage_one": flat(png(64))},
         {**good, "embeds": flat(b"1")},
         {**good, "flagged": flat(b"00")},
-        {**good, "png_stage_one": flat(b"GIF89a")},
+        {**good, "picture_stage_one": flat(b"GIF89a")},
     ):
         with pytest.raises(wire.Garbled):
             made(bags.encode(bad))

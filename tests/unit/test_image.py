@@ -45,7 +45,7 @@ def tokens(*rows: int) -> Tensor:
     return Tensor("I64", (2, 3), struct.pack("<6q", *rows))
 
 
-GOOD = {"png_stage_one": flat(png(64)), "png_stage_two": flat(png(256)), "flagged": flat(b"\0")}
+GOOD = {"picture_stage_one": flat(png(64)), "picture_stage_two": flat(png(256)), "flagged": flat(b"\0")}
 
 
 def made(bag: dict[str, Tensor], request: Request | None = REQUEST, runs: tuple[StageRun, ...] = RUNS) -> Image:
@@ -107,24 +107,24 @@ def test_an_image_is_only_made_of_what_a_guard_publishes() -> None:
         {**GOOD, "flagged": flat(b"00")},
         {**GOOD, "tokens": flat(b"00")},
         {**GOOD, "tokens": Tensor("I64", (3, 2), bytes(48))},
-        {**GOOD, "png_stage_one": Tensor("U8", (1, len(header)), header)},
-        {**GOOD, "png_stage_one": flat(b"GIF89a")},
-        {**GOOD, "png_stage_one": flat(header[:32])},
-        {**GOOD, "png_stage_one": flat(header[:8] + b"\0\0\0\x0dIDAT" + header[16:])},
+        {**GOOD, "picture_stage_one": Tensor("U8", (1, len(header)), header)},
+        {**GOOD, "picture_stage_one": flat(b"GIF89a")},
+        {**GOOD, "picture_stage_one": flat(header[:32])},
+        {**GOOD, "picture_stage_one": flat(header[:8] + b"\0\0\0\x0dIDAT" + header[16:])},
     ):
         with pytest.raises(wire.Garbled):
             made(bad)
 
 
 def test_a_preview_is_one_picture_that_the_guard_has_seen() -> None:
-    good = {"png_stage_one": flat(png(64)), "flagged": flat(b"\1")}
+    good = {"picture_stage_one": flat(png(64)), "flagged": flat(b"\1")}
     preview = Preview.published("job1", "stage_one", bags.encode(good))
     assert (preview.job, preview.stage, preview.size, preview.flagged) == ("job1", "stage_one", (64, 64), True)
     assert preview.pil.mode == "RGB"
     for stage, bad in (
-        ("stage_one", {"png_stage_one": flat(png(64))}),
-        ("stage_one", {**good, "png_stage_two": flat(png(64))}),
-        ("stage_one", {**good, "png_stage_one": flat(b"GIF89a")}),
+        ("stage_one", {"picture_stage_one": flat(png(64))}),
+        ("stage_one", {**good, "picture_stage_two": flat(png(64))}),
+        ("stage_one", {**good, "picture_stage_one": flat(b"GIF89a")}),
         ("stage_two", good),
         ("encoder", good),
     ):
@@ -184,7 +184,7 @@ def test_a_suffix_that_is_none_is_an_error_before_anything_is_written(tmp_path: 
 
 def test_the_guards_file_may_hold_texts_of_its_own(tmp_path: Path) -> None:
     saved = made(GOOD).save(tmp_path / "a.png").read_bytes()
-    twice = made({**GOOD, "png_stage_two": flat(saved)}).save(tmp_path / "b.png")
+    twice = made({**GOOD, "picture_stage_two": flat(saved)}).save(tmp_path / "b.png")
     with pillow.open(twice) as again:
         again.load()
         assert again.info.keys() >= {"parameters", "ifmesh"}

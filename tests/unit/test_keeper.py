@@ -317,7 +317,7 @@ def test_a_preview_is_a_job_of_one_stage_to_the_cascade(stage: str) -> None:
     assert task == preview("a", stage=stage)
     image = {"stage_one": "image64", "stage_two": "image256", "upscaler": "image1024"}[stage]
     assert [b.name for b in IF.enters(task.request, "guard")] == [image]
-    assert {b.name for b in IF.carries(task.request, "guard")} == {f"png_{stage}", "flagged"}
+    assert {b.name for b in IF.carries(task.request, "guard")} == {f"picture_{stage}", "flagged"}
 
 
 def test_a_preview_that_is_made_goes_to_the_coordinator_and_leaves_no_trace() -> None:

@@ -27,7 +27,7 @@ def file(size: Size, colour: str, mode: str = "RGB", orientation: int = 1) -> by
 
 def made(sizes: list[Size], source: bytes | None = None, mask: bytes | None = None, prompt: str = "a fox", flagged: int = 0) -> Image:
     drawn = dict(zip(("stage_one", "stage_two", "upscaler"), sizes, strict=False))
-    pictures = {f"png_{stage}": file(size, COLOURS[stage]) for stage, size in drawn.items()}
+    pictures = {f"picture_{stage}": file(size, COLOURS[stage]) for stage, size in drawn.items()}
     bag = {name: Tensor("U8", (len(data),), data) for name, data in {**pictures, "flagged": bytes([flagged])}.items()}
     frame = bags.encode(bag)
     runs = tuple(StageRun(stage, f"{stage}-0", 1, "cpu", 0.1, 2.0, 27, 1, 1, 1) for stage in drawn)
@@ -101,7 +101,7 @@ def test_captions_stay_within_their_cells() -> None:
 
 def test_what_nobody_knows_is_not_shown() -> None:
     frame = bags.encode(
-        {name: Tensor("U8", (len(data),), data) for name, data in {"png_stage_one": file((64, 64), "red"), "flagged": b"\0"}.items()}
+        {name: Tensor("U8", (len(data),), data) for name, data in {"picture_stage_one": file((64, 64), "red"), "flagged": b"\0"}.items()}
     )
     image = Image.published(Finished("job1", "", len(frame), 7, True, ()), frame)
     assert image.sheet().size == (592, 744)

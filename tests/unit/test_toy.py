@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ifmesh import bags, toy
-from ifmesh.cascade import DRAWN, IF, PNG
+from ifmesh.cascade import DRAWN, IF, PICTURE
 from ifmesh.errors import BadRequest
 from ifmesh.protocol import Request, Settings
 from ifmesh.stage import Bag, Setup, Stage, Tensor
@@ -111,10 +111,10 @@ def test_each_stage_gives_what_the_cascade_declares() -> None:
 def test_the_guard_gives_real_pngs_of_what_was_drawn() -> None:
     whole = chain(FOX)
     for stage, side in (("stage_one", 64), ("stage_two", 256), ("upscaler", 1024)):
-        picture = Image.open(io.BytesIO(whole["guard"][f"png_{stage}"].data))
+        picture = Image.open(io.BytesIO(whole["guard"][f"picture_{stage}"].data))
         picture.load()
         assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (side, side))
-    drawn = Image.open(io.BytesIO(whole["guard"]["png_upscaler"].data))
+    drawn = Image.open(io.BytesIO(whole["guard"]["picture_upscaler"].data))
     planes = whole["upscaler"]["image1024"].data
     assert b"".join(bytes(band.tobytes()) for band in drawn.split()) == bytes(planes)
 
@@ -137,7 +137,7 @@ def test_same_request_same_bytes() -> None:
 )
 def test_another_request_other_pixels(other: Request) -> None:
     mine, theirs = plain(chain(FOX)["guard"]), plain(chain(other)["guard"])
-    assert all(mine[name] != theirs[name] for name in mine if name.startswith("png_"))
+    assert all(mine[name] != theirs[name] for name in mine if name.startswith("picture_"))
 
 
 @pytest.mark.parametrize("name", ["stage_one", "stage_two", "upscaler"])
@@ -158,7 +158,7 @@ def test_every_byte_that_was_brought_shows_in_all_pictures(task: str) -> None:
     for name in request.brings:
         other = {**{n: BRINGS[n] for n in request.brings}, name: replace(BRINGS[name], data=bytes(len(BRINGS[name].data) - 1) + b"\1")}
         theirs = plain(chain(request, other)["guard"])
-        assert all(mine[png] != theirs[png] for png in mine if png.startswith("png_"))
+        assert all(mine[png] != theirs[png] for png in mine if png.startswith("picture_"))
 
 
 def test_the_tokens_of_the_texts_arrive_with_the_pictures() -> None:
@@ -174,8 +174,8 @@ def test_the_guard_alone_makes_the_same_picture_early() -> None:
     for stage, blob in DRAWN.items():
         look = Request("preview", 0, first_stage=stage, last_stage=stage, stages=False)
         given = through(toy.Guard(), look, {blob.name: whole[stage][blob.name]})[1]
-        assert given.keys() == {b.name for b in IF.carries(look, "guard")} == {PNG[stage].name, "flagged"}
-        assert plain(given)[PNG[stage].name] == plain(whole["guard"])[PNG[stage].name]
+        assert given.keys() == {b.name for b in IF.carries(look, "guard")} == {PICTURE[stage].name, "flagged"}
+        assert plain(given)[PICTURE[stage].name] == plain(whole["guard"])[PICTURE[stage].name]
 
 
 def test_sizes_and_steps_follow_the_request_and_the_options() -> None:
@@ -185,7 +185,7 @@ def test_sizes_and_steps_follow_the_request_and_the_options() -> None:
     assert counters == [(1, 3), (2, 3), (3, 3)]
     assert out["image64"].shape == (3, 40, 96)
     assert through(toy.StageOne(), FOX, bag, Setup(options={"steps": 2}))[0] == [(1, 2), (2, 2)]
-    assert Image.open(io.BytesIO(chain(wide)["guard"]["png_stage_one"].data)).size == (96, 40)
+    assert Image.open(io.BytesIO(chain(wide)["guard"]["picture_stage_one"].data)).size == (96, 40)
 
 
 def test_jobs_step_together_and_can_be_dropped() -> None:
@@ -207,7 +207,7 @@ def test_a_prompt_can_ask_for_trouble() -> None:
     assert through(toy.Encoder(), replace(FOX, prompt="toy:raise=guard"), {})[0][-1] == (5, 5)  # not this stage
     flagged = chain(replace(FOX, prompt="toy:flag"))["guard"]
     assert bytes(flagged["flagged"].data) == b"\1"
-    assert not any(Image.open(io.BytesIO(flagged["png_stage_one"].data)).tobytes())
+    assert not any(Image.open(io.BytesIO(flagged["picture_stage_one"].data)).tobytes())
 
 
 def test_abort_ends_the_process() -> None:
