@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 STAMP := .venv/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 PY := .venv/bin/python
 
-.PHONY: demo test parity
+.PHONY: demo test parity slow
 .DELETE_ON_ERROR:
 
 # exec: make itself is the parent of the demo, which ends with it, however it ends
@@ -24,6 +24,10 @@ test: $(STAMP)
 # every case against diffusers' own pipelines, of which `make test` runs a selection; says how long it took
 parity: $(STAMP)
 	$(PY) -m pytest -q -m parity tests/services
+
+# what `make test` leaves out for its length: compilers, large files, peaks of memory
+slow: $(STAMP)
+	$(PY) -m pytest -q -m slow tests
 
 $(STAMP): pyproject.toml deploy/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -10,19 +10,6 @@ from ifmesh.stage import Stage
 from tests.services.chained import loaded
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "parity: the whole matrix against diffusers' pipelines, some minutes; only with -m parity")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The whole matrix only for whoever asks for it; a selection of it is in every run."""
-    if "parity" not in config.option.markexpr:
-        asked = [item for item in items if item.get_closest_marker("parity") is None]
-        if len(asked) < len(items):
-            config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("parity")])
-            items[:] = asked
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Thread count changes bits, and two processes with two threads on two cores run at a third of the speed."""
