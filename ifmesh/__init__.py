@@ -19,6 +19,7 @@ The layers, each knowing only those above it (a test holds them to it):
                       wire        message <-> msgpack frame, one union per door
                       bags        named tensors <-> safetensors frame, without a tensor library
                       config      ifmesh.toml, IFMESH_* and flags -> frozen Config
+                      formats     kind and size of a picture file, by its first bytes
   what a user brings  source      a picture file, from whatever there is
                       embeds      texts, encoded
                       wishes      keyword arguments -> Request and upload
@@ -28,7 +29,7 @@ The layers, each knowing only those above it (a test holds them to it):
                       worker      Keeper beside a stage; a parent watches it
                       connection  Caller behind a DEALER, in a thread of its own; with parcels (uploads) and a file for each job
                       talk        what to wait for: one story for threads and tasks
-                      asker       what both clients ask; with case (one job) and many (map, as_completed)
+                      asker       what both clients ask; with case (one job) and many (map, candidates, as_completed)
                       client      the door to the mesh: Client, Job
                       aclient     the same for asyncio: AsyncClient, AsyncJob
                       image       what comes out: Image, Preview

@@ -25,7 +25,7 @@ from ifmesh.image import Image
 from ifmesh.many import Race, Series
 from ifmesh.protocol import Books, Ended, Request
 from ifmesh.talk import Pause, Talk, Work
-from ifmesh.wishes import Wishes
+from ifmesh.wishes import Brought, Wishes
 
 T = TypeVar("T")
 NEVER = 1e9  # seconds
@@ -123,15 +123,42 @@ class AsyncClient:
         """As Client.encode."""
         return await lead(self._asker.encoded(prompt, negative, timeout))
 
+    async def upscale(
+        self, source: object, prompt: str = "", *, alone: bool = False, timeout: float | None = None, **wishes: Unpack[Wishes]
+    ) -> Image:
+        """As Client.upscale."""
+        wished.need("source", source)
+        return await lead(self._asker.drawn(prompt, source, None, timeout, {"upscale": "alone" if alone else True, **wishes}))
+
+    async def candidates(
+        self,
+        prompt: str = "",
+        n: int = 8,
+        *,
+        source: object = None,
+        mask: object = None,
+        timeout: float | None = None,
+        **wishes: Unpack[Wishes],
+    ) -> list[Image]:
+        """As Client.candidates."""
+        shared = {"size": 64, "keep": 3600.0, **wishes, "source": source, "mask": mask}
+        return await lead(Series(self._asker, [{"prompt": prompt}], n, n, shared, timeout).all())
+
+    async def proceed(self, image: Image, *, timeout: float | None = None, **wishes: Unpack[Wishes]) -> Image:
+        """As Client.proceed."""
+        return await lead(self._asker.drawn("", None, None, timeout, {**wishes, "continues": image}))
+
     async def submit(
         self, prompt: str = "", *, source: object = None, mask: object = None, job: str | None = None, **wishes: Unpack[Wishes]
     ) -> AsyncJob:
         """As Client.submit."""
         return AsyncJob(await lead(self._asker.submit(prompt, source, mask, job, wishes)))
 
-    async def ask(self, request: Request, job: str | None = None, upload: bytes = b"") -> AsyncJob:
+    async def ask(self, request: Request, job: str | None = None, upload: bytes | Brought = b"") -> AsyncJob:
         """As Client.ask."""
-        return AsyncJob(await lead(self._asker.ask(request, job, wished.unpacked(request, upload))))
+        return AsyncJob(
+            await lead(self._asker.ask(request, job, upload if isinstance(upload, Brought) else wished.unpacked(request, upload)))
+        )
 
     async def job(self, job: str) -> AsyncJob:
         """As Client.job."""

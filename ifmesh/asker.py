@@ -90,7 +90,7 @@ class Asker:
                 file = line.file(job, anew=True)  # it was not taken; this is another try
             if file.request not in (None, request):
                 raise BadRequest("job", job, "this id was used for another request: leave it out, or take another")
-            file.request, file.source, file.mask = request, brought.source, brought.mask
+            file.request, file.source, file.mask, file.continues = request, brought.source, brought.mask, brought.continues
         line.submit(file, request, brought.frame)
         return Case(line, file, self.timeout, self)
 

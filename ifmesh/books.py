@@ -45,7 +45,8 @@ def books(
 def _service(now: float, w: Worker, roster: Roster) -> ServiceRow:
     state = "aside" if w.name in roster.aside else "busy" if w.state == "ready" and w.tasks else w.state
     h = w.hello
-    return ServiceRow(h.name, h.stage, h.pid, h.host, h.device, state, len(w.tasks), len(w.outputs), w.done, now - w.seen, h.numeric)
+    held = len(w.tasks), len(w.outputs), w.done
+    return ServiceRow(h.name, h.stage, h.pid, h.host, h.device, state, *held, now - w.seen, h.numeric, w.slots)
 
 
 def _row(now: float, job: Job, roster: Roster) -> JobRow:

@@ -11,8 +11,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from ifmesh.cascade import Cascade
-from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Discard, Give, Hand, Note, Policy, Send, parent_of
+from ifmesh.cascade import Cascade, kept
+from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Discard, Give, Hand, Hold, Note, Policy, Send, parent_of
 from ifmesh.job import Cause, Job, Output, State
 from ifmesh.protocol import (
     NEVER,
@@ -58,6 +58,7 @@ __all__ = [
     "Discard",
     "Give",
     "Hand",
+    "Hold",
     "Note",
     "Policy",
     "Send",
@@ -94,14 +95,21 @@ class Broker(Vigil):
     # ---- what the shell calls
 
     def recover(
-        self, now: float, open_jobs: Iterable[Booked], ended: Iterable[Closed], uploads: Mapping[str, int] = MappingProxyType({})
+        self,
+        now: float,
+        open_jobs: Iterable[Booked],
+        ended: Iterable[Closed],
+        uploads: Mapping[str, int] = MappingProxyType({}),
+        held: Iterable[Hold] = (),
     ) -> list[Command]:
         """After a start, before anything else: what the journal knows.  While there are open jobs nothing is granted for
         `policy.grace` seconds or until a worker has claimed each: first comes what still runs.
 
-        uploads: those on disk, digest -> bytes.  What no open job refers to is discarded: whoever wants it still says so again.
+        uploads: those on disk, digest -> bytes.  What no open job refers to is discarded, unless it is held for some seconds from now
+        on: whoever wants it still says so again.
         """
-        brought: dict[str, tuple[str, ...]] = {}
+        holds = {hold.digest: hold for hold in held}
+        brought = {digest: hold.names for digest, hold in holds.items()}
         for closed in ended:
             self._remember(closed)
         for booked in open_jobs:
@@ -115,6 +123,8 @@ class Broker(Vigil):
                 self.uploads.store(now, digest, size, brought[digest])
             else:
                 self._out.append(Discard(digest))
+        for digest in [digest for digest in holds if digest in uploads]:
+            self._hold(now, digest, holds[digest].seconds)
         if self._orphans:
             self._timer(now + self.policy.grace, "grace", "")
             self._note("", f"{len(self._orphans)} jobs from the journal; adopting what still runs for {self.policy.grace:g} s")
@@ -133,13 +143,21 @@ class Broker(Vigil):
         known = self.jobs.get(job)
         return known is not None and known.publishing and known.token == token
 
-    def landed(self, now: float, job: str, token: Token, digest: str, size: int) -> list[Command]:
-        """The result is on disk.  digest: SHA-256 (hex) of the frame.  Only the first counts: afterwards the job is gone."""
+    def landed(self, now: float, job: str, token: Token, digest: str, size: int, beside: str = "") -> list[Command]:
+        """The result is on disk.  digest: SHA-256 (hex) of the frame.  Only the first counts: afterwards the job is gone.
+
+        beside: SHA-256 of what is kept beside it, which is `stored`; "": nothing is, or there is no room for it.
+        """
         known = self.jobs.get(job)
         if known is not None and self.expects(job, token):
             runs = tuple(known.runs[i] for i in sorted(known.runs))
             self._move(now, known, Cause.COMPLETED, f"{size} bytes on disk")
-            self._close(now, known, Finished(job, digest, size, known.request.seed, known.reproducible, runs))
+            if beside:
+                self._hold(now, beside, known.request.keep)
+                self._out.append(Hold(beside, self.uploads.stored[beside].names, self.uploads.stored[beside].idle - now))
+            elif kept(known.request):
+                self._story(now, known, "nothing is kept of it: there is no room among the uploads")
+            self._close(now, known, Finished(job, digest, size, known.request.seed, known.reproducible, runs, beside))
         return self._flush(now)
 
     def unreadable(self, now: float, job: str, why: str) -> list[Command]:

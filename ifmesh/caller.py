@@ -104,19 +104,22 @@ class Caller:
         self._line.alive = now + KEEPALIVE
         return [Send(Hi())]
 
-    def submit(self, now: float, job: str, request: Request, previews: bool = False) -> list[Command]:
-        """Repeated until Accepted or Refused; from then on the job is watched to its end.  previews: as in `watch`."""
-        return self._wish_job(now, job, request, previews)
+    def submit(self, now: float, job: str, request: Request, previews: bool = False, kept: bool = False) -> list[Command]:
+        """Repeated until Accepted or Refused; from then on the job is watched to its end.  previews: as in `watch`.
+
+        kept: what it brings is not here, the mesh keeps it.  Should the mesh want it all the same, that is told, and the answer.
+        """
+        return self._wish_job(now, job, request, previews, kept=kept)
 
     def watch(self, now: float, job: str, previews: bool = False) -> list[Command]:
         """Come back to a job by its id.  previews: and see its early pictures; once asked for, they are until the job has ended."""
         known = self._jobs.get(job)
-        return self._wish_job(now, job, known.request if known else None, previews)
+        return self._wish_job(now, job, known.request if known else None, previews, kept=known is not None and known.kept)
 
     def cancel(self, now: float, job: str) -> list[Command]:
         """Repeated until the job has ended, one way or another."""
         known = self._jobs.get(job)
-        return self._wish_job(now, job, known.request if known else None, cancel=True)
+        return self._wish_job(now, job, known.request if known else None, cancel=True, kept=known is not None and known.kept)
 
     def fetch(self, now: float, job: str) -> list[Command]:
         """Repeated until the Result is here; ever more slowly, because it may be on its way."""
@@ -236,30 +239,32 @@ class Caller:
         self._line.pushed += 1
         heappush(self._line.heap, (wish.due, self._line.pushed, wish))
 
-    def _wish_job(self, now: float, job: str, request: Request | None, previews: bool = False, cancel: bool = False) -> list[Command]:
+    def _wish_job(
+        self, now: float, job: str, request: Request | None, previews: bool = False, cancel: bool = False, kept: bool = False
+    ) -> list[Command]:
         self._begin(now)
         if not self._jobs:
             self._line.alive = now + KEEPALIVE
         wish = self._jobs.get(job)
         if wish is None:
             wish = self._jobs[job] = Errand("job", job, now + self._again, self._again, previews=previews, cancel=cancel)
-            self._ask(wish, request)
+            self._ask(wish, request, kept)
             return self._first(wish)
         # A wish has one place in the heap; `due` may only move later, and the place is looked up again when its time comes.
-        self._ask(wish, request)
+        self._ask(wish, request, kept)
         wish.previews, wish.cancel, wish.forgotten = wish.previews or previews, wish.cancel or cancel, False
         wish.told, wish.shown = {}, set()
         wish.due = now + self._again
         return [] if self._line.probing else [Send(m) for m in wish.messages()]
 
-    def _ask(self, wish: Errand, request: Request | None) -> None:
+    def _ask(self, wish: Errand, request: Request | None, kept: bool = False) -> None:
         """What is asked of this job from now on; None: that was answered."""
-        before, wish.request = wish.request, request
+        before, wish.request, wish.kept = wish.request, request, kept
         if before is not None and (request is None or request.upload != before.upload):
             self._luggage.settled(wish.job, before.upload)
         if request is not None:
             wish.tied = request.tied
-        if request is not None and request.upload:
+        if request is not None and request.upload and not kept:
             self._luggage.brought(wish.job, request.upload)
 
     def _answered(self, wish: Errand) -> None:
@@ -298,6 +303,9 @@ class Caller:
     def _wanted(self, now: float, message: Wanted) -> list[Command]:
         """The Submit was heard, but for the upload.  It goes on being repeated: the answer says whether the upload is there."""
         wish = self._jobs.get(message.job)
+        if wish is not None and wish.kept and wish.request is not None and wish.request.upload == message.digest:
+            self._answered(wish)
+            return [Tell(message.job, message)]
         if wish is None or not self._luggage.wanted(message.job, message.digest):
             return []
         wish.due = now + wish.wait

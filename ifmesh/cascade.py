@@ -138,9 +138,13 @@ def _upscaler(request: Request) -> tuple[Blob, ...]:
 
 
 def kept(request: Request) -> tuple[Blob, ...]:
-    """What is kept beside the result for a job that goes on where this one ends: what the next stage needs.  () when nothing is."""
+    """What is kept beside the result for a job that goes on where this one ends: what the next stage needs.  () when nothing is.
+
+    Without the generator's state where every stage makes its own.
+    """
     onwards = {"stage_one": _stage_two, "stage_two": _upscaler}.get(request.last_stage)
-    return onwards(request) if onwards and request.keep else ()
+    chained = request.seeding == "chained"
+    return tuple(blob for blob in onwards(request) if blob is not RNG or chained) if onwards and request.keep else ()
 
 
 IF = Cascade(

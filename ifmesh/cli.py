@@ -1,7 +1,4 @@
-"""The command `ifmesh`.  Heavy things are imported inside the commands: `ifmesh --help` answers in about 0.3 s.
-
-Exit codes: 0 ok, 1 failure, 2 usage, 3 configuration, 4 not reachable or not ready, 5 the job failed, 6 some of several failed.
-"""
+"""The command `ifmesh`.  Heavy things are imported inside the commands: `ifmesh --help` answers in about 0.3 s."""
 
 from __future__ import annotations
 
@@ -10,8 +7,13 @@ import sys
 
 import click
 
-from ifmesh import cli_completion, cli_jobs, cli_mesh, cli_submit, cli_up, exits
+from ifmesh import cli_bench, cli_candidates, cli_completion, cli_jobs, cli_mesh, cli_submit, cli_up, exits
 from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
+
+CODES = """\b
+Exit codes: 0 ok, 1 failure, 2 wrong usage, 3 wrong configuration, 4 no mesh answers, it is not ready or full,
+5 the job failed, 6 some of several failed, 130 interrupted.
+"""
 
 
 class Ordered(click.Group):
@@ -32,7 +34,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=Ordered, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Ordered, epilog=CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def cli() -> None:
     """Serve cascaded diffusion models: each stage its own process, tensors over ZeroMQ, no request lost.
@@ -46,7 +48,11 @@ def cli() -> None:
     """
 
 
-for command in (cli_up.up, cli_up.down, *cli_submit.COMMANDS, *cli_jobs.COMMANDS, *cli_mesh.COMMANDS, *cli_completion.COMMANDS):
+for command in (
+    *(cli_up.up, cli_up.down),
+    *(cli_submit.submit, *cli_candidates.COMMANDS, cli_submit.encode),
+    *(*cli_jobs.COMMANDS, *cli_mesh.COMMANDS, cli_bench.bench, *cli_completion.COMMANDS),
+):
     cli.add_command(command)
 
 

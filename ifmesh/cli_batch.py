@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from ifmesh.cli_targets import SUFFIX
 from ifmesh.cli_wishes import Order
 from ifmesh.errors import BadRequest, Lost, MeshBusy, MeshError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ifmesh.image import Image
 
 FILES = ("image", "mask", "embeds")
+OBJECTS = ("generator", "continues")  # wishes that no JSON can say
 STDIN = "-"
 LEAST, LONGEST = 0.1, 60.0  # seconds between two tries at a mesh that is full, whatever it says
 
@@ -76,14 +78,14 @@ def _order(line: bytes, shared: Order, base: Path, out: Path) -> Order:
         raise BadRequest("JSON", _short(line), f"cannot be read: {str(error)[:80]}") from None
     if not isinstance(told, dict):
         raise BadRequest("JSON", told, 'one object each line, such as {"prompt": "a fox", "seed": 7, "out": "fox.png"}')
-    names = ("prompt", "out", *FILES, *(name for name in Wishes.__annotations__ if name not in (*FILES, "generator")))
+    names = ("prompt", "out", *FILES, *(name for name in Wishes.__annotations__ if name not in (*FILES, *OBJECTS)))
     for key, value in told.items():
         if key not in names:
             near = get_close_matches(key, names, n=1, cutoff=0.5)
             raise BadRequest(key, value, f"no such wish; {f'did you mean {near[0]}?' if near else 'one of ' + ', '.join(sorted(names))}")
     files: dict[str, Any] = {key: _file(key, told[key], base) for key in FILES if told.get(key) is not None}
     wishes = {**shared.wishes, **{key: value for key, value in told.items() if key not in ("prompt", "out", *FILES) and value is not None}}
-    target = None if told.get("out") is None else out / _name(told["out"])
+    target = None if told.get("out") is None else out / _name(told["out"], wishes.get("format"))
     [order] = replace(shared, **files, prompt=told.get("prompt", shared.prompt), wishes=wishes, target=target, place=out).times(1)
     return order
 
@@ -94,12 +96,12 @@ def _file(key: str, value: object, base: Path) -> str:
     return value if "://" in value else str(base / value)
 
 
-def _name(value: object) -> str:
+def _name(value: object, format: object) -> str:
     from ifmesh.image import check_suffix
 
     if not isinstance(value, str) or not _nameable(value) or Path(value).is_absolute() or ".." in Path(value).parts:
         raise BadRequest("out", value, "the name of a file within the folder that --out names, such as fox.png")
-    path = Path(value if Path(value).suffix else f"{value}.png")
+    path = Path(value if Path(value).suffix else f"{value}{SUFFIX.get(str(format), '.png')}")
     try:
         check_suffix(path)
     except ValueError as error:
@@ -175,7 +177,7 @@ class Flight:
             return error
         name = secrets.token_hex(8)
         self.open[name] = order  # before it is asked for: interrupted, somebody has to know its name
-        job = self._jobs[name] = self._client.ask(request, name, brought.frame)
+        job = self._jobs[name] = self._client.ask(request, name, brought)
         if self._onlook is not None:
             thread = self._onlookers[name] = Thread(target=self._onlook, args=(job,), daemon=True)
             thread.start()

@@ -23,13 +23,25 @@ WORKING = ("ready", "busy")
 
 
 def check_services(config: Config) -> None:
-    """Misconfigured when this installation cannot run the stages that the configuration names."""
+    """Misconfigured when this installation cannot run the stages that the configuration names, or keep their bags."""
     from importlib.util import find_spec
 
     config.check_weights()
+    _check_folder("mesh.keep_bags", config.mesh.keep_bags)
     heavy = [stage for stage in STAGES if config.services[stage].copies and config.factory(stage).startswith("ifmesh_services.")]
     if heavy and (find_spec("torch") is None or find_spec("diffusers") is None):
         raise Misconfigured(f"{', '.join(heavy)}: torch or diffusers is not installed: pip install 'ifmesh[services]', or --toy")
+
+
+def _check_folder(key: str, folder: Path | None) -> None:
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Misconfigured(f"{key}: {str(folder)!r}: {error.strerror}; name a folder that can be written") from None
+    if not os.access(folder, os.W_OK):
+        raise Misconfigured(f"{key}: {str(folder)!r}: may not be written; name another folder")
 
 
 def not_ready(books: Books) -> list[str]:
@@ -51,7 +63,7 @@ def ps(jobs: bool, ready: bool, as_json: bool, config_file: Path | None) -> int:
     ifmesh ps --jobs
     ifmesh ps --json | jq '.services[] | select(.state == "loading")'
     """
-    from ifmesh import screen, sockets
+    from ifmesh import modes, screen, sockets
     from ifmesh.client import Client
 
     config, _ = options.configuration(config_file)
@@ -73,6 +85,8 @@ def ps(jobs: bool, ready: bool, as_json: bool, config_file: Path | None) -> int:
         screen.document({"services": services, "jobs": rows, "queued": queued, "missing": missing})
     else:
         _print_books(services, rows if jobs else [], queued, len(rows))
+        for line in modes.told(row for page in pages for row in page.services):
+            screen.tell(line)
     if problem:
         screen.say(f"ifmesh: {problem}", "red")
         return 4
@@ -88,7 +102,7 @@ def _renamed(row: dict[str, Any]) -> dict[str, Any]:
 
 def _row(service: str, stage: str, pid: int, host: str, state: str) -> dict[str, Any]:
     """A process that is no worker known to the coordinator, in the same form."""
-    empty = {"device": "", "running": 0, "held": 0, "done": 0, "seen_s": 0.0, "numeric": ""}
+    empty = {"device": "", "running": 0, "held": 0, "done": 0, "seen_s": 0.0, "numeric": "", "slots": 0}
     return {"service": service, "stage": stage, "pid": pid, "host": host, "state": state, **empty}
 
 

@@ -73,7 +73,7 @@ class Row:
 
     def _hand_in(self, place: _Place) -> None:
         self.open[place.name] = place.order  # before it is asked for: interrupted, somebody has to know its name
-        place.job = self._client.ask(place.request, place.name, place.brought.frame)
+        place.job = self._client.ask(place.request, place.name, place.brought)
 
     def _again(self, busy: MeshBusy) -> None:
         """Ask once more for all that were not taken."""

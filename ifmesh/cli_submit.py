@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from ifmesh import cli_candidates as best_of
+from ifmesh import cli_flags as flags
 from ifmesh import cli_options as options
+from ifmesh import cli_run as run
 from ifmesh import cli_targets as targets
 from ifmesh import cli_wishes as wishes
 from ifmesh import exits
 from ifmesh.cli_targets import Output
 from ifmesh.cli_wishes import Order
-from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError
-
-if TYPE_CHECKING:
-    from ifmesh.cli_progress import Board
-    from ifmesh.client import Client, Job
-    from ifmesh.image import Image
-    from ifmesh.protocol import Request
-
-NAMED = 10  # jobs that an interrupted command names
-ENDINGS = (JobFailed, DeadlineExceeded, JobCancelled, MeshBusy)  # what --json tells of one job, instead of failing
 
 
-@click.command(short_help="Draw a prompt, vary or repaint a picture; or many.")
+@click.command(short_help="Draw a prompt, vary, repaint or enlarge a picture; or many.")
 @click.argument("prompt", required=False)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write; without it JOB.png here.  With --batch: a folder.")
 @click.option("-n", "--count", type=click.IntRange(1, 1000), default=1, help="So many pictures, with seeds SEED, SEED+1 ...")
-@wishes.drawing
+@click.option("--candidates", type=click.IntRange(2, 100), metavar="N", help="So many seeds through Stage I, and on with those you choose.")
+@click.option("--keep", "choice", metavar="N,N", help="With --candidates: on with these, unasked; or none.")
+@flags.drawing
 @click.option("--batch", type=click.Path(), metavar="FILE", help="A picture for each line of JSON; - is stdin.")
 @click.option("--ahead", type=click.IntRange(1, 1000), default=8, show_default=True, help="With --batch: so many at once.")
-@click.option("--stages-dir", type=click.Path(path_type=Path), metavar="DIR", help="Every stage's picture, as it comes: JOB-64.png ...")
-@click.option("--no-parameters", is_flag=True, help="Do not tell in the PNG how it was made.")
-@click.option("--no-wait", is_flag=True, help="Only hand it in, and print the job's id.")
+@flags.writing
 @options.as_json
 @options.coordinator
 @options.configured
@@ -46,6 +36,8 @@ def submit(
     prompt: str | None,
     out: Path | None,
     count: int,
+    candidates: int | None,
+    choice: str | None,
     image: str | None,
     mask: str | None,
     embeds: str | None,
@@ -65,7 +57,16 @@ def submit(
     ifmesh submit "a lighthouse" --size 64 --steps I=50 --guidance I=9 --json
     ifmesh submit "a panda in the rain" --image panda.png --strength 0.6
     ifmesh submit "a hat" --image panda.png --mask mask.png --stages-dir stages
+    ifmesh submit "a panda" --image small.jpg --upscale -o large.webp
+    ifmesh submit "a panda" --style "an oil painting" --positive-mixer I=0.25,II=0.5
     ifmesh submit "an owl" -n 4 --seed 10 -o owl.png           # owl-1.png ... owl-4.png
+
+    With --candidates that many seeds are drawn by Stage I alone, which is cheap; a contact sheet shows them, numbered, and those that you
+    choose go on.  Without a terminal, --keep chooses; or `ifmesh proceed` goes on later.
+
+    \b
+    ifmesh submit "a fox" --candidates 8 -o fox.png            # shows fox-candidates.png, and asks
+    ifmesh submit "a fox" --candidates 8 --keep 2,5 -o fox.png # fox-2.png and fox-5.png
 
     With --batch every line is an object: prompt and any other wish of the client by its name, image, mask and embeds as paths (relative
     to the file), out as the name of the picture.  The flags here are for the lines that do not say otherwise.
@@ -78,24 +79,49 @@ def submit(
     shared = Order(prompt or "", wishes.wished(**given, stages=stages_dir is not None), image, mask, embeds)
     output = Output(stages_dir, not no_parameters, as_json)
     targets.check_folder(stages_dir, "--stages-dir")
+    keep = _choice(choice, candidates, batch, count, no_wait)
     if batch is not None:
         orders = _batch(batch, shared, prompt, out, count)
     elif prompt is None and embeds is None:
         raise click.MissingParameter(param_type="argument", param_hint="'PROMPT'", message="say what to draw, or --batch FILE")
+    elif given["upscale"] and image is None:
+        raise click.UsageError("--upscale: what? give a picture, too: --image PATH|URL")
     else:
         targets.check_file(out)
-        with wishes.flagged():
-            orders = replace(shared, target=out).times(count)
-            for order in orders:
-                order.made()
+        shared = replace(shared, target=out)
+        if candidates is not None:
+            orders = best_of.orders(shared, candidates)
+        else:
+            with wishes.flagged():
+                orders = shared.times(count)
+                for order in orders:
+                    order.made()
     if no_wait:
-        _check_detached(orders, batch)
+        for order in orders:
+            run.check_detached(order.wishes.get("tied"), f"{'stdin' if batch == '-' else batch}, line {order.line}" if order.line else "")
     with options.door(config_file) as client:
         if no_wait:
-            return _hand_in(client, orders, output, patient=batch is not None)
+            return run.hand_in(client, orders, output, patient=batch is not None)
+        if candidates is not None:
+            return best_of.best(client, shared, orders, keep, output)
         if batch is not None:
-            return _fly(client, orders, ahead, output)
-        return _each(client, orders, output)
+            return run.fly(client, orders, ahead, output)
+        return run.each(client, orders, output)
+
+
+def _choice(text: str | None, candidates: int | None, batch: str | None, count: int, no_wait: bool) -> tuple[int, ...] | None:
+    """Those of --keep; None: nothing is said yet.  UsageError: not among the candidates, or with flags that do not go together."""
+    if candidates is None:
+        if text is not None:
+            raise click.UsageError(f"--keep {text}: chooses among candidates: give --candidates N, too (or did you mean --keep-for S?)")
+        return None
+    for flag, said in (("--batch", batch is not None), ("--count", count > 1), ("--keep with --no-wait", no_wait and text is not None)):
+        if said:
+            raise click.UsageError(f"{flag}: not with --candidates: leave one of them out")
+    try:
+        return None if text is None else best_of.chosen(text, range(1, candidates + 1))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--keep") from None
 
 
 def _batch(batch: str, shared: Order, prompt: str | None, out: Path | None, count: int) -> list[Order]:
@@ -108,158 +134,6 @@ def _batch(batch: str, shared: Order, prompt: str | None, out: Path | None, coun
     targets.check_folder(out, targets.OUT)
     orders = cli_batch.read(batch, shared, out or Path())
     return [one for order in orders for one in order.times(count)]
-
-
-def _check_detached(orders: list[Order], batch: str | None) -> None:
-    remedy = "with --no-wait this command is gone at once, and the job with it: leave one of them out"
-    for order in orders:
-        if order.wishes.get("tied"):
-            if batch is None:
-                raise click.UsageError(f"--tied: {remedy}")
-            raise BadRequest(f"{'stdin' if batch == '-' else batch}, line {order.line}: tied", True, remedy)
-
-
-def warn_missing(client: Client, requests: Iterable[Request]) -> None:
-    """Stages without a worker: the jobs are taken and wait; say what to start."""
-    from ifmesh import screen
-    from ifmesh.cascade import IF
-
-    route = {stage for request in requests for stage in IF.route(request)}
-    if missing := [stage for stage in client.status().missing if stage in route]:
-        remedy = " and ".join(f"`ifmesh worker {s}`" for s in missing)
-        screen.say(f"no worker for {', '.join(missing)}: the job will wait; start {remedy} (or all with `ifmesh up`)", "yellow")
-
-
-def _hand_in(client: Client, orders: list[Order], output: Output, patient: bool) -> int:
-    """One after the other, each in the mesh's journal before its id is printed.  patient: wait for a mesh that is full."""
-    from ifmesh import cli_batch, screen
-    from ifmesh.cli_progress import Board
-
-    warn_missing(client, (order.made(fetch=False)[0] for order in orders))
-    board = Board()
-    for order in orders:
-        while True:
-            request, brought = order.made()
-            job = client.ask(request, upload=brought.frame)
-            try:
-                next(job.events(previews=False))  # accepted, or this raises
-                break
-            except MeshBusy as busy:
-                if not patient:
-                    raise
-                screen.say(f"line {order.line} waits: {busy}", "yellow")
-                time.sleep(cli_batch.pause_of(busy))
-        output.accepted(order, job.id, board)
-    return exits.OK
-
-
-def _each(client: Client, orders: list[Order], output: Output) -> int:
-    """All at once, shown one after the other; 0, or 5 when it failed, 6 when some of several did."""
-    from ifmesh.cli_progress import Board
-    from ifmesh.cli_row import Row
-    from ifmesh.image import Image
-
-    made = [(order, *order.made()) for order in orders]
-    warn_missing(client, (request for _, request, _ in made))
-    began, failed = time.monotonic(), 0
-    early = None if output.stages_dir is None else output.early
-
-    def see(job: Job, prefix: str) -> Image:
-        with Board() as board:
-            board.follow(job, began, early, prefix)
-            return job.result()
-
-    row = Row(client, made)
-    board = Board()
-    try:
-        for order, job, came in row.landed(see):
-            if len(orders) == 1 and isinstance(came, MeshError) and not (output.as_json and isinstance(came, ENDINGS)):
-                raise came
-            if len(orders) == 1 and isinstance(came, Image):
-                output.finished(
-                    came, order, time.monotonic() - began, board
-                )  # one that cannot be written ends the command, by its own words
-            else:
-                failed += not _told(order, job, came, output, time.monotonic() - began, board)
-            del came  # before the next one is there
-    except (KeyboardInterrupt, Lost, OSError) as error:  # OSError: nobody reads what we print, say
-        leave(client, row.open, isinstance(error, Lost))
-        raise
-    return _code(failed, len(orders))
-
-
-def _fly(client: Client, orders: list[Order], ahead: int, output: Output) -> int:
-    """A few at a time, told as they end."""
-    from ifmesh.cli_batch import Flight
-    from ifmesh.cli_progress import Board
-
-    warn_missing(client, (order.made(fetch=False)[0] for order in orders))
-    began = time.monotonic()
-
-    def onlook(job: Job) -> None:
-        from ifmesh.image import Preview
-
-        try:
-            for event in job.events():
-                if isinstance(event, Preview):
-                    output.early(event)
-        except MeshError:
-            pass  # whatever it is, the job's own end tells it
-
-    flight = Flight(client, orders, ahead, None if output.stages_dir is None else onlook)
-    failed = 0
-    try:
-        with Board() as board:
-            board.expect(len(orders))
-            for order, job, came in flight.landed():
-                failed += not _told(order, job, came, output, time.monotonic() - began, board)
-                board.ended(failed)
-    except (KeyboardInterrupt, Lost, OSError) as error:
-        leave(client, flight.open, isinstance(error, Lost))
-        if flight.waiting:
-            lines = ", ".join(str(order.line) for order in list(flight.waiting)[:NAMED])
-            more = f" and {len(flight.waiting) - NAMED} more" if len(flight.waiting) > NAMED else ""
-            from ifmesh import screen
-
-            screen.say(f"{len(flight.waiting)} were not handed in: lines {lines}{more}")
-        raise
-    return _code(failed, len(orders))
-
-
-def _told(order: Order, job: str, came: object, output: Output, seconds: float, board: Board) -> bool:
-    """Write what came, and say so.  False: it failed, or cannot be written."""
-    from ifmesh.image import Image
-
-    try:
-        if isinstance(came, Image):
-            output.finished(came, order, seconds, board)
-            return True
-        assert isinstance(came, MeshError)
-        raise came
-    except MeshError as error:
-        output.failed(order, job, error, board)
-        return False
-
-
-def leave(client: Client, left: dict[str, Order], lost: bool) -> None:
-    """End the jobs that are tied to this command, and say of the others how to come back to them.  lost: the mesh does not answer."""
-    from ifmesh import screen
-
-    for number, (job, order) in enumerate(left.items()):
-        said = f"job {job} goes on: ifmesh show {job} -o out.png, or ifmesh cancel {job}"
-        if order.wishes.get("tied"):
-            said = f"job {job} is tied to this command, and ends with it"
-            if not lost:
-                with suppress(MeshError):
-                    client.cancel(job)
-        if number < NAMED:
-            screen.say(said)
-    if len(left) > NAMED:
-        screen.say(f"and {len(left) - NAMED} more: ifmesh ps --jobs")
-
-
-def _code(failed: int, count: int) -> int:
-    return exits.OK if not failed else exits.JOB_FAILED if failed == count else exits.SOME_FAILED
 
 
 @click.command(short_help="Encode a prompt, to draw it later.")
@@ -283,7 +157,7 @@ def encode(prompt: str, out: Path, negative: str, as_json: bool, config_file: Pa
     with wishes.flagged():
         request = wished.encoding(prompt, negative)
     with options.door(config_file) as client:
-        warn_missing(client, [request])
+        run.warn_missing(client, [request])
         embeds = client.encode(prompt, negative)
     targets.save(embeds.save, out)
     if as_json:

@@ -15,11 +15,12 @@ from ifmesh.errors import MeshError
 if TYPE_CHECKING:
     from ifmesh.cli_progress import Board
     from ifmesh.cli_wishes import Order
-    from ifmesh.image import Image, Preview
+    from ifmesh.image import Image, Picture, Preview
     from ifmesh.protocol import StageRun
 
 PIXELS = {"stage_one": 64, "stage_two": 256, "upscaler": 1024}
 OUT = "--out"
+SUFFIX = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}  # format -> that of a file without a name of its own
 BLANKED = "the safety checker has blanked it"
 
 
@@ -84,17 +85,21 @@ class Output:
         """Write an early picture; where it is."""
         if self.stages_dir is None:
             return None
-        path = self._stage(preview.job, preview.stage)
+        path = self._stage(preview.job, preview)
         save(preview.save, path, preview.job)
         return path
+
+    def stages(self, image: Image) -> None:
+        """Write every stage's picture."""
+        if self.stages_dir is not None:
+            for picture in image.stages.values():
+                save(picture.save, self._stage(image.job, picture), image.job)
 
     def finished(self, image: Image, order: Order, seconds: float, board: Board) -> None:
         """Write it, and say so.  MeshError: it cannot be written."""
         path = order.path(image.job)
         save(lambda where: image.save(where, parameters=self.parameters), path, image.job)
-        if self.stages_dir is not None:
-            for stage, picture in image.stages.items():
-                save(picture.save, self._stage(image.job, stage), image.job)
+        self.stages(image)
         if self.as_json:
             board.document(_numbered(order, described(image, path, seconds)))
         else:
@@ -102,7 +107,8 @@ class Output:
         remark(image, path, board)
 
     def failed(self, order: Order, job: str, error: MeshError, board: Board) -> None:
-        board.say(f"ifmesh: {f'line {order.line}: ' if order.line else ''}{error}", "red")
+        where = f"line {order.line}: " if order.line else f"candidate {order.candidate}: " if order.candidate else ""
+        board.say(f"ifmesh: {where}{error}", "red")
         if self.as_json:
             board.document(_numbered(order, {"job": job or None, "seed": order.seed, "error": str(error)}))
 
@@ -112,9 +118,9 @@ class Output:
         else:
             board.tell(job)
 
-    def _stage(self, job: str, stage: str) -> Path:
+    def _stage(self, job: str, picture: Picture) -> Path:
         assert self.stages_dir is not None
-        return self.stages_dir / f"{job}-{PIXELS[stage]}.png"
+        return self.stages_dir / f"{job}-{PIXELS[picture.stage]}{SUFFIX[picture.format]}"
 
 
 def remark(image: Image, path: Path, board: Board) -> None:
@@ -144,4 +150,4 @@ def ran(run: StageRun) -> dict[str, object]:
 
 
 def _numbered(order: Order, told: dict[str, object]) -> dict[str, object]:
-    return {"line": order.line, **told} if order.line else told
+    return {name: number for name, number in (("line", order.line), ("candidate", order.candidate)) if number} | told

@@ -20,6 +20,7 @@ from ifmesh.errors import MeshError, Misconfigured
 if TYPE_CHECKING:
     from ifmesh.config import Config
 
+SILENCE = 3.0  # seconds after which `down` says what it waits for
 BANNER = """\
 This is the built-in cascade: the true geometry (64 -> 256 -> 1024), but small networks without training.  It draws patterns, not pictures.
 Real weights: accept the licence of DeepFloyd/IF-I-XL-v1.0 on its hub page, log in with `hf auth login`, then `ifmesh up --cascade if-xl`
@@ -28,7 +29,7 @@ Real weights: accept the licence of DeepFloyd/IF-I-XL-v1.0 on its hub page, log 
 
 @click.command(short_help="Start a whole mesh on this machine.")
 @click.option("--detach", is_flag=True, help="In the background; `ifmesh down` ends it.")
-@click.option("--wait", is_flag=True, help="With --detach: return when every stage has a ready worker.")
+@click.option("--wait", is_flag=True, help="With --detach: return when every stage that runs here has a ready worker.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=600.0, show_default=True, metavar="S", help="Of --wait.")
 @click.option("--no-logs", is_flag=True, help="Do not show the services' log lines; `ifmesh logs` does.")
 @options.toy
@@ -69,7 +70,8 @@ def up(detach: bool, wait: bool, timeout: float, no_logs: bool, tied: bool, conf
 
 
 def readiness(config: Config) -> str:
-    """The line to say when every stage has a ready worker; "": not yet, or nobody answers."""
+    """What to say when every stage that runs here has a ready worker, a line each; "": not yet, or nobody answers."""
+    from ifmesh import modes
     from ifmesh.client import Client
 
     try:
@@ -77,9 +79,14 @@ def readiness(config: Config) -> str:
             books = client.status()
     except MeshError:
         return ""
-    if not_ready(books):
+    lacking = not_ready(books)
+    if any(config.services[stage].copies for stage in lacking):
         return ""
-    return f"ready: {len(books.services)} workers, coordinator at {config.control()}; try: ifmesh submit 'a red panda' -o panda.png"
+    tried = "" if lacking else "; try: ifmesh submit 'a red panda' -o panda.png"
+    said = [f"ready: {len(books.services)} workers, coordinator at {config.control()}{tried}", *modes.told(books.services)]
+    if lacking:
+        said.append(f"no worker for {', '.join(lacking)} (copies = 0); what needs one waits: start `ifmesh worker {lacking[0]}`")
+    return "\n".join(said)
 
 
 def _prefixed(names: list[str], only_own: bool) -> Callable[[str, str], None]:
@@ -121,6 +128,8 @@ def _detached(config: Config, flags: list[str], wait: bool, timeout: float) -> i
         if told.get("pid") == process.pid and (told.get("ready") or not wait):
             where = told.get("control") or config.mesh.listen.replace(":0", ":(any free port)")
             screen.say(f"{'ready' if wait else 'up'}: pid {process.pid}, coordinator at {where}; logs in {path.parent}")
+            for line in readiness(config).splitlines()[1:] if wait else ():
+                screen.say(line)
             return 0
         if (code := process.poll()) is not None:
             said = path.read_bytes()[begin:].decode(errors="replace").strip().removeprefix(BANNER).strip()
@@ -152,6 +161,22 @@ def _reason(state: Path, told: dict[str, object]) -> str:
     return f"coordinator: {_last_line(state, 'coordinator')}" if (state / "logs" / "coordinator.log").exists() else ""
 
 
+def _awaited(config: Config) -> str:
+    """What the end of the mesh waits for, in words."""
+    from ifmesh.client import Client
+
+    try:
+        with Client(config.control(), timeout=1.0) as client:
+            jobs = [row for row in client.status().jobs if row.state == "running"]
+    except MeshError:
+        jobs = []
+    if not jobs:
+        return "the processes to end"
+    first = jobs[0]
+    steps = f", step {first.step} of {first.steps}" if first.steps else ""
+    return f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'} under way ({first.job} in {first.stage}{steps})"
+
+
 @click.command(short_help="Finish what is under way, and end the mesh.")
 @click.option("--now", is_flag=True, help="Kill it.  Jobs under way start again with the next `ifmesh up`.")
 @options.configured
@@ -171,8 +196,11 @@ def down(now: bool, config_file: Path | None) -> int:
     except ProcessLookupError:
         screen.say("down")
         return 0
-    asked = time.monotonic()
+    asked = told = time.monotonic()
     while not select.select([over], [], [], 0.1)[0]:
+        if not now and time.monotonic() >= told + SILENCE:
+            awaited, told = _awaited(config), time.monotonic()
+            screen.say(f"waiting for {awaited}, at most {until - told:.0f} s more; `ifmesh down --now` kills")
         if time.monotonic() >= until:
             screen.say(f"ifmesh: pid {pid} has not ended; `ifmesh down --now` kills it", "red")
             return 1

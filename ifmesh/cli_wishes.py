@@ -1,10 +1,10 @@
-"""The flags that say what to draw, and what comes of them: Orders, each of one picture."""
+"""What becomes of the flags that say what to draw: Orders, each of one picture."""
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ifmesh import cli_completion as completion
+from ifmesh.cli_targets import SUFFIX
 from ifmesh.errors import BadRequest
 from ifmesh.rules import DRAW, STRENGTH
 
@@ -21,28 +21,31 @@ if TYPE_CHECKING:
     from ifmesh.protocol import Request
     from ifmesh.wishes import Brought
 
-F = TypeVar("F", bound=Callable[..., Any])
 N = TypeVar("N", int, float, str)
 
 SHORT = {"I": "stage_one", "II": "stage_two", "x4": "upscaler", "1": "stage_one", "2": "stage_two"}
 LONG = {"stage_one": "I", "stage_two": "II", "upscaler": "x4"}
-SIZES = ("64", "256", "1024")
-FLAGS = {"source": "--image", **{name: f"--{name}" for name in ("mask", "strength", "seed", "seeding", "negative", "width", "height")}} | {
-    **{name: f"--{name}" for name in ("embeds", "priority", "deadline", "size")},
+PLAIN = ("mask", "embeds", "negative", "style", "seed", "seeding", "size", "width", "height", "strength", "upscale", "format", "priority")
+FLAGS = {name: f"--{name}" for name in (*PLAIN, "deadline")} | {
+    "source": "--image",
     "aspect_ratio": "--aspect-ratio",
+    "keep": "--keep-for",
+    "continues": "JOB",
 }
 SAMPLE = {"steps": "I=27", "guidance": "I=7.5", "strength": "I=0.7", "noise-level": "II=250", "scheduler": "I=dpm++"} | {
     "threshold-ratio": "I=0.99",
     "threshold-max": "I=2",
+    "positive-mixer": "I=0.25",
 }
 PIXELS = ("stage_one", "stage_two")  # those that draw pixels, not latents, by lists of timesteps
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One picture that is wished for.  wishes: as in `ifmesh.wishes.Wishes`, always with a seed.
+    """One picture that is wished for.  wishes: as in `ifmesh.wishes.Wishes`, always with a seed or the Image that it continues.
 
-    image, mask: paths or URLs; embeds: a path.  target: the file to write; None: JOB.png in `place`.  line: of the batch; 0: of none.
+    image, mask: paths or URLs; embeds: a path.  target: the file to write; None: JOB.png in `place`, or as the format is called.
+    line: of the batch; candidate: its number among several; 0: of none.
     """
 
     prompt: Any
@@ -53,19 +56,27 @@ class Order:
     target: Path | None = None
     place: Path = Path()
     line: int = 0
+    candidate: int = 0
 
     @property
     def seed(self) -> Any:
-        return self.wishes["seed"]
+        return self.wishes["seed"] if "seed" in self.wishes else self.wishes["continues"].seed
+
+    @property
+    def format(self) -> Any:
+        """Of the published file: as wished, else as the target's name has it."""
+        return self.wishes.get("format") or _format(self.target)
 
     def path(self, job: str) -> Path:
-        return self.target or self.place / f"{job}.png"
+        return self.target or self.place / f"{job}{SUFFIX.get(self.format, '.png')}"
 
     def made(self, fetch: bool = True) -> tuple[Request, Brought]:
         """The Request and what it brings.  BadRequest: it can never work.  fetch: False: for checking alone, without a look at URLs."""
         from ifmesh import wishes
 
-        return wishes.made(self.prompt, None, None, self.wishes, self._brought(fetch))
+        if self.target is not None and self.format != (told := _format(self.target)):
+            raise BadRequest("format", self.format, f"{self.target.name} is to be {told}: leave one of them out")
+        return wishes.made(self.prompt, None, None, {**self.wishes, "format": self.format}, self._brought(fetch))
 
     def times(self, count: int) -> list[Order]:
         """So many of it, with seeds that count on from the first, and files of their own."""
@@ -82,8 +93,16 @@ class Order:
             from ifmesh.wishes import Brought
 
             given = {"source": self.image, "mask": self.mask, "embeds": self.embeds}
-            return Brought(tuple(name for name, what in given.items() if what is not None), digest="0" * 64)
+            names = tuple(name for name, what in given.items() if what is not None)
+            return Brought(names, digest="0" * 64, source=b"", mask=None if self.mask is None else b"")
         return _read(self.image, self.mask, self.embeds)
+
+
+def _format(target: Path | None) -> str:
+    """What the mesh is asked for: what its suffix says; png, which keeps every bit, where it is converted to something else."""
+    from ifmesh.image import SUFFIXES
+
+    return "png" if target is None else SUFFIXES.get(target.suffix.lower(), "png")
 
 
 @lru_cache(maxsize=4)
@@ -172,6 +191,7 @@ def wished(
     scheduler: Iterable[str] = (),
     threshold_ratio: Iterable[str] = (),
     threshold_max: Iterable[str] = (),
+    positive_mixer: Iterable[str] = (),
     **plain: Any,
 ) -> dict[str, Any]:
     """The wishes that the flags say, as the client takes them; what was not said is left out."""
@@ -187,6 +207,7 @@ def wished(
         "scheduler": per_stage(scheduler, str, "scheduler"),
         "threshold_ratio": per_stage(threshold_ratio, float, "threshold-ratio", PIXELS),
         "threshold_max": per_stage(threshold_max, float, "threshold-max", PIXELS),
+        "positive_mixer": per_stage(positive_mixer, float, "positive-mixer", PIXELS),
     }
     for key, values in staged.items():
         for stage, value in values.items():
@@ -197,49 +218,3 @@ def wished(
     if bare:
         found["strength"] = next(iter(per_stage(bare[-1:], float, "strength").values()))
     return found
-
-
-def drawing(f: F) -> F:
-    """The flags of a picture.  Those that are given become `wished`."""
-    file = click.Path()  # for its completion alone: what is no file may be a URL, and what is wrong is said by whoever reads it
-    for option in reversed(
-        (
-            click.option("--image", type=file, metavar="PATH|URL", help="Vary this picture: PNG, JPEG or WebP."),
-            click.option("--mask", type=file, metavar="PATH|URL", help="With --image: draw anew what is white in it."),
-            click.option("--embeds", type=file, metavar="FILE", help="Texts from `ifmesh encode`; then PROMPT may be left out."),
-            click.option("--strength", multiple=True, metavar="X", help="With --image: above 0; 1 keeps nothing of it.  Or I=X,II=X."),
-            click.option("--negative", metavar="TEXT", help="What should not be there."),
-            click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same request: same pixels.  Else a random one."),
-            click.option(
-                "--size",
-                type=click.Choice(SIZES),
-                default="1024",
-                show_default=True,
-                callback=lambda ctx, param, value: int(value),
-                help="Pixels of the shorter side: where the cascade stops.",
-            ),
-            click.option("--width", type=int, metavar="N", help="Base pixels (Stage I) of a new picture: a multiple of 8; default 64."),
-            click.option("--height", type=int, metavar="N", help="The same."),
-            click.option("--aspect-ratio", metavar="W:H", help="Instead: 3:2, 16:9, 2:3 ... with a shorter side of 64."),
-            _staged("--steps", "Denoising steps: I=100,II=50; a bare number is for all."),
-            click.option("--timesteps", "timesteps_of", multiple=True, metavar="STAGE=T,T", help="Instead of steps: I=999,900,800; II=..."),
-            _staged("--schedule", "Instead of steps: I=fast27,II=smart50, or 10,10,3,2,2 (steps per section), or ddim50."),
-            _staged("--scheduler", "How to step: I=dpm++,II=ddpm; also dpm++-single and ddim."),
-            _staged("--guidance", "Classifier-free guidance: I=7,II=4; a bare number is for all."),
-            _staged("--noise-level", "Noise on what comes in: II=250,x4=100; a bare number is for both."),
-            _staged("--threshold-ratio", "Dynamic thresholding: the quantile to cut at: I=0.95."),
-            _staged("--threshold-max", "The most that the quantile counts as: I=1.5,II=1."),
-            click.option(
-                "--seeding", type=click.Choice(("chained", "per_stage")), help="One generator through all stages, or fresh in each."
-            ),
-            click.option("--priority", type=int, default=0, show_default=True, help="-100 to 100; higher goes first."),
-            click.option("--deadline", type=float, metavar="S", help="Seconds until the job is given up."),
-            click.option("--tied/--detached", help="Cancel the job when this command vanishes; without it, it goes on."),
-        )
-    ):
-        f = option(f)
-    return f
-
-
-def _staged(name: str, text: str) -> Callable[[F], F]:
-    return click.option(name, multiple=True, metavar="STAGE=X", shell_complete=completion.stages, help=text)

@@ -19,7 +19,7 @@ from ifmesh.image import Image
 from ifmesh.many import Race, Series
 from ifmesh.protocol import Books, Ended, Request
 from ifmesh.talk import lead
-from ifmesh.wishes import Wishes
+from ifmesh.wishes import Brought, Wishes
 
 
 class Job:
@@ -127,18 +127,54 @@ class Client:
         """What the encoder makes of the texts, for `embeds=`.  Waits as `generate` does."""
         return lead(self._asker.encoded(prompt, negative, timeout))
 
+    def upscale(
+        self, source: object, prompt: str = "", *, alone: bool = False, timeout: float | None = None, **wishes: Unpack[Wishes]
+    ) -> Image:
+        """Draw the source larger, after the prompt, which says what it shows; four times by each stage.  Waits as `generate` does.
+
+        By Stage II and the upscaler: at most 256 pixels a side; alone: by the upscaler alone, at most 1024.
+        """
+        wished.need("source", source)
+        return lead(self._asker.drawn(prompt, source, None, timeout, {"upscale": "alone" if alone else True, **wishes}))
+
+    def candidates(
+        self,
+        prompt: str = "",
+        n: int = 8,
+        *,
+        source: object = None,
+        mask: object = None,
+        timeout: float | None = None,
+        **wishes: Unpack[Wishes],
+    ) -> list[Image]:
+        """n pictures by Stage I alone, with the seeds seed, seed + 1, ..., kept for an hour or as `keep` says: `proceed` with the best.
+
+        With a source and a mask as in `submit`.  Waits for all; interrupted, late (TimeoutError), or when one of them ends without a
+        picture, it asks the mesh to cancel the rest.  size=256: by Stage II as well.
+        """
+        shared = {"size": 64, "keep": 3600.0, **wishes, "source": source, "mask": mask}
+        return lead(Series(self._asker, [{"prompt": prompt}], n, n, shared, timeout).all())
+
+    def proceed(self, image: Image, *, timeout: float | None = None, **wishes: Unpack[Wishes]) -> Image:
+        """Go on where a picture that was kept ended: the pixels are those of drawing it whole.  Waits as `generate` does.
+
+        Whatever was asked for it holds, settings of the later stages too, but for what is wished anew.  BadRequest: it is kept no more.
+        """
+        return lead(self._asker.drawn("", None, None, timeout, {**wishes, "continues": image}))
+
     def submit(
         self, prompt: str = "", *, source: object = None, mask: object = None, job: str | None = None, **wishes: Unpack[Wishes]
     ) -> Job:
-        """Ask for a picture, and do not wait for it.  With a source it is `vary`, with a mask `inpaint`, else `generate`.
+        """Ask for a picture, and do not wait for it.  With a source it is `vary`, with a mask `inpaint`, with upscale=... `upscale`, with
+        continues=... `proceed`, else `generate`.
 
         job: its id, to ask again for the same; None: a new one.
         """
         return Job(lead(self._asker.submit(prompt, source, mask, job, wishes)))
 
-    def ask(self, request: Request, job: str | None = None, upload: bytes = b"") -> Job:
-        """`submit`, for a Request that is made already.  upload: the safetensors frame of what it brings."""
-        return Job(lead(self._asker.ask(request, job, wished.unpacked(request, upload))))
+    def ask(self, request: Request, job: str | None = None, upload: bytes | Brought = b"") -> Job:
+        """`submit`, for a Request that is made already.  upload: what was made with it, or the safetensors frame of what it brings."""
+        return Job(lead(self._asker.ask(request, job, upload if isinstance(upload, Brought) else wished.unpacked(request, upload))))
 
     def job(self, job: str) -> Job:
         """Come back to a job by its id.  That there is no such job is told by its `events` and `result`: BadRequest."""

@@ -71,14 +71,14 @@ class Hand:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Delete this upload from disk: no open job refers to it."""
+    """Delete this upload from disk: no open job refers to it, and it is not held."""
 
     digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """Journal: the job is accepted.  Every Book, Close and Blame of a batch is on disk before any of its Sends leaves."""
+    """Journal: the job is accepted.  Every Book, Close, Hold and Blame of a batch is on disk before any of its Sends leaves."""
 
     job: str
     request: Request
@@ -92,6 +92,15 @@ class Close:
     ending: Ended
     story: tuple[tuple[float, str], ...]
     runs: tuple[StageRun, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Journal: this upload, of these tensors, stays on disk for so many seconds from now on, whoever refers to it."""
+
+    digest: str
+    names: tuple[str, ...]
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +120,7 @@ class Note:
     text: str
 
 
-Command = Send | Give | Hand | Discard | Book | Close | Blame | Note
+Command = Send | Give | Hand | Discard | Book | Close | Hold | Blame | Note
 
 
 # ---- what the journal remembers

@@ -1,7 +1,7 @@
 """The compute thread of a worker: the stage, stepping.  It knows tasks and bags, no sockets, no clock of the mesh.
 
 It asks for a task with `Free` whenever it has a free slot, and tells with the other events what became of each; `tell` may be called
-from its thread.  Orders come through `give` and are looked at between steps.
+from its thread.  Orders come through `give` and are looked at between steps.  An urgent task comes unasked, and the less urgent pause.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Compute:
             self._tell(Ended(1, brief(error)))
 
     def _turn(self, stage: Stage) -> None:
-        """Orders first, then one step for all that is admitted."""
+        """Orders first, then one step for all that is admitted and does not pause."""
         while self._asked + len(self._work) < stage.slots:
             self._asked += 1
             self._tell(Free())
@@ -143,7 +143,7 @@ class Compute:
             while True:
                 order = self._orders.get(block=not self._work)
                 if isinstance(order, Task):
-                    self._asked -= 1
+                    self._asked -= not order.urgent
                     self._admit(stage, order)
                 else:
                     self._forget(stage, order)
@@ -173,10 +173,15 @@ class Compute:
             del self._work[order.job]
             stage.drop(order.job)
 
+    def _paused(self, slots: int) -> set[str]:
+        """The slots go to the most urgent, then to the older; the others wait where they are."""
+        return set(sorted(self._work, key=lambda job: -self._work[job].task.request.priority)[slots:])
+
     def _step(self, stage: Stage) -> None:
+        paused = self._paused(stage.slots)
         began = perf_counter()
         try:
-            for advance in stage.step():
+            for advance in stage.step(paused):
                 work = self._work[advance.job]
                 work.seconds += perf_counter() - began
                 if advance.output is None:
@@ -184,10 +189,9 @@ class Compute:
                 else:
                     del self._work[advance.job]
                     self._made(stage, work, advance.output)
-        except Exception as error:  # it concerns all that were admitted
-            concerned, self._work = self._work, {}
-            for work in concerned.values():
-                self._failed(stage, work.task, error)
+        except Exception as error:  # it concerns all that stepped
+            for job in [job for job in self._work if job not in paused]:
+                self._failed(stage, self._work.pop(job).task, error)
 
     def _made(self, stage: Stage, work: _Work, output: Bag) -> None:
         """What the stage gives and what rides along, as one frame, checked as its receiver will."""

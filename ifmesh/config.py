@@ -179,6 +179,8 @@ def _put(tree: dict[str, object], key: str, value: object, said: str) -> None:
     elif key in KEYS and not key.endswith(".options"):
         kind = type(next(f.default for f in fields(SECTIONS[section]) if f.name == name))
         value = _parsed(value, kind, said) if isinstance(value, str) else value
+    elif key in KEYS:
+        raise Misconfigured(f"{said}: a table: set its keys one by one, as in --set {key}.slots=2")
     else:
         raise Misconfigured(f"{said}: no such key{_nearest(key, KEYS)}")
     for part in section.split("."):

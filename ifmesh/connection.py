@@ -89,13 +89,13 @@ class Connection:
             return found
 
     def submit(self, file: File, request: Request, frame: bytes) -> None:
-        """frame: what the request brings, b"" for nothing; kept until the mesh has it."""
+        """frame: what the request brings, kept until the mesh has it; b"" for nothing, or for what only the mesh has."""
         job = file.job
 
         def wish(mind: caller.Caller, now: float) -> list[caller.Command]:
             if frame:
                 self._parcels.keep(request.upload, frame)
-            return mind.submit(now, job, request)
+            return mind.submit(now, job, request, kept=not frame)
 
         self.post(wish)
 

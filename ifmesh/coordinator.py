@@ -16,8 +16,8 @@ import zmq
 from ifmesh import bags, exits, log, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.broker import Broker
-from ifmesh.cascade import DRAWN, FLAGGED, IF, PICTURE
-from ifmesh.commands import Blame, Book, Close, Command, Discard, Give, Hand, Note, Policy, Send
+from ifmesh.cascade import DRAWN, FLAGGED, IF, PICTURE, kept
+from ifmesh.commands import Blame, Book, Close, Command, Discard, Give, Hand, Hold, Note, Policy, Send
 from ifmesh.config import Config
 from ifmesh.errors import Misconfigured
 from ifmesh.farewell import Farewell
@@ -101,7 +101,7 @@ class Coordinator:
         self._writer = Writer(self._journal, self._bell, self._garbage)
         self._writer.start()
         known = self._journal.recover(policy.remember)  # it may take its time: the grace of the broker begins behind it
-        self._commands += self._broker.recover(time.monotonic(), *known, self._journal.uploads())
+        self._commands += self._broker.recover(time.monotonic(), *known, self._journal.uploads(), self._journal.held())
         self._carry_out()
         announce(state, url)
         logger.info("listening on %s, epoch %d, pid %d", url, self._journal.epoch, os.getpid())
@@ -210,7 +210,8 @@ class Coordinator:
         if early:
             self._show(header, frame)
         else:
-            self._writer.result(header.job, header.token, frame)
+            apart = [blob.name for blob in kept(job.request)]  # never a client's: it has not been through the safety checker
+            self._writer.result(header.job, header.token, frame, apart, self._broker.keeps(time.monotonic(), job.id, len(frame)))
 
     def _show(self, header: Header, frame: bytes) -> None:
         """An early picture, to those who look and have read what came before."""
@@ -222,8 +223,8 @@ class Coordinator:
         """What became of what the writer was given."""
         for done in self._writer.landed():
             match done:
-                case Landed(job, token, digest, size):
-                    self._commands += self._broker.landed(time.monotonic(), job, token, digest, size)
+                case Landed(job, token, digest, size, beside):
+                    self._commands += self._broker.landed(time.monotonic(), job, token, digest, size, beside)
                 case Stored(digest, size, names):
                     self._commands += self._broker.stored(time.monotonic(), digest, size, names)
                 case Unstored(digest, reason, detail):
@@ -250,7 +251,7 @@ class Coordinator:
                 self._hand(peer, Result(job, digest, request))
             case Note(job, text):
                 log.note(job, text)
-            case Book() | Close() | Blame():
+            case Book() | Close() | Hold() | Blame():
                 pass  # on disk already
 
     def _give(self, order: Give) -> None:
@@ -267,11 +268,9 @@ class Coordinator:
         self._outlets.send(time.monotonic(), order.life, order.to, header, frame)
 
     def _discard(self, digest: str) -> None:
-        """An upload that no job needs; not while one of the same name is on its way to disk: that one will count anew."""
-        if self._writer.storing(digest):
-            return
+        """An upload that no job needs."""
         try:
-            self._journal.discard_upload(digest)
+            self._writer.discard(digest)
         except OSError as error:
             logger.error("an upload cannot be removed: %s", error)
 

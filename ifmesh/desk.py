@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ifmesh.books import books
+from ifmesh.cascade import kept
 from ifmesh.commands import Book, Command, Hand
 from ifmesh.dispatch import Dispatch
 from ifmesh.errors import BadRequest
@@ -18,12 +19,17 @@ class Desk(Dispatch):
 
     # ---- uploads, as the shell tells of them
 
+    def keeps(self, now: float, job: str, size: int) -> bool:
+        """Is something to be kept beside the result of this open job, and is there room for it?  size: bytes of both."""
+        return bool(kept(self.jobs[job].request)) and self.uploads.roomy(now, size)
+
     def wants(self, digest: str) -> bool:
         """Does a Submit wait for this upload, and is there room for it on disk?"""
         return self.uploads.wants(digest)
 
     def stored(self, now: float, digest: str, size: int, names: tuple[str, ...]) -> list[Command]:
-        """The upload is on disk.  names: of its tensors, in the order of `cascade.BROUGHT`.  What waits for it counts as said again."""
+        """The upload, a client's or one kept beside a result, is on disk.  names: of its tensors, in the order of `cascade.BROUGHT`.
+        What waits for it counts as said again."""
         self.uploads.store(now, digest, size, names)
         self._timer(now + self.policy.upload_keep, "upload", digest)
         for peer, submit in self.uploads.arrived(digest):

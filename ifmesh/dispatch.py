@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
+from math import inf
 from typing import Any
 
+from ifmesh import modes
 from ifmesh.cascade import Cascade
 from ifmesh.commands import Blame, Command, Give, Policy
 from ifmesh.job import Cause, Job, Output, State
@@ -49,12 +52,34 @@ class Dispatch(Ledger):
                 if self.draining and job.stage == 0:
                     continue
                 picky = job.avoid or job.blame >= self.policy.alone or job.stage in job.classes
-                worker = self._pick(job) if picky else self.roster.least_loaded(stage)
+                worker = self._pick(job) if picky else self._soonest(job)
                 if worker is not None:
                     queue.remove(job)
                     self._grant(now, job, worker)
                 elif not picky and not self._reserved:
                     break  # nobody has room; but one that must run alone, further back, may have its worker ready
+
+    def _soonest(self, job: Job) -> Worker | None:
+        """The least loaded with room; rather one where it begins at once, because all that is there makes way for it."""
+        worker = self.roster.least_loaded(job.at)
+        if worker is not None and self._urgency(worker) < job.request.priority:
+            return worker
+        return self._yielding(job, self.roster.usable(job.at)) or worker
+
+    def _urgency(self, worker: Worker) -> float:
+        """The highest priority of what it has in hand."""
+        return max((self.jobs[j].request.priority for j in worker.tasks), default=-inf)
+
+    def _yielding(self, job: Job, workers: Iterable[Worker]) -> Worker | None:
+        """A worker that has only less urgent jobs in hand.  Beside those it has one place more than its capacity."""
+        found = [w for w in workers if w.takes(w.hello.capacity + bool(w.tasks)) and self._urgency(w) < job.request.priority]
+        return min(found, key=lambda w: (self._urgency(w), len(w.tasks), w.life), default=None)
+
+    def _paused(self, worker: Worker, job: Job) -> bool:
+        """Does it make way, in that worker, for what is more urgent and began after it?"""
+        others = (self.jobs[j] for j in worker.tasks)
+        before = [o for o in others if o.running and o.request.priority > job.request.priority and o.started_at >= job.started_at]
+        return len(before) >= worker.slots
 
     def _pick(self, job: Job) -> Worker | None:
         """A worker for a job with a past: alone after deaths, in its numeric class if one serves it, away from where it raised."""
@@ -62,7 +87,7 @@ class Dispatch(Ledger):
         usable = [w for w in usable if w.hello.numeric == job.classes.get(job.stage)] or usable
         usable = [w for w in usable if w.name not in job.avoid] or usable
         if job.blame < self.policy.alone:
-            return min((w for w in usable if w.room), key=lambda w: (len(w.tasks), w.life), default=None)
+            return min((w for w in usable if w.room), key=lambda w: (len(w.tasks), w.life), default=None) or self._yielding(job, usable)
         mine = [w for w in usable if w.reserved in ("", job.id)]
         worker = min(mine, key=lambda w: (len(w.tasks), w.reserved != job.id, w.life), default=None)
         self._unreserve(job)
@@ -90,7 +115,8 @@ class Dispatch(Ledger):
         job.pushed, job.pushes = now, 0
 
     def _take(self, now: float, job: Job, worker: Worker, index: int, token: Token) -> None:
-        if job.classes.setdefault(index, worker.hello.numeric) != worker.hello.numeric:
+        numeric = worker.hello.numeric
+        if job.classes.setdefault(index, numeric) != numeric or not modes.promises(numeric):
             job.reproducible = False
         job.token = job.tokens[index] = token
         job.life = worker.life
@@ -126,6 +152,9 @@ class Dispatch(Ledger):
             job.running, job.started_at = True, now
             self._story(now, job, f"{job.at}: begun on {worker.name}")
             self._tell(job, Started(job.id, job.at, worker.name))
+            for other in (self.jobs[j] for j in worker.tasks):
+                if other.running and self._paused(worker, other):
+                    self._story(now, other, f"{other.at}: makes way for what is more urgent")
         job.step, job.steps = step, steps
         worker.progressed = now
         if steps:
@@ -229,7 +258,7 @@ class Dispatch(Ledger):
         """This worker is no more.  own: the death is of its own making, and held against what ran in it."""
         self.roster.remove(worker)
         self._note("", f"{worker.name} is lost: {why}")
-        ran = {j for j in worker.tasks if self.jobs[j].running}
+        ran = {j for j in worker.tasks if self.jobs[j].running and not self._paused(worker, self.jobs[j])}
         self._suspects[worker.life] = (worker.name, ran)
         while len(self._suspects) > 1000:
             self._suspects.pop(next(iter(self._suspects)))
@@ -289,3 +318,11 @@ class Dispatch(Ledger):
         if worker is not None and job.id in worker.tasks:
             self._send(worker.peer, Drop(job.id, job.token))
         self._close(now, job, ending)
+
+    def check(self) -> None:
+        super().check()
+        if self._orphans or self.draining:
+            return
+        for job in self.jobs.values():
+            if job.ticket and not (job.avoid or job.blame or job.stage in job.classes):
+                assert self._yielding(job, self.roster.usable(job.at)) is None, f"{job.id} waits while a worker would make way for it"

@@ -47,6 +47,8 @@ class Embeds:
         """From the frame that the encoder published: embeds and tokens.  Raises wire.Garbled."""
         bag = bags.decode(frame, (EMBEDS, TOKENS))
         made = bag[EMBEDS.name]
+        if made.shape[0] != 2:
+            raise Garbled(f"embeddings of {made.shape[0]} texts, asked were 2")
         return cls(request.prompt, request.negative, Tensor(made.dtype, made.shape, bytes(made.data)), notes(bag[TOKENS.name]))
 
     @classmethod

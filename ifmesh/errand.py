@@ -12,9 +12,9 @@ from ifmesh.protocol import Cancel, ClientMessage, Fetch, Inspect, Preview, Prog
 class Errand:
     """due: when to repeat it; wait: seconds between two tries; open: it is not answered.
 
-    Of a job: request until it is accepted, then None; tied: it said that the job ends when nobody who watches it is heard; previews:
-    somebody wants the early pictures; told: what of the news still holds, by kind; shown: the stages whose early pictures were told;
-    forgotten: nobody waits.
+    Of a job: request until it is accepted, then None; kept: the mesh has what the request brings, and nobody here; tied: it said that
+    the job ends when nobody who watches it is heard; previews: somebody wants the early pictures; told: what of the news still holds,
+    by kind; shown: the stages whose early pictures were told; forgotten: nobody waits.
     """
 
     kind: Literal["job", "fetch", "inspect"]
@@ -23,6 +23,7 @@ class Errand:
     wait: float
     page: int = 0
     request: Request | None = None
+    kept: bool = False
     tied: bool = False
     previews: bool = False
     cancel: bool = False

@@ -7,6 +7,7 @@ from collections import deque
 
 from ifmesh import wire
 from ifmesh.embeds import Embeds
+from ifmesh.errors import BadRequest
 from ifmesh.image import Image, Preview
 from ifmesh.protocol import (
     Accepted,
@@ -48,6 +49,7 @@ class File(Signal):
         self.request: Request | None = None
         self.source: bytes | None = None
         self.mask: bytes | None = None
+        self.continues: Image | None = None
         self.accepted = False
         self.events: deque[Event] = deque(maxlen=NEWS)
         self.heard = 0  # events so far, those that fell out of the deque included
@@ -73,7 +75,7 @@ class File(Signal):
                 case Books():
                     self.books = message
                 case Wanted():
-                    return
+                    self._miss()
                 case _ if self.ending is not None:
                     return  # it has ended, and that was told
                 case Shown():
@@ -81,8 +83,16 @@ class File(Signal):
                 case _:
                     self._tell(message)
         self.changed()
-        if isinstance(message, Refused | Finished | Failed | Cancelled):
+        if isinstance(message, Refused | Wanted | Finished | Failed | Cancelled):
             self.over.changed()
+
+    def _miss(self) -> None:
+        """The mesh wants what only the mesh has had: a picture that it kept for a while."""
+        seed = f"seed={self.request.seed}" if self.request is not None else "the same seed"
+        gone = BadRequest(
+            "continues", self.continues and self.continues.job, f"the mesh keeps its bag no longer: draw it whole, with {seed}"
+        )
+        self.refused = self.refused or Refused(self.job, "invalid", str(gone), field=gone.field)
 
     def _tell(self, event: Event) -> None:
         self.accepted = True
@@ -109,6 +119,7 @@ class File(Signal):
             if message.request.task == "encode":
                 self.result = Embeds.published(message.request, payload)
             else:
-                self.result = Image.published(self.ending, payload, message.request, self.source, self.mask)
+                image = Image.published(self.ending, payload, message.request, self.source, self.mask)
+                self.result = image if self.continues is None else image.after(self.continues)
         except wire.Garbled as error:
             self.spoilt = str(error)

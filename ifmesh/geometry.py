@@ -11,6 +11,8 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP")  # as Pillow names them
 ASPECT: Final = 4  # the longer side, at most so many times the shorter: 64 x 256 in Stage I
 BASE: Final = 64  # pixels of the shorter side of what Stage I draws, unless somebody says otherwise
 GRID: Final = 8  # every side that a UNet draws is a multiple
+LEAST: Final = 16  # pixels of a side of what is made larger
+MOST: Final = {"stage_two": 256, "upscaler": 1024}  # and at most: of what each of them makes four times larger
 
 
 def fitted(width: int, height: int, side: int) -> tuple[int, int]:
@@ -38,6 +40,11 @@ def shaped(aspect: str) -> tuple[int, int]:
     if max(width, height) > ASPECT * min(width, height):
         raise ValueError(f"the longer side at most {ASPECT} times the shorter")
     return fitted(width, height, BASE)
+
+
+def gridded(width: int, height: int) -> tuple[int, int]:
+    """(width, height) of a picture that is made larger, as its stage sees it: the nearest multiples of GRID, and at least LEAST."""
+    return max(LEAST, round(width / GRID) * GRID), max(LEAST, round(height / GRID) * GRID)
 
 
 def alike(first: tuple[int, int], second: tuple[int, int], sides: tuple[int, ...] = (64, 256)) -> bool:

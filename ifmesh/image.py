@@ -1,14 +1,14 @@
-"""What comes out: the guard's pictures, as whole PNG files, and what each stage did for them."""
+"""What comes out: the guard's pictures, as whole files, and what each stage did for them."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from ifmesh import bags, parameters, wire
+from ifmesh import bags, formats, parameters, wire
 from ifmesh.cascade import DRAWN, FLAGGED, PICTURE, TOKENS, Blob
 from ifmesh.notes import notes
 from ifmesh.protocol import Finished, Request, StageRun
@@ -16,6 +16,8 @@ from ifmesh.stage import Tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
+
+SUFFIXES: Final = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
 
 
 def check_suffix(path: Path) -> None:
@@ -31,39 +33,55 @@ def check_suffix(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One stage's picture.  stage: who drew it; png: the file that the guard published, byte for byte."""
+    """One stage's picture.  stage: who drew it; data: the file that the guard published, byte for byte."""
 
     stage: str
-    png: bytes = field(repr=False)
+    data: bytes = field(repr=False)
+
+    @property
+    def format(self) -> str:
+        """Of the file: "png", "webp" or "jpeg", as the request has it."""
+        return formats.kind(self.data)
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels, as the PNG's header states them."""
-        return int.from_bytes(self.png[16:20], "big"), int.from_bytes(self.png[20:24], "big")
+        """(width, height) in pixels, as the file's header states them."""
+        return formats.size(self.data)
 
     @property
     def pil(self) -> Pixels:
         """A Pillow image, RGB, decoded anew at each access: change it as you like.  Imports Pillow."""
         from PIL import Image as pillow  # lazily: `import ifmesh` and a client that only stores files need no Pillow
 
-        picture = pillow.open(io.BytesIO(self.png), formats=["PNG"])
-        picture.load()
-        return picture
+        return pillow.open(io.BytesIO(self.data), formats=[self.format]).convert("RGB")
 
     def save(self, path: str | Path) -> Path:
-        """Write it; the suffix chooses the format.  .png: the guard's bytes as they are.  ValueError: a suffix Pillow cannot write."""
-        return self._written(Path(path), self.png)
+        """Write it; the suffix chooses the format.  That of the guard's file: its bytes as they are; else they are converted.
 
-    def _written(self, path: Path, png: bytes) -> Path:
-        check_suffix(path)
-        if path.suffix.lower() == ".png":
-            path.write_bytes(png)
-        else:
-            self.pil.save(path, quality=95)  # for JPEG and WebP; the others have no such thing and do not mind
+        ValueError: a suffix Pillow cannot write.
+        """
+        path = Path(path)
+        path.write_bytes(self._file(path))
         return path
 
-    def _repr_png_(self) -> bytes:
-        return self.png
+    def _file(self, path: Path) -> bytes:
+        """What a file of this name holds."""
+        check_suffix(path)
+        suffix = path.suffix.lower()
+        if SUFFIXES.get(suffix) == self.format:
+            return self.data
+        from PIL import Image as pillow
+
+        file = io.BytesIO()
+        self.pil.save(file, pillow.registered_extensions()[suffix], quality=95)  # for JPEG and WebP; the others do not mind
+        return file.getvalue()
+
+    def _repr_png_(self) -> bytes | None:
+        """For notebooks, which do not all know WebP."""
+        return None if self.format == "jpeg" else self._file(Path("shown.png"))
+
+    def _repr_jpeg_(self) -> bytes | None:
+        return self.data if self.format == "jpeg" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +97,7 @@ class Preview(Picture):
         if stage not in DRAWN:
             raise wire.Garbled(f"preview of {job}: not of a stage that draws")
         bag = bags.decode(frame, (PICTURE[stage], FLAGGED))
-        return cls(stage, _png(bag, stage, f"preview of {job}"), job, _flag(bag))
+        return cls(stage, _file(bag, stage, f"preview of {job}"), job, _flag(bag))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +109,8 @@ class Image(Picture):
     reproducible: every stage stayed within one numeric class, so the same request gives the same pixels there.
 
     request: what was asked.  source, mask: the files that were sent with it, where this client knows them.  notes: what the encoder
-    could not read of the texts, as sentences; () when all is well.
+    could not read of the texts, as sentences; () when all is well.  kept: SHA-256 of what the mesh keeps of it, for as long as the
+    request says, so that `proceed` can go on from here; "" for nothing.
     """
 
     job: str
@@ -104,12 +123,14 @@ class Image(Picture):
     source: bytes | None = field(default=None, repr=False)
     mask: bytes | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    kept: str = field(default="", repr=False)
 
     @classmethod
     def published(
         cls, finished: Finished, frame: bytes, request: Request | None = None, source: bytes | None = None, mask: bytes | None = None
     ) -> Image:
-        """From the frame that the coordinator stored: uint8 tensors picture_STAGE [bytes] and flagged [1], and int64 tokens [2, 3] or none.
+        """From the frame that the coordinator stored: uint8 tensors picture_STAGE [bytes] and flagged [1], and int64 tokens [texts, 3] or
+        none.
 
         Raises wire.Garbled when the frame is not what `finished` announced, or not what a guard publishes.
         """
@@ -123,11 +144,11 @@ class Image(Picture):
             raise wire.Garbled(f"{where}: holds {', '.join(sorted(bag))[:200]}, not a guard's pictures")
         if not all(_fits(bag[blob.name], blob) for blob in (FLAGGED, TOKENS, *(PICTURE[stage] for stage in drawn)) if blob.name in bag):
             raise wire.Garbled(f"{where}: not flat bytes")
-        stages = {stage: Picture(stage, _png(bag, stage, where)) for stage in drawn}
+        stages = {stage: Picture(stage, _file(bag, stage, where)) for stage in drawn}
         last = stages[drawn[-1]]
         return cls(
             stage=last.stage,
-            png=last.png,
+            data=last.data,
             job=finished.job,
             seed=finished.seed,
             stages=stages,
@@ -138,15 +159,26 @@ class Image(Picture):
             source=source,
             mask=mask,
             notes=notes(bag[TOKENS.name]) if TOKENS.name in bag else (),
+            kept=finished.kept,
         )
 
-    def save(self, path: str | Path, parameters: bool = True) -> Path:
-        """Write it; the suffix chooses the format.  ValueError: a suffix Pillow cannot write.
+    def after(self, earlier: Image) -> Image:
+        """The same, with the pictures of the job where it went on, if the request wants the earlier ones at all."""
+        if self.request is not None and not self.request.stages:
+            return self
+        return replace(self, stages={**earlier.stages, **self.stages}, flagged=self.flagged or earlier.flagged)
 
-        .png: the guard's pixels, bit by bit.  parameters: with two text chunks, which tell how it was made: "parameters" for readers,
-        "ifmesh" as JSON for programs; they hold the prompt, but no time, host or user.  False: the guard's file, byte by byte.
+    def save(self, path: str | Path, parameters: bool = True) -> Path:
+        """Write it; the suffix chooses the format.  That of the guard's file: its pixels, bit by bit.  ValueError: a suffix Pillow
+        cannot write.
+
+        parameters: into a .png, two text chunks, which tell how it was made: "parameters" for readers, "ifmesh" as JSON for programs;
+        they hold the prompt, but no time, host or user.  False: none.
         """
-        return self._written(Path(path), self._told() if parameters else self.png)
+        path = Path(path)
+        data = self._file(path)
+        path.write_bytes(self._told(data) if parameters and path.suffix.lower() == ".png" else data)
+        return path
 
     def sheet(self) -> Pixels:
         """A contact sheet, RGB: source, mask, and every stage's picture, side by side, with captions.  Imports Pillow."""
@@ -154,10 +186,10 @@ class Image(Picture):
 
         return sheet.drawn(self)
 
-    def _told(self) -> bytes:
+    def _told(self, png: bytes) -> bytes:
         steps = {run.stage: run.steps for run in self.timings}
         readable = parameters.readable(self.request, self.seed, self.stage, self.size, steps)
-        return parameters.told(self.png, readable, parameters.whole(self.request, self.seed, self.stage, self.reproducible))
+        return parameters.told(png, readable, parameters.whole(self.request, self.seed, self.stage, self.reproducible))
 
 
 def _fits(tensor: Tensor, blob: Blob) -> bool:
@@ -170,8 +202,10 @@ def _flag(bag: Mapping[str, Tensor]) -> bool:
     return bool(bytes(bag[FLAGGED.name].data)[0])
 
 
-def _png(bag: Mapping[str, Tensor], stage: str, where: str) -> bytes:
-    png = bytes(bag[PICTURE[stage].name].data)
-    if not png.startswith(parameters.HEAD) or len(png) < parameters.BODY:
-        raise wire.Garbled(f"{where}: {stage} is no PNG")
-    return png
+def _file(bag: Mapping[str, Tensor], stage: str, where: str) -> bytes:
+    data = bytes(bag[PICTURE[stage].name].data)
+    try:
+        formats.size(data)
+    except ValueError as error:
+        raise wire.Garbled(f"{where}: {stage} is {error}") from None
+    return data

@@ -1,4 +1,4 @@
-"""What survives the coordinator: requests, endings and blame in SQLite (WAL, every commit on disk), results and uploads as files.
+"""What survives the coordinator: requests, endings, holds and blame in SQLite (WAL, every commit on disk), results and uploads as files.
 
 One coordinator at a time: an flock keeps a second one out, and each start raises the epoch, which every commit checks.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ifmesh import wire
-from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command
+from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Hold
 from ifmesh.errors import Misconfigured
 from ifmesh.protocol import Ended, Request, StageRun
 
@@ -32,6 +32,7 @@ _TABLES = (
     # One row for each job, and no row is ever replaced: that is the compare-and-set by which a job ends once.
     "CREATE TABLE IF NOT EXISTS endings (number INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, ending BLOB NOT NULL, story BLOB NOT NULL, "
     "runs BLOB NOT NULL, wall REAL NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS holds (digest TEXT PRIMARY KEY, names TEXT NOT NULL, seconds REAL NOT NULL, wall REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS blames (job TEXT PRIMARY KEY, count INTEGER NOT NULL, cause TEXT NOT NULL, wall REAL NOT NULL)",
 )
 _CLOSED = "SELECT e.job, r.request, e.ending, e.story, e.runs FROM endings e JOIN requests r ON r.job = e.job"
@@ -91,8 +92,8 @@ class Journal:
     # ---- requests and endings
 
     def commit(self, commands: Iterable[Command]) -> None:
-        """Every Book, Close and Blame, in one transaction, on disk when this returns.  A second ending of a job is not written."""
-        wanted = [c for c in commands if isinstance(c, Book | Close | Blame)]
+        """Every Book, Close, Hold and Blame, in one transaction, on disk when this returns.  A second ending of a job is not written."""
+        wanted = [c for c in commands if isinstance(c, Book | Close | Hold | Blame)]
         if not wanted:
             return
         wall = time.time()
@@ -179,6 +180,13 @@ class Journal:
         files = (self.state / "uploads").glob("*.safetensors")
         return {path.stem: path.stat().st_size for path in sorted(files) if _SHA256.fullmatch(path.stem)}
 
+    def held(self) -> list[Hold]:
+        """The uploads that are held still, by the wall clock, and for how long from now on."""
+        now = time.time()
+        rows = self._database.execute("SELECT digest, names, seconds, wall FROM holds ORDER BY digest").fetchall()
+        left = [Hold(digest, tuple(names.split(",")), seconds - max(0.0, now - wall)) for digest, names, seconds, wall in rows]
+        return [hold for hold in left if hold.seconds > 0]
+
     # ---- inside
 
     def _result(self, job: str) -> Path:
@@ -187,7 +195,7 @@ class Journal:
     def _upload(self, digest: str) -> Path:
         return self.state / "uploads" / f"{digest}.safetensors"
 
-    def _write(self, command: Book | Close | Blame, wall: float) -> None:
+    def _write(self, command: Book | Close | Hold | Blame, wall: float) -> None:
         match command:
             case Book(job, request):
                 row = (job, wire.pack(request), wall)
@@ -197,6 +205,9 @@ class Journal:
                 self._database.execute(
                     "INSERT INTO endings (job, ending, story, runs, wall) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", told
                 )
+            case Hold(digest, names, seconds):
+                self._database.execute("DELETE FROM holds WHERE wall + seconds < ?", (wall,))
+                self._database.execute("INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?)", (digest, ",".join(names), seconds, wall))
             case Blame(job, count, cause):
                 self._database.execute(
                     "INSERT OR REPLACE INTO blames (job, count, cause, wall) VALUES (?, ?, ?, ?)", (job, count, cause, wall)

@@ -86,13 +86,18 @@ Command = Send | Carry | Forget | Rebuild | Stop
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """For the compute thread: start this.  preview: an early picture; job is the name under which it runs, and nobody waits for it."""
+    """For the compute thread: start this.
+
+    preview: an early picture; job is the name under which it runs, and nobody waits for it.  urgent: beyond its slots; what it has in
+    hand is to make way.
+    """
 
     job: str
     token: Token
     request: Request
     frame: Frame
     preview: bool = False
+    urgent: bool = False
 
 
 @dataclass(slots=True)
@@ -198,20 +203,24 @@ class Keeper:
         task.frame = frame
         return [Send(Received(self.hello.life, header.job, task.token))]
 
-    def take(self, now: float) -> tuple[Task | None, list[Command]]:
+    def take(self, now: float, urgent: bool = False) -> tuple[Task | None, list[Command]]:
         """The next task to start, for a compute thread with a free slot: higher priority first, then the older grant.
 
+        urgent: no slot is free; only a task that is more urgent than all that run.
         That it begins is told at once: should the process die of it, the coordinator must know what ran.  With no task at all,
         a glance at an early picture, of which nobody is told.
         """
         ready = [(-t.request.priority, t.token, job) for job, t in self.tasks.items() if t.frame is not None and not t.running]
+        if urgent:
+            running = [-t.request.priority for t in self.tasks.values() if t.running]
+            ready = [one for one in ready if running and one[0] < min(running)]
         if not ready:
-            return self._glance(), []
+            return None if urgent else self._glance(), []
         job = min(ready)[2]
         task = self.tasks[job]
         task.running, task.told = True, now
         assert task.frame is not None
-        return Task(job, task.token, task.request, task.frame), [Send(Step(self.hello.life, job, task.token, 0, 0))]
+        return Task(job, task.token, task.request, task.frame, urgent=urgent), [Send(Step(self.hello.life, job, task.token, 0, 0))]
 
     def spoiled(self, now: float, job: str, token: Token, error: str) -> list[Command]:
         """The bag does not decode to what the stage needs: wait for it again; the third time raises it."""

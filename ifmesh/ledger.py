@@ -105,6 +105,11 @@ class Ledger:
         if self.uploads.leave(now, job.request.upload, job.id):
             self._timer(now + self.policy.upload_keep, "upload", job.request.upload)
 
+    def _hold(self, now: float, digest: str, seconds: float) -> None:
+        """This upload, which is here, stays for so long, whoever refers to it; then it is as idle as any."""
+        stored = self.uploads.hold(digest, now + seconds)
+        self._timer(stored.idle + self.policy.upload_keep, "upload", digest)
+
     def _remember(self, closed: Closed) -> None:
         self.ended[closed.job] = closed
         while len(self.ended) > self.policy.remember:

@@ -34,15 +34,19 @@ class _Place:
 
 
 class Series:
-    """Pictures in the order in which they were asked for; never more than `ahead` jobs that were not handed over yet."""
+    """Pictures in the order in which they were asked for; never more than `ahead` jobs that were not handed over yet.
 
-    def __init__(self, asker: Asker, prompts: object, n: int, ahead: int, given: Mapping[str, Any]) -> None:
+    timeout: seconds for all of them.
+    """
+
+    def __init__(self, asker: Asker, prompts: object, n: int, ahead: int, given: Mapping[str, Any], timeout: float | None = None) -> None:
         for name, number in (("n", n), ("ahead", ahead)):
             if type(number) is not int or number < 1:
                 raise BadRequest(name, number, "a whole number, at least 1")
         if not isinstance(prompts, str | Iterable) or isinstance(prompts, Mapping):
             raise BadRequest("prompts", prompts, "a text, or several: each a text, or a mapping with a prompt and wishes of its own")
-        self._asker, self._n, self._ahead = asker, n, ahead
+        self._asker, self._n, self._ahead, self._timeout = asker, n, ahead, timeout
+        self._end = None if timeout is None else time.monotonic() + timeout
         self._items = self._asked([prompts] if isinstance(prompts, str) else prompts, dict(given))
         self._open: deque[_Place] = deque()
         self._known: tuple[tuple[object, ...], Brought] | None = None
@@ -57,14 +61,27 @@ class Series:
             case = self._open[0].case
             assert case is not None
             try:
-                image = yield from case.result(None)
+                image = yield from case.result(self._left())
             except MeshBusy as busy:
-                yield Pause(None, 0, min(LONGEST, max(LEAST, busy.retry_after)))
+                pause, left = min(LONGEST, max(LEAST, busy.retry_after)), self._left()
+                yield Pause(None, 0, pause if left is None else min(pause, left))
                 yield from self._again()
                 continue
+            except TimeoutError:
+                raise TimeoutError(f"not all were drawn within {self._timeout:g} s; the rest is cancelled") from None
             self._open.popleft()
             return image
         return None
+
+    def all(self) -> Talk[list[Image]]:
+        """Every picture; or, whatever the reason, none, and none is drawn any more."""
+        found = []
+        try:
+            while (image := (yield from self.next())) is not None:
+                found.append(image)
+            return found
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Whatever is still under way is for nobody."""
@@ -72,6 +89,9 @@ class Series:
             if place.case is None or not place.case.over:
                 self._asker.forsake(place.job)
         self._open.clear()
+
+    def _left(self) -> float | None:
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def _again(self) -> Talk[None]:
         """Ask once more for all that were not taken."""
@@ -84,6 +104,8 @@ class Series:
             if not isinstance(prompt, str | Mapping):
                 raise BadRequest("prompts", prompt, "each a text, or a mapping with a prompt and wishes of its own")
             whole = {**shared, **({"prompt": prompt} if isinstance(prompt, str) else prompt)}
+            if whole.get("continues") is not None:
+                raise BadRequest("continues", whole["continues"], "one picture, one job: use proceed, or submit")
             if self._n > 1 and whole.get("generator") is not None:
                 raise BadRequest("n", self._n, "with a generator only 1: a seed gives as many pictures as you like")
             seed = whole.get("seed")

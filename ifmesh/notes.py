@@ -12,11 +12,12 @@ UNKNOWN = 0.2  # share of unknown tokens above which the texts are probably not 
 def notes(tokens: Tensor) -> tuple[str, ...]:
     """What a user should know, in sentences; () when all is well.
 
-    tokens: I64 [2, 3], rows negative, prompt; columns: tokens of the whole text, those that the encoder reads, unknown ones among all.
+    tokens: I64 [2 or 3, 3], rows negative, prompt, style; columns: tokens of the whole text, those that the encoder reads, unknown ones
+    among all.
     """
-    rows = struct.unpack("<6q", tokens.data)
+    rows = dict(zip(("negative prompt", "prompt", "style"), struct.iter_unpack("<3q", tokens.data), strict=False))
     said = []
-    for name, (whole, read, unknown) in (("prompt", rows[3:]), ("negative prompt", rows[:3])):
+    for name, (whole, read, unknown) in sorted(rows.items(), key=lambda row: row[0] != "prompt"):
         if whole > read:
             said.append(f"the {name} has {whole} tokens; the encoder reads the first {read}")
         if whole > 0 and unknown / whole > UNKNOWN:

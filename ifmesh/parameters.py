@@ -6,6 +6,7 @@ PNG, chunks and iTXt: https://www.w3.org/TR/png-3/#11iTXt.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Final
@@ -13,9 +14,18 @@ from typing import Final
 from ifmesh import typed
 from ifmesh.protocol import Request, Settings
 
-HEAD: Final = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 BODY: Final = 33  # bytes to the end of IHDR: where other chunks may begin
 NAMES: Final = {"stage_one": "Stage I", "stage_two": "Stage II", "upscaler": "Upscaler"}
+SAID: Final = {
+    "scheduler": "Sampler",
+    "schedule": "Schedule type",
+    "guidance": "CFG scale",
+    "strength": "Denoising strength",
+    "noise_level": "Noise level",
+    "threshold_ratio": "Threshold ratio",
+    "threshold_max": "Threshold max",
+    "positive_mixer": "Positive mixer",
+}
 
 
 def told(png: bytes, readable: str, whole: str) -> bytes:
@@ -24,7 +34,8 @@ def told(png: bytes, readable: str, whole: str) -> bytes:
 
 
 def readable(request: Request | None, seed: int, stage: str, size: tuple[int, int], steps: Mapping[str, int]) -> str:
-    """As other programs write it, and many read it: the prompt, the negative prompt, and a line of "Name: value, Name: value".
+    """As other programs write it, and many read it: the prompt, the negative prompt, and a line of "Name: value, Name: value", where
+    a value that has a comma, a colon or a line's end in it is quoted as in JSON.
 
     stage: the last that drew; size: (width, height) of the picture; steps: those that ran, by stage.  What nobody asked for, and the
     cascade chose, is left out; Stage I has the plain names.
@@ -35,16 +46,14 @@ def readable(request: Request | None, seed: int, stage: str, size: tuple[int, in
         if request.negative:
             lines.append(f"Negative prompt: {request.negative}")
     drew = [name for name in NAMES if name in steps]
-    said: dict[str, object] = {_name(name, "Steps", "steps"): steps[name] for name in drew}
+    said: dict[str, object] = {_name(name, "Steps"): steps[name] for name in drew}
     for name in drew:
         asked = request.settings.get(name, Settings()) if request is not None else Settings()
-        said[_name(name, "CFG scale", "CFG scale")] = asked.guidance
-        said[_name(name, "Denoising strength", "denoising strength")] = asked.strength
-        said[_name(name, "Noise level", "noise level")] = asked.noise_level
+        said |= {_name(name, called): getattr(asked, wish) for wish, called in SAID.items()}
     said |= {"Seed": seed, "Size": f"{size[0]}x{size[1]}", "Model": f"ifmesh {stage}"}
-    if request is not None and request.task != "generate":
-        said["Task"] = request.task
-    lines.append(", ".join(f"{name}: {value}" for name, value in said.items() if value is not None))
+    if request is not None:
+        said |= {"Task": request.task if request.task != "generate" else None, "Style": request.style or None}
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in said.items() if value is not None))
     return "\n".join(lines)
 
 
@@ -58,8 +67,12 @@ def whole(request: Request | None, seed: int, stage: str, reproducible: bool) ->
     return json.dumps(made, ensure_ascii=False, sort_keys=True)
 
 
-def _name(stage: str, plain: str, name: str) -> str:
-    return plain if stage == "stage_one" else f"{NAMES[stage]} {name}"
+def _name(stage: str, called: str) -> str:
+    return called if stage == "stage_one" else f"{NAMES[stage]} {called if called.startswith('CFG') else called.lower()}"
+
+
+def _quoted(value: object) -> object:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) and re.search(r'[",:\n\r]', value) else value
 
 
 def _chunk(keyword: str, text: str) -> bytes:

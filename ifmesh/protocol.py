@@ -280,7 +280,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class ServiceRow:
-    """One process of the mesh, as `ifmesh ps` shows it.  state: loading, ready, busy, draining, aside, starting or lost."""
+    """One process of the mesh, as `ifmesh ps` shows it.  state: loading, ready, busy, draining, aside, starting or lost.
+
+    slots: how many requests step together there.
+    """
 
     service: str
     stage: str
@@ -293,6 +296,7 @@ class ServiceRow:
     done: int
     seen_s: float
     numeric: str
+    slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,9 +45,18 @@ class Worker:
         return self.hello.stage
 
     @property
+    def slots(self) -> int:
+        """How many of its tasks step together; one more is prefetched."""
+        return max(1, self.hello.capacity - 1)
+
+    @property
     def room(self) -> bool:
         """May it be granted one more job?"""
-        return self.state == "ready" and not self.full and not self.reserved and len(self.tasks) < self.hello.capacity
+        return self.takes(self.hello.capacity)
+
+    def takes(self, places: int) -> bool:
+        """May it be granted one more job, when it has so many places?"""
+        return self.state == "ready" and not self.full and not self.reserved and len(self.tasks) < places
 
 
 class Roster:

@@ -56,7 +56,8 @@ def check_fields(request: Request) -> None:
 
 def _check_texts(request: Request) -> None:
     if not request.prompt.strip():
-        raise BadRequest("prompt", request.prompt, "say what to draw: the prompt is empty")
+        what = "the picture shows" if request.task == "upscale" else "to draw"
+        raise BadRequest("prompt", request.prompt, f"say what {what}: the prompt is empty")
     for field, text in (("prompt", request.prompt), ("negative", request.negative), ("style", request.style)):
         if len(text) > PROMPT_CHARACTERS:
             raise BadRequest(field, text, f"{len(text)} characters; at most {PROMPT_CHARACTERS} (the encoder reads 77 tokens)")

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from ifmesh import jpeg
+from ifmesh import formats, jpeg
 from ifmesh.errors import BadRequest
-from ifmesh.geometry import ASPECT, FILE_BYTES, FORMATS, PIXELS
+from ifmesh.geometry import ASPECT, FILE_BYTES, PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
@@ -192,12 +192,8 @@ def _checked(data: bytes, what: object, field: str) -> File:
 
 
 def _kind(data: bytes, what: object, field: str) -> str:
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return FORMATS[0]
-    if data.startswith(b"\xff\xd8\xff"):
-        return FORMATS[1]
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return FORMATS[2]
+    if found := formats.kind(data):
+        return found.upper()
     if not data:
         raise BadRequest(field, what, f"is empty: {SEND}")
     if data[4:8] == b"ftyp":

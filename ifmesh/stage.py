@@ -5,7 +5,7 @@ A worker calls `load` once, then `admit` and `step` from one thread.  A stage kn
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,7 +54,7 @@ class Stage(Protocol):
     """One stage of the cascade, loaded once and asked many times."""
 
     slots: int
-    """How many admitted jobs step together: 1 in exact mode."""
+    """How many admitted jobs step together: 1 in exact mode.  More are admitted only when some of them pause."""
 
     def load(self, setup: Setup) -> str:
         """Load the weights (slow); the numeric class: equal strings promise equal bits.
@@ -67,8 +67,11 @@ class Stage(Protocol):
         """Take the job in; how many steps it will take.  BadRequest: it can never work."""
         ...
 
-    def step(self) -> Iterable[Advance]:
-        """One step for each admitted job.  An exception concerns all admitted jobs; the worker then drops them."""
+    def step(self, paused: Collection[str] = ()) -> Iterable[Advance]:
+        """One step for each admitted job that is not paused.  An exception concerns all of them; the worker then drops them.
+
+        paused: they stay as they are, and go on as if nothing had been: their bits are the same.
+        """
         ...
 
     def drop(self, job: str) -> None:

@@ -111,7 +111,7 @@ class Supervisor:
     """Keeps the services running until it is told to end.
 
     say: one line for the operator (service, text).  ready: asks once whether every stage has a ready worker; "" until it is so, then
-    the line to say.  It is called in a thread of its own, twice a second.  program: the ifmesh to start.
+    the lines to say.  It is called in a thread of its own, twice a second.  program: the ifmesh to start.
     """
 
     def __init__(
@@ -305,7 +305,8 @@ class Supervisor:
         if self._ready and not self.is_ready:
             self.is_ready = True
             self._write()
-            self._say("up", self._ready)
+            for line in self._ready.splitlines():
+                self._say("up", line)
 
     def _heard(self, service: Service, line: bytes) -> None:
         with contextlib.suppress(OSError):  # a full disk costs log lines, not the mesh
@@ -325,8 +326,8 @@ class Supervisor:
 
     def _watch_ready(self, wake: int) -> None:
         while not self._over.wait(0.5):
-            if self._url and (line := self._ask_ready()):
-                self._ready = line
+            if self._url and (lines := self._ask_ready()):
+                self._ready = lines
                 with contextlib.suppress(BlockingIOError):
                     os.write(wake, b"r")
                 return

@@ -15,14 +15,14 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b, shake_128
 
 import xxhash
 
-from ifmesh import rules
+from ifmesh import modes, rules
 from ifmesh.cascade import DRAWN, EMBEDS, FLAGGED, IF, IMAGE64, IMAGE256, IMAGE1024, PICTURE, RNG, TOKENS
 from ifmesh.errors import BadRequest
 from ifmesh.protocol import Request
@@ -55,7 +55,7 @@ class Toy:
 
     def load(self, setup: Setup) -> str:
         options = setup.options or {}
-        self.slots = int(options.get("slots", 1))
+        self.slots = modes.slots(options)
         self._steps = int(options.get("steps", 5))
         self._pause = float(options.get("step_ms", 0)) / 1000
         return "toy/1"
@@ -68,10 +68,12 @@ class Toy:
         self._work[job] = Work(request, bag, steps)
         return steps
 
-    def step(self) -> Iterable[Advance]:
+    def step(self, paused: Collection[str] = ()) -> Iterable[Advance]:
         if self._pause:
             time.sleep(self._pause)
         for job, work in list(self._work.items()):
+            if job in paused:
+                continue
             work.step += 1
             if work.step == min(2, work.steps):
                 self._trouble(work.request.prompt)
@@ -152,10 +154,11 @@ class Guard(Toy):
 
 
 def _mix(stage: str, request: Request, bag: Bag) -> bytes:
-    """32 bytes that depend on the stage, on the request and on every byte that came in."""
+    """32 bytes that depend on the stage, on the request and on every byte that the stage needs; the rest of the bag rides along."""
     asked = (stage, request.prompt, request.negative, request.style, request.seed, request.settings.get(stage))
     mixed = blake2b(repr(asked).encode(), digest_size=32)
-    for name in sorted(bag):
+    own = {RNG.name} if request.seeding == "per_stage" else set[str]()  # then each stage makes its own
+    for name in sorted({blob.name for blob in IF[stage].needs(request)} & bag.keys() - own):
         tensor = bag[name]
         mixed.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
         mixed.update(xxhash.xxh3_128_digest(tensor.data))

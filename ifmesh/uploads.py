@@ -1,7 +1,8 @@
 """The books of uploads: which are wanted, which are on disk, and which open jobs refer to them.  Pure; nothing here decides.
 
 An upload is known by the SHA-256 (hex) of its frame.  A Submit whose upload is not here waits for it; nothing of it is booked, so
-it may be forgotten at any time: the client says it again.
+it may be forgotten at any time: the client says it again.  What the mesh keeps beside a result (`Request.keep`) is an upload that no
+client has pushed, and that none can: it is held, whether a job refers to it or not.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Said = tuple[bytes, Submit]
 @dataclass(slots=True)
 class Stored:
     """One upload on disk.  size: bytes; names: of its tensors, in the order of `cascade.BROUGHT`; idle: since when no open job
-    refers to it; sound: False when it could not be read, and is wanted again."""
+    refers to it, or, in the future, until when it is held; sound: False when it could not be read, and is wanted again."""
 
     size: int
     names: tuple[str, ...]
@@ -52,6 +53,11 @@ class Uploads:
     @property
     def full(self) -> bool:
         return self.size >= self._most or len(self.stored) >= FILES
+
+    def roomy(self, now: float, size: int) -> bool:
+        """Is there room for so many bytes that are held?  Such take at most half of it: clients can always bring their own."""
+        held = [stored.size for stored in self.stored.values() if stored.idle > now]
+        return not self.full and 2 * (sum(held) + size) <= self._most and 2 * len(held) < FILES
 
     def wants(self, digest: str) -> bool:
         return digest in self._wanted and not self.full
@@ -121,9 +127,16 @@ class Uploads:
 
     def store(self, now: float, digest: str, size: int, names: tuple[str, ...]) -> None:
         """It is on disk, for the first time or again."""
+        before = self.stored.get(digest)
         self.drop(digest)
-        self.stored[digest] = Stored(size, names, now)
+        self.stored[digest] = Stored(size, names, now if before is None else max(now, before.idle))
         self.size += size
+
+    def hold(self, digest: str, until: float) -> Stored:
+        """It is here, and stays until then, whoever refers to it."""
+        stored = self.stored[digest]
+        stored.idle = max(stored.idle, until)
+        return stored
 
     def drop(self, digest: str) -> None:
         """It is not on disk any more."""
@@ -135,7 +148,7 @@ class Uploads:
             self.users.setdefault(digest, set()).add(job)
 
     def leave(self, now: float, digest: str, job: str) -> bool:
-        """The job has ended.  True: its upload is idle from now on."""
+        """The job has ended.  True: nobody refers to its upload any more."""
         if not digest:
             return False
         self.users[digest].discard(job)
@@ -144,7 +157,7 @@ class Uploads:
         del self.users[digest]
         if digest not in self.stored:
             return False
-        self.stored[digest].idle = now
+        self.hold(digest, now)
         return True
 
     def check(self, jobs: Mapping[str, Job]) -> None:

@@ -27,7 +27,7 @@ class Vigil(Desk):
             "silence": self._listen,
             "suspect": self._convict,
             "grace": self._settle,
-            "tether": self._hold,
+            "tether": self._tied,
             "upload": self._clear,
             "waiting": self._tire,
         }
@@ -95,7 +95,7 @@ class Vigil(Desk):
         for job in list(self.jobs.values()):
             self._reconsider(now, job, "its bag is gone")  # it may have died while nobody was granted anything
 
-    def _hold(self, now: float, key: str) -> None:
+    def _tied(self, now: float, key: str) -> None:
         """Has anybody who watches this tied job been heard lately?"""
         job = self.jobs.get(key)
         if job is None or not job.request.tied:
@@ -108,7 +108,7 @@ class Vigil(Desk):
             self._timer(heard + self.policy.tether, "tether", key)
 
     def _clear(self, now: float, digest: str) -> None:
-        """Is this upload still idle?"""
+        """Is this upload still idle, and held no more?"""
         stored = self.uploads.stored.get(digest)
         if stored is not None and digest not in self.uploads.users and now >= stored.idle + self.policy.upload_keep:
             self.uploads.drop(digest)

@@ -13,6 +13,7 @@ from ifmesh import bags, cascade, geometry, rules, source, typed, wire
 from ifmesh.cascade import BROUGHT, RNG
 from ifmesh.embeds import Embeds
 from ifmesh.errors import BadRequest
+from ifmesh.image import Image
 from ifmesh.protocol import STAGES, Request, Settings
 from ifmesh.stage import Tensor
 
@@ -22,22 +23,30 @@ FLOATS = bags.FLOATS
 
 
 class Wishes(TypedDict, total=False):
-    """The keyword arguments of `generate`, `vary`, `inpaint`, `submit` and `map`, of both clients.
+    """The keyword arguments of whatever draws, of both clients.
 
-    negative: what not to draw.  seed: 0 to 2**63 - 1; None: drawn here.  size: pixels, 64, 256 or 1024: where the cascade stops; of a
-    picture that is not square, the shorter side.  settings: by stage name, as Settings or plain data, e.g. {"stage_one": {"steps": 50,
-    "guidance": 7.0}}.  strength: (0, 1], of Stage I and II, where settings do not say it; vary and inpaint.
+    negative: what not to draw.  style: a second text, which Stage I and II mix into the prompt, as much as Settings.positive_mixer
+    says.  seed: 0 to 2**63 - 1; None: drawn here.  size: pixels, 64, 256 or 1024: where the cascade stops; of a picture that is not
+    square, the shorter side.  settings: by stage name, as Settings or plain data, e.g. {"stage_one": {"steps": 50, "guidance": 7.0}}.
+    strength: (0, 1], of Stage I and II, where settings do not say it; vary and inpaint.
 
     seeding: "chained" (one generator through all stages) or "per_stage" (fresh in each).  generator: instead of a seed, a CPU
     torch.Generator, whose state is read and left as it is, or that state, 5056 bytes.  embeds: from `encode`, or a float array
-    [2, 77, C], rows negative and prompt; then the encoder is left out.
+    [2, 77, C], rows negative and prompt; then the encoder is left out, and there is no style.
 
     width, height: base pixels (Stage I) of what is generated, multiples of 8 up to 256; aspect_ratio: instead, "3:2", with the shorter
-    side of 64.  stages: the earlier pictures too.  priority:
-    -100 to 100, higher goes first.  deadline: seconds from acceptance to the end.  tied: the job is cancelled when this client is gone.
+    side of 64.  stages: the earlier pictures too.  format: "png", "webp" (lossless) or "jpeg", of the files that the mesh publishes.
+
+    upscale: make the source larger, anew after the prompt: True, by Stage II and the upscaler (size 256: by Stage II); "alone", by the
+    upscaler.  keep: seconds, at most a day, for which the mesh keeps what it takes to go on from there, at size 64 or 256.  continues:
+    an Image of a job with keep: go on where it ended, see `proceed`.
+
+    priority: -100 to 100, higher goes first.  deadline: seconds from acceptance to the end.  tied: the job is cancelled when this
+    client is gone.
     """
 
     negative: str
+    style: str
     seed: int | None
     size: int
     settings: Mapping[str, Settings | Mapping[str, object]] | None
@@ -49,6 +58,10 @@ class Wishes(TypedDict, total=False):
     height: int | None
     aspect_ratio: str | None
     stages: bool
+    format: Literal["png", "webp", "jpeg"]
+    upscale: bool | Literal["alone"]
+    keep: float
+    continues: Image | None
     priority: int
     deadline: float | None
     tied: bool
@@ -58,7 +71,8 @@ class Wishes(TypedDict, total=False):
 class Brought:
     """What goes along with requests.  frame: one safetensors frame of the tensors `names`, digest: its SHA-256; all empty for nothing.
 
-    seed: of the generator whose state is in it, as far as it is known.
+    size: (width, height) of the source, (0, 0): not known.  seed: of the generator whose state is in it, as far as it is known.
+    continues: the picture from which a request goes on; then the mesh has the frame, and here it is empty.
     """
 
     names: tuple[str, ...] = ()
@@ -68,6 +82,8 @@ class Brought:
     mask: bytes | None = field(default=None, repr=False)
     embeds: Embeds | None = field(default=None, repr=False)
     seed: int | None = None
+    size: tuple[int, int] = (0, 0)
+    continues: Image | None = field(default=None, repr=False)
 
 
 NOTHING = Brought()
@@ -79,17 +95,18 @@ def made(prompt: object, given: object, mask: object, wishes: Mapping[str, Any],
     known: what was made of the same source, mask, embeds and generator before.  Slow where it reads files and URLs.
     """
     _check_names(wishes)
+    if wishes.get("continues") is not None:
+        return _onwards(prompt, given, mask, wishes)
     brought = bring(given, mask, wishes.get("embeds"), wishes.get("generator")) if known is None else known
-    task = "inpaint" if "mask" in brought.names else "vary" if "source" in brought.names else "generate"
-    size = wishes.get("size", 1024)
-    if type(size) is not int or size not in LAST:
-        raise BadRequest("size", size, "64, 256 or 1024 pixels")
+    task, first, last = _way(wishes, brought)
+    sketched = ("stage_one", "stage_two") if last != "stage_one" or wishes.get("keep") else ("stage_one",)
     whole: dict[str, object] = {
         "prompt": prompt,
         "seed": _seed(wishes.get("seed"), brought),
         "task": task,
-        "settings": _settings(wishes.get("settings"), wishes.get("strength"), task, LAST[size]),
-        "last_stage": LAST[size],
+        "settings": _settings(wishes.get("settings"), wishes.get("strength"), task, sketched),
+        "first_stage": first,
+        "last_stage": last,
         "brings": brought.names,
         "upload": brought.digest,
     }
@@ -97,7 +114,6 @@ def made(prompt: object, given: object, mask: object, wishes: Mapping[str, Any],
     if wishes.get("aspect_ratio") is not None:
         whole |= _shape(wishes["aspect_ratio"], wishes, task)
     if brought.embeds is not None:
-        whole["first_stage"] = "stage_one"
         whole["prompt"] = prompt or brought.embeds.prompt
         if not whole["prompt"]:
             raise BadRequest("prompt", prompt, "these embeds do not know theirs: give it, too, for the upscaler and the record")
@@ -148,6 +164,7 @@ def bring(given: object, mask: object, embeds: object, generator: object) -> Bro
         cut.data if mask is not None else None,
         own,
         None if generator is None else _initial(generator),
+        (picture.width, picture.height) if given is not None else (0, 0),
     )
 
 
@@ -170,7 +187,86 @@ def unpacked(request: Request, frame: bytes) -> Brought:
 
 # ---- inside
 
-PLAIN = ("negative", "seeding", "width", "height", "stages", "priority", "deadline", "tied")  # wishes that the Request has as they are
+ANEW = ("negative", "stages", "format", "keep", "priority", "deadline", "tied")  # wishes that the Request has as they are ...
+PLAIN = (*ANEW, "style", "seeding", "width", "height")
+FIXED = ("style", "seed", "seeding", "generator", "embeds", "width", "height", "aspect_ratio", "upscale")  # when a picture is continued
+
+
+def _way(wishes: Mapping[str, Any], brought: Brought) -> tuple[str, str, str]:
+    """Task, first and last stage."""
+    last, upscale = _last(wishes.get("size", 1024)), wishes.get("upscale", False)
+    own = "embeds" in brought.names
+    if own and wishes.get("style"):
+        raise BadRequest("style", wishes["style"], "embeds of your own hold no style: leave one of them out")
+    if upscale is False:
+        task = "inpaint" if "mask" in brought.names else "vary" if "source" in brought.names else "generate"
+        return task, "stage_one" if own else "encoder", last
+    if upscale is not True and not (isinstance(upscale, str) and upscale == "alone"):
+        raise BadRequest("upscale", upscale, "true; or 'alone', for the upscaler without Stage II")
+    if "source" not in brought.names:
+        need("source", None)
+    if "mask" in brought.names:
+        raise BadRequest("mask", "a mask", "belongs to inpaint: leave it out, or upscale")
+    most = geometry.MOST["stage_two" if upscale is True else "upscaler"]
+    if max(brought.size) > most:
+        by = "by Stage II: make it smaller, or let the upscaler do it alone" if upscale is True else "by the upscaler: make it smaller"
+        raise BadRequest("source", "{} x {}".format(*brought.size), f"at most {most} pixels a side {by}")
+    if upscale is True:
+        if last == "stage_one":
+            raise BadRequest("size", wishes["size"], "upscale begins with Stage II: 256 or 1024 pixels")
+        return "upscale", "stage_two" if own else "encoder", last
+    if last != "upscaler":
+        raise BadRequest("size", wishes["size"], "the upscaler alone draws 1024 pixels: leave it out")
+    if own:
+        raise BadRequest("embeds", "embeddings", "the upscaler alone reads the prompt, and no embeddings: leave them out")
+    return "upscale", "upscaler", last
+
+
+def _last(size: object) -> str:
+    if type(size) is not int or size not in LAST:
+        raise BadRequest("size", size, "64, 256 or 1024 pixels")
+    return LAST[size]
+
+
+def _onwards(prompt: object, given: object, mask: object, wishes: Mapping[str, Any]) -> tuple[Request, Brought]:
+    """The rest of the way of a picture that was kept: as it was asked for, but for what is wished anew.
+
+    What Stage II reads of the texts was encoded before; the upscaler reads prompt and negative itself, so they may be others there.
+    """
+    image = wishes["continues"]
+    if not isinstance(image, Image):
+        raise BadRequest("continues", image, "a picture of `candidates`, or of a job with keep=...")
+    asked = image.request
+    if asked is None or not image.kept:
+        raise BadRequest("continues", image.job, "was not kept: ask for it with size=64 or 256, and keep=3600 (seconds)")
+    for name, value in {"source": given, "mask": mask, **{name: wishes.get(name) for name in FIXED}}.items():
+        if value is not None and value is not False:
+            raise BadRequest(name, value, "the picture that is continued has its own: leave it out")
+    first, last = STAGES[STAGES.index(asked.last_stage) + 1], _last(wishes.get("size", 1024))
+    if STAGES.index(last) < STAGES.index(first):
+        raise BadRequest("size", wishes["size"], "the picture that is continued has got so far: a larger one, or leave it out")
+    alone = first == "upscaler"
+    for name, value, own in (("prompt", prompt, asked.prompt), ("negative", wishes.get("negative"), asked.negative)):
+        if value and value != own and not alone:
+            raise BadRequest(name, value, "Stage II reads what was encoded for the picture that is continued: leave it out")
+    task = "generate" if alone else asked.task
+    names = {blob.name for blob in cascade.kept(asked)}
+    known = tuple(name for name in BROUGHT if name in names)
+    brought = Brought(known, b"", image.kept, image.source, image.mask, seed=image.seed, continues=image)
+    later = {stage: typed.plain(s) for stage, s in asked.settings.items() if STAGES.index(stage) >= STAGES.index(first)}
+    whole: dict[str, object] = typed.plain(asked) | {
+        "prompt": prompt or asked.prompt,
+        "task": task,
+        "style": "" if alone else asked.style,
+        "settings": _settings(wishes.get("settings"), wishes.get("strength"), task, () if alone else ("stage_two",), later),
+        "first_stage": first,
+        "last_stage": last,
+        "deadline": None,
+        "keep": 0.0,
+        "brings": brought.names,
+        "upload": brought.digest,
+    }
+    return _built(whole | {name: wishes[name] for name in ANEW if name in wishes}), brought
 
 
 def _built(whole: dict[str, object]) -> Request:
@@ -201,13 +297,16 @@ def _seed(seed: object, brought: Brought) -> object:
     return brought.seed
 
 
-def _settings(settings: object, strength: object, task: str, last: str) -> object:
+def _settings(
+    settings: object, strength: object, task: str, sketched: tuple[str, ...], known: Mapping[str, object] | None = None
+) -> object:
+    """Plain data.  sketched: the stages whose strength is said by `strength`.  known: where nothing else is said of a stage."""
     if settings is None:
         settings = {}
     if not isinstance(settings, Mapping):
         return settings  # the Request says what it would be
     try:
-        plain = {stage: typed.plain(s) if isinstance(s, Settings) else s for stage, s in settings.items()}
+        plain = {**(known or {}), **{stage: typed.plain(s) if isinstance(s, Settings) else s for stage, s in settings.items()}}
     except typed.Mismatch as error:
         raise BadRequest("settings", error.value, error.remedy) from None
     if strength is None:
@@ -216,9 +315,9 @@ def _settings(settings: object, strength: object, task: str, last: str) -> objec
         raise BadRequest("strength", strength, "belongs to vary and inpaint: give a source, or leave it out")
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength <= 1:
         raise BadRequest("strength", strength, "above 0, at most 1; 1 keeps nothing of the source")
-    for stage in rules.STRENGTH:
+    for stage in sketched:
         own = plain.get(stage, {})
-        if STAGES.index(stage) <= STAGES.index(last) and isinstance(own, Mapping) and own.get("strength") is None:
+        if isinstance(own, Mapping) and (stage not in settings or own.get("strength") is None):
             plain[stage] = {**own, "strength": strength}
     return plain
 

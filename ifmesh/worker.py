@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 
 import zmq
 
-from ifmesh import bags, exits, keeper, log, sockets, tied
+from ifmesh import bags, exits, keeper, log, modes, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.cascade import IF
 from ifmesh.compute import Compute, Ended, Event, Free, Loaded, Made, Spoilt, Stepped, Threw
@@ -83,7 +83,7 @@ class Worker:
         path = socket_file(self._config.mesh.state, self._life)
         self._inlet, urls = sockets.inlet(self._ctx, [f"ipc://{path}", "tcp://127.0.0.1:*"])
         endpoints = tuple(Endpoint(host if url.startswith("ipc:") else "", url) for url in urls)
-        capacity = 1 + int(service.options.get("slots", 1))  # one more is prefetched
+        capacity = 1 + modes.slots(service.options)  # one more is prefetched
         hello = Hello(self._stage, self._life, self._name, os.getpid(), host, where, endpoints, capacity, "")
         self._keeper = Keeper(hello, service.outbox_bytes)
         self._uplink = Uplink(self._ctx, self._config, self._life.encode())
@@ -129,12 +129,12 @@ class Worker:
                 self._happened(self._events.get_nowait())
         if time.monotonic() >= self._keeper.wakeup():
             self._carry_out(self._keeper.tick(time.monotonic()))
-        while self._wanted:
-            task, commands = self._keeper.take(time.monotonic())
+        while True:
+            task, commands = self._keeper.take(time.monotonic(), urgent=not self._wanted)
             self._carry_out(commands)
             if task is None:
                 break
-            self._wanted -= 1
+            self._wanted -= not task.urgent
             self._compute.give(task)
         if quiet and self._used and not self._keeper.tasks and not self._keeper.outbox:
             self._used = False

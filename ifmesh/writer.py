@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Literal
 
+from ifmesh import bags
 from ifmesh.bell import Bell
+from ifmesh.cascade import BROUGHT
 from ifmesh.inlet import brought
 from ifmesh.journal import Journal
 from ifmesh.log import Garbage, logger
@@ -24,17 +26,19 @@ UPLOADS = 4  # ... and a client pushes again
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """This job's result is on disk.  digest: SHA-256 (hex) of the frame; size: bytes."""
+    """This job's result is on disk.  digest: SHA-256 (hex) of the frame; size: bytes; kept: SHA-256 of what is kept beside it, which is
+    Stored; "": nothing."""
 
     job: str
     token: Token
     digest: str
     size: int
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """This upload is on disk.  names: of its tensors, in the order of `cascade.BROUGHT`."""
+    """This upload, a client's or one kept beside a result, is on disk.  names: of its tensors, in the order of `cascade.BROUGHT`."""
 
     digest: str
     size: int
@@ -61,10 +65,12 @@ class Writer:
 
     def __init__(self, journal: Journal, bell: Bell, garbage: Garbage) -> None:
         self._journal, self._bell, self._garbage = journal, bell, garbage
-        self._todo: SimpleQueue[tuple[_Key, Callable[[], _Done]] | None] = SimpleQueue()
-        self._done: SimpleQueue[tuple[_Key, _Done | OSError | Garbled]] = SimpleQueue()
+        self._todo: SimpleQueue[tuple[_Key, Callable[[], list[_Done]]] | None] = SimpleQueue()
+        self._done: SimpleQueue[tuple[_Key, list[_Done] | OSError | Garbled]] = SimpleQueue()
         self._results: set[_Key] = set()
         self._uploads: set[_Key] = set()
+        self._beside: dict[_Key, str] = {}  # of results: under which SHA-256 a part of them is kept
+        self._lock = Lock()  # over the last: the thread enters it before the file is there
         self._thread = Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
@@ -75,12 +81,19 @@ class Writer:
         return bool(self._results or self._uploads)
 
     def storing(self, digest: str) -> bool:
-        """Is an upload that came under this SHA-256 on its way to disk?"""
-        return any(key[0] == digest for key in self._uploads)
+        """Is an upload that came under this SHA-256 on its way to disk, or a kept one, and not yet told?"""
+        return any(key[0] == digest for key in self._uploads) or digest in self._beside.values()
 
-    def result(self, job: str, token: Token, frame: bytes) -> None:
+    def discard(self, digest: str) -> None:
+        """Remove this upload; not while one of the same name is on its way to disk: that one will count anew.  OSError: the disk."""
+        with self._lock:
+            if not self.storing(digest):
+                self._journal.discard_upload(digest)
+
+    def result(self, job: str, token: Token, frame: bytes, apart: Collection[str] = (), keep: bool = True) -> None:
+        """apart: names of its tensors that are no part of what is published; keep: on disk, then, as an upload."""
         if len(self._results) < RESULTS:
-            self._begin(self._results, (job, token), partial(self._store, job, token, frame))
+            self._begin(self._results, (job, token), partial(self._store, (job, token), frame, apart, keep))
 
     def upload(self, digest: str, hop: str, frame: bytes) -> None:
         """hop: xxh3-128 (hex) of the frame.  What it holds is checked in the thread."""
@@ -89,18 +102,20 @@ class Writer:
 
     def landed(self) -> list[_Done]:
         """What became of what was begun, since the last time."""
-        out = []
+        out: list[_Done] = []
         with suppress(Empty):
             while True:
                 key, what = self._done.get_nowait()
                 self._results.discard(key)
                 self._uploads.discard(key)
+                with self._lock:
+                    self._beside.pop(key, None)
                 if isinstance(what, OSError):
                     logger.error("the result cannot be written: %s", what, extra={"job": key[0]})
                 elif isinstance(what, Garbled):
                     self._garbage.dropped("somebody (upload)", what)
                 else:
-                    out.append(what)
+                    out += what
         return out
 
     def stop(self) -> None:
@@ -108,7 +123,7 @@ class Writer:
         self._todo.put(None)
         self._thread.join()
 
-    def _begin(self, under_way: set[_Key], key: _Key, work: Callable[[], _Done]) -> None:
+    def _begin(self, under_way: set[_Key], key: _Key, work: Callable[[], list[_Done]]) -> None:
         if key not in under_way:
             under_way.add(key)
             self._todo.put((key, work))
@@ -123,18 +138,30 @@ class Writer:
             del item, work  # and with it the frame
             self._bell.ring()
 
-    def _store(self, job: str, token: Token, frame: bytes) -> Landed:
-        return Landed(job, token, *self._journal.store(job, frame))
+    def _store(self, key: tuple[str, Token], frame: bytes, apart: Collection[str], keep: bool) -> list[_Done]:
+        """What is kept beside it comes last: without the result nothing of it stays on disk untold."""
+        if not apart:
+            return [Landed(*key, *self._journal.store(key[0], frame))]
+        bag = bags.decode(frame)
+        landed = Landed(*key, *self._journal.store(key[0], bags.encode({name: bag[name] for name in bag if name not in apart})))
+        if not keep:
+            return [landed]
+        kept = bags.encode({name: bag[name] for name in apart})
+        digest = hashlib.sha256(kept).hexdigest()
+        with self._lock:
+            self._beside[key] = digest
+        self._journal.store_upload(digest, kept)
+        return [Stored(digest, len(kept), tuple(name for name in BROUGHT if name in apart)), replace(landed, kept=digest)]
 
-    def _store_upload(self, digest: str, frame: bytes) -> Stored | Unstored:
+    def _store_upload(self, digest: str, frame: bytes) -> list[_Done]:
         if hashlib.sha256(frame).hexdigest() != digest:  # a stranger's: the true one may still come
             raise Garbled(f"an upload whose SHA-256 is not that of the {len(frame)} bytes")
         try:
             names = brought(frame)
             self._journal.store_upload(digest, frame)
         except Garbled as error:
-            return Unstored(digest, "invalid", str(error))
+            return [Unstored(digest, "invalid", str(error))]
         except OSError as error:
             logger.error("the upload cannot be written: %s", error)
-            return Unstored(digest, "busy", f"the mesh cannot store the upload: {error.strerror or error}")
-        return Stored(digest, len(frame), names)
+            return [Unstored(digest, "busy", f"the mesh cannot store the upload: {error.strerror or error}")]
+        return [Stored(digest, len(frame), names)]

@@ -17,10 +17,10 @@ LENGTH = 77  # tokens of every text
 GUIDED = 2  # rows: negative, prompt
 
 
-def compiled(model: Any, shapes: Iterable[tuple[int, int]]) -> Any:
+def compiled(model: Any, shapes: Iterable[tuple[int, int]], asked: str) -> Any:
     """The model, compiled in place for guided pictures of those (width, height), or for one text; its weights keep their names.
 
-    Misconfigured: there is no compiler, or the model cannot be compiled.
+    asked: the option's name.  Misconfigured: there is no compiler, or the model cannot be compiled.
     """
     drawing = isinstance(model, UNet2DConditionModel)
     with torch.compiler.set_stance("default"):
@@ -31,7 +31,7 @@ def compiled(model: Any, shapes: Iterable[tuple[int, int]]) -> Any:
                     _draw(model, width, height) if drawing else _read(model)
         except Exception as error:  # whatever the compiler says
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise Misconfigured(f"options.compile: {type(model).__name__}: {why}; install a C++ compiler (g++), or leave it out") from error
+            raise Misconfigured(f"{asked}: {type(model).__name__}: {why}; install a C++ compiler (g++), or leave it out") from error
     torch.compiler.set_stance("eager_on_recompile")
     return model
 

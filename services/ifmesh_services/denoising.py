@@ -8,7 +8,7 @@ calls instead: pooled.py.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from ifmesh.errors import BadRequest
 from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag
 
-from . import generators
+from . import generators, offload
 from .tensors import take, to_blob
 from .threshold import quickened
 
@@ -61,21 +61,38 @@ def guide(both: Tensor, scale: float, channels: int) -> Tensor:
     return torch.cat([eps, prompted[:, channels:]], dim=1)
 
 
+def styled(predicted: Tensor, mixer: float, channels: int) -> Tensor:
+    """The style mixed into the prompt.  predicted: [rows, channels (+ variance), h, w], rows (negative,) prompt, style -> without style.
+
+    The variance stays the prompt's.  Formula: positive_mixer in deepfloyd_if/modules/base.py (https://github.com/deep-floyd/IF).
+    """
+    *plain, prompted, style = torch.split(predicted, 1)
+    eps = prompted[:, :channels] * (1 - mixer) + style[:, :channels] * mixer
+    return torch.cat([*plain, torch.cat([eps, prompted[:, channels:]], dim=1)])
+
+
 def embeddings(request: Request, bag: Bag, unet: Any) -> Tensor:
-    """[2, tokens, C] (negative, prompt), on the UNet's device and in its dtype.  BadRequest: the client's are none for this UNet."""
+    """[texts, tokens, C] (negative, prompt (, style)), on the UNet's device and in its dtype.
+
+    BadRequest: the client's are none for this UNet, or not of this request's texts.
+    """
     given = take(bag, EMBEDS)
     embeds = given.to(unet.device, unet.dtype)
     wanted = unet.config.encoder_hid_dim or unet.config.cross_attention_dim
+    texts = ["negative", "prompt", "style"] if request.style else ["negative", "prompt"]
     if EMBEDS.name in request.brings:
         if given.shape[2] != wanted:
-            raise BadRequest(EMBEDS.name, list(given.shape), f"this cascade's are [2, 77, {wanted}]: encode the prompt with it")
+            raise BadRequest(EMBEDS.name, list(given.shape), f"this cascade's are [{len(texts)}, 77, {wanted}]: encode the prompt with it")
+        if given.shape[0] != len(texts):
+            remedy = f"this request's are [{len(texts)}, 77, {wanted}], rows {', '.join(texts)}: encode them together"
+            raise BadRequest(EMBEDS.name, list(given.shape), remedy)
         if not embeds.isfinite().all():
             raise BadRequest(EMBEDS.name, list(given.shape), f"holds values that are no numbers in {unet.dtype}: encode the prompt again")
     return embeds
 
 
 def rows(embeds: Tensor, guidance: float) -> Tensor:
-    """The rows that the UNet is asked for.  embeds: [2, tokens, C] (negative, prompt); without guidance the prompt's alone."""
+    """The rows that the UNet is asked for.  embeds: [texts, tokens, C] (negative, prompt (, style)); without guidance no negative."""
     return embeds if guidance > 1 else embeds[1:]
 
 
@@ -83,8 +100,8 @@ def rows(embeds: Tensor, guidance: float) -> Tensor:
 class Draw:
     """One request being drawn.
 
-    x: [1, C, h, w], the noisy picture.  embeds: [rows, tokens, C]; two rows (negative, prompt) with guidance, one (prompt) without.
-    scheduler: its own, see schedules.scheduled.  low: [1, 3, h, w], the noised low-resolution picture, seen by the UNet as more
+    x: [1, C, h, w], the noisy picture.  embeds: [rows, tokens, C], see `rows`.  mixer: of the style, whose row is the last; None: there
+    is none.  scheduler: its own, see schedules.scheduled.  low: [1, 3, h, w], the noised low-resolution picture, seen by the UNet as more
     channels of x.  labels: [rows], the noise level of `low`.  begin: index of the first timestep.  mask: [1, 1, h, w], 1 where x is
     drawn, 0 where it stays as it began.  done: steps taken.  options: what scheduler.step takes besides.  dtype: of its stage; x may
     be finer.
@@ -99,6 +116,7 @@ class Draw:
     labels: Tensor | None = None
     begin: int = 0
     mask: Tensor | None = None
+    mixer: float | None = None
     done: int = 0
     options: dict[str, Any] = field(init=False)
     dtype: torch.dtype = field(init=False)
@@ -127,14 +145,22 @@ class Draw:
         return torch.cat([one] * len(self.embeds))
 
     def advance(self, predicted: Tensor) -> None:
-        """One step of the scheduler.  predicted: [rows, C (+ C variance), h, w], the UNet's answer to `seen`."""
+        """One step of its scheduler.  predicted: [rows, C (+ C variance), h, w], the UNet's answer to `seen`."""
+        self.moved(self.scheduler.step(self.guided(predicted), self.t, self.x, **self.options, return_dict=False)[0])
+
+    def guided(self, predicted: Tensor) -> Tensor:
+        """What the scheduler is told: [1, C (+ C variance), h, w], in the precision of x."""
         channels = self.x.shape[1]
-        if len(self.embeds) == 2:
+        if self.mixer is not None:
+            predicted = styled(predicted, self.mixer, channels)
+        if len(predicted) == 2:
             predicted = guide(predicted, self.guidance, channels)
         if self.scheduler.config.get("variance_type") not in ("learned", "learned_range"):
             predicted = predicted[:, :channels]
-        predicted = predicted.to(self.x.dtype)
-        x = self.scheduler.step(predicted, self.t, self.x, **self.options, return_dict=False)[0]
+        return predicted.to(self.x.dtype)
+
+    def moved(self, x: Tensor) -> None:
+        """Its step is done.  x: [1, C, h, w], what came of it."""
         self.x = x if self.mask is None else (1 - self.mask) * self.x + self.mask * x
         self.done += 1
 
@@ -159,14 +185,25 @@ def exact(unet: Any) -> Predict:
     return predict
 
 
+Move = Callable[[Sequence[Draw], Iterable[Tensor]], None]
+"""Takes each draw one step on by its answer of Predict."""
+
+
+def each(draws: Sequence[Draw], answers: Iterable[Tensor]) -> None:
+    """A Move: every draw by its own scheduler."""
+    for draw, answer in zip(draws, answers, strict=True):
+        draw.advance(answer)
+
+
 class Pool:
     """The requests in hand, at whatever timestep each is.
 
-    predict: see exact and pooled.Pooled.  fine: keep x in fp32 even where the UNet computes in half precision.
+    predict, move: see exact and each, pooled.Pooled and ddpm.together.  fine: keep x in fp32 even where the UNet computes in half
+    precision.
     """
 
-    def __init__(self, predict: Predict, fine: bool = False) -> None:
-        self._predict, self._fine = predict, fine
+    def __init__(self, predict: Predict, move: Move = each, fine: bool = False) -> None:
+        self._predict, self._move, self._fine = predict, move, fine
         self._draws: dict[str, Draw] = {}
 
     def admit(self, job: str, draw: Draw) -> None:
@@ -174,18 +211,27 @@ class Pool:
             draw.x = draw.x.float()
         self._draws[job] = draw
 
-    def step(self) -> list[tuple[str, Draw]]:
-        """One step for each; a finished one (done == steps) has left the pool."""
-        hand = list(self._draws.items())
+    def step(self, paused: Collection[str] = ()) -> list[tuple[str, Draw]]:
+        """One step for each that is not paused; a finished one (done == steps) has left the pool.
+
+        With nothing in hand no weights stay on the card that live in RAM, see offload.py.
+        """
+        hand = [(job, draw) for job, draw in self._draws.items() if job not in paused]
         with torch.inference_mode():
-            for (_, draw), predicted in zip(hand, self._predict([draw for _, draw in hand]), strict=True):
-                draw.advance(predicted)
-        self._draws = {job: draw for job, draw in hand if draw.done < draw.steps}
+            draws = [draw for _, draw in hand]
+            self._move(draws, self._predict(draws))
+        self._draws = {job: draw for job, draw in self._draws.items() if draw.done < draw.steps}
+        self._rest()
         return hand
 
-    def advance(self, blob: Blob) -> list[Advance]:
+    def advance(self, blob: Blob, paused: Collection[str] = ()) -> list[Advance]:
         """`step`, for a stage whose last step is its picture, `blob`."""
-        return [Advance(job, draw.done, draw.steps, draw.given(blob)) for job, draw in self.step()]
+        return [Advance(job, draw.done, draw.steps, draw.given(blob)) for job, draw in self.step(paused)]
 
     def drop(self, job: str) -> None:
         self._draws.pop(job, None)
+        self._rest()
+
+    def _rest(self) -> None:
+        if not self._draws:
+            offload.leave()

@@ -1,9 +1,9 @@
-"""The encoder: prompt and negative to T5 embeddings, what it could read of them, and the request's noise source."""
+"""The encoder: prompt, negative and style to T5 embeddings, what it could read of them, and the request's noise source."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,9 @@ class Text:
 
 
 class Encoder:
-    """Gives embeds [2, 77, C] and tokens [2, 3] (rows: negative, prompt), and rng unless the client brings one.  One step.
+    """Gives embeds [texts, 77, C] and tokens [texts, 3] (rows: negative, prompt (, style)), and rng unless the client brings one.
+
+    One step.
 
     Exact: bit-identical to `IFPipeline.encode_prompt(clean_caption=False)`, each text in a call of its own, padded to 77 tokens, since
     the UNets attend to the padding too.  Pooled: one call for all texts in hand, of `rows` texts if that is set, whatever else is in it.
@@ -80,17 +82,17 @@ class Encoder:
         self._admitted[job] = request
         return 1
 
-    def step(self) -> list[Advance]:
-        admitted, self._admitted = self._admitted, {}
+    def step(self, paused: Collection[str] = ()) -> list[Advance]:
+        admitted = {job: self._admitted.pop(job) for job in list(self._admitted) if job not in paused}
         if not admitted:
             return []
         before = self.cache.hits, self.cache.misses
-        wanted = [text for request in admitted.values() for text in (request.negative, request.prompt)]
+        wanted = [text for request in admitted.values() for text in texts_of(request)]
         texts = self._texts(wanted) if self._pooled else None
         made = []
         for job, request in admitted.items():
-            read = texts or self._texts([request.negative, request.prompt])
-            made.append(Advance(job, 1, 1, _output(request, read[plain(request.negative)], read[plain(request.prompt)])))
+            read = texts or self._texts(texts_of(request))
+            made.append(Advance(job, 1, 1, _output(request, [read[plain(text)] for text in texts_of(request)])))
         offload.leave()
         hits, misses = self.cache.hits - before[0], self.cache.misses - before[1]
         log.info("%d of %d texts were known; cache: %s", hits, hits + misses, self.cache, extra={"job": next(iter(admitted))})
@@ -137,15 +139,21 @@ class Encoder:
         return [embeds] if len(texts) == 1 else [row[None].clone() for row in embeds]  # a view would keep its neighbours
 
 
+def texts_of(request: Request) -> tuple[str, ...]:
+    """The texts of a request, in the order of its embeddings."""
+    return (request.negative, request.prompt, *filter(None, (request.style,)))
+
+
 def plain(text: str) -> str:
     """As the pipeline hands it to the tokenizer."""
     return text.lower().strip()
 
 
-def _output(request: Request, negative: Text, prompt: Text) -> Bag:
+def _output(request: Request, read: Sequence[Text]) -> Bag:
+    """read: its texts, see `texts_of`."""
     made = {
-        EMBEDS: torch.cat([negative.embeds, prompt.embeds]),
-        TOKENS: torch.tensor([negative.counts, prompt.counts]),
+        EMBEDS: torch.cat([text.embeds for text in read]),
+        TOKENS: torch.tensor([text.counts for text in read]),
         RNG: torch.Generator("cpu").manual_seed(request.seed).get_state(),
     }
     return {blob.name: to_blob(made[blob]) for blob in IF[NAME].gives(request)}

@@ -37,6 +37,7 @@ __all__ = ["DTYPES", "agreed", "component", "dtype_of", "numeric_class", "schedu
 
 Kind = TypeVar("Kind")
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}  # safetensors' names
+WHOLE = (T5EncoderModel, UNet2DConditionModel, IFSafetyChecker)  # a variant has these; not all of the smaller parts
 ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
@@ -58,7 +59,7 @@ def component(
         _check_vocabulary(repo, subfolder, kind)
         return _part(repo, subfolder, kind)
     folder = _folder(repo, subfolder)
-    variant, files = _chosen(repo, folder, dtype, terms)
+    variant, files = _chosen(repo, folder, kind, dtype, terms)
     try:
         made: Any = _model(kind, folder, files, variant, dtype, device, terms)
     except ERRORS as error:
@@ -68,7 +69,7 @@ def component(
 
 
 def _treated(kind: Any, model: Any, terms: Terms) -> Any:
-    """The model, sliced, tiled or compiled."""
+    """The model, its attention in slices, its decode in tiles, or compiled."""
     if kind is UNet2DConditionModel and terms.attention_slicing != "none":
         try:
             model.set_attention_slice(terms.attention_slicing)
@@ -77,21 +78,19 @@ def _treated(kind: Any, model: Any, terms: Terms) -> Any:
             raise Misconfigured(f"{where}: {terms.attention_slicing!r}: more heads than this UNet's layers have; {error}") from error
     if kind is AutoencoderKL and terms.vae_tiling:
         model.enable_tiling()
-    if kind is AutoencoderKL and terms.vae_slicing:
-        model.enable_slicing()
     if terms.compile and kind is not AutoencoderKL:
         side = model.config.sample_size if kind is UNet2DConditionModel else 0
-        return compiled(model, terms.shapes or [(side, side)])
+        return compiled(model, terms.shapes or [(side, side)], f"services.{terms.stage}.options.compile")
     return model
 
 
-def _chosen(repo: str, folder: Path, dtype: torch.dtype, terms: Terms) -> tuple[str, list[Path]]:
-    """The variant to read and its files."""
+def _chosen(repo: str, folder: Path, kind: Any, dtype: torch.dtype, terms: Terms) -> tuple[str, list[Path]]:
+    """The variant to read and its files.  Misconfigured: there is none of that name."""
     variant = terms.variant
     if not variant and dtype == torch.float16 and any(hub.variant_of(path) == "fp16" for path in folder.glob("*.safetensors")):
         variant = "fp16"
-    if variant and not any(hub.variant_of(path) == variant for path in folder.glob("*.safetensors")) and terms.stage != "encoder":
-        variant = ""  # a repository has not every part in every variant: the watermarker has one file
+    if variant and kind not in WHOLE and not any(hub.variant_of(path) == variant for path in folder.glob("*.safetensors")):
+        variant = ""  # the watermarker has one file
     return variant, hub.weights(folder, variant, repo)
 
 

@@ -11,12 +11,9 @@ from typing import Any
 from diffusers.models.unets.unet_2d_blocks import ResnetUpsampleBlock2D, SimpleCrossAttnUpBlock2D
 from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub.utils import (  # type: ignore[attr-defined]
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
 from transformers.utils import logging as transformers_logging
+
+from . import hub
 
 
 def mend_safety_checker() -> None:
@@ -66,20 +63,16 @@ def _heed_size(kind: Any) -> None:
 
 @contextlib.contextmanager
 def no_bars() -> Iterator[None]:
-    """No progress bars of the libraries: a worker's log is no terminal."""
+    """No progress bars of the libraries, as hub.no_bars."""
     ours = [log for log in (transformers_logging, diffusers_logging) if log.is_progress_bar_enabled()]
-    hub = not are_progress_bars_disabled()
-    for log in ours:
-        log.disable_progress_bar()
-    if hub:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
+    with hub.no_bars():
         for log in ours:
-            log.enable_progress_bar()
-        if hub:
-            enable_progress_bars()
+            log.disable_progress_bar()
+        try:
+            yield
+        finally:
+            for log in ours:
+                log.enable_progress_bar()
 
 
 @contextlib.contextmanager

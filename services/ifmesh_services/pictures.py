@@ -12,12 +12,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ifmesh import geometry, jpeg
-from ifmesh.cascade import MASK, SOURCE
+from ifmesh.cascade import MASK, SOURCE, Blob
 from ifmesh.errors import BadRequest
+from ifmesh.protocol import Request
 from ifmesh.stage import Bag
 
 from .tensors import take
 
+NAMES = {"stage_two": "Stage II", "upscaler": "the upscaler"}
 SAVE = f"send a whole {', '.join(geometry.FORMATS[:-1])} or {geometry.FORMATS[-1]} file"
 
 
@@ -47,8 +49,7 @@ def sketched(bag: Bag, side: int, *later: int, dtype: torch.dtype, device: torch
     if SOURCE.name not in bag:
         return None
     source = picture(take(bag, SOURCE), SOURCE.name, "RGB")
-    pixels = np.array(_fitted(source, side)).astype(np.float32) / 127.5 - 1
-    image = torch.from_numpy(pixels[None].transpose(0, 3, 1, 2)).contiguous().to(device, dtype)
+    image = normal(_fitted(source, side)).to(device, dtype)
     if MASK.name not in bag:
         return Sketch(image)
     cut = picture(take(bag, MASK), MASK.name, "L")
@@ -59,11 +60,48 @@ def sketched(bag: Bag, side: int, *later: int, dtype: torch.dtype, device: torch
     return Sketch(image, torch.from_numpy(white[None, None]).to(device, dtype))
 
 
-def picture(file: Tensor, field: str, mode: str) -> Image.Image:
+def enlarging(bag: Bag, stage: str) -> Image.Image:
+    """The bag's source, RGB, as the low resolution that "stage_two" or "upscaler" makes larger: its sides are geometry.gridded.
+
+    BadRequest: a picture that nobody could use, or one too large for that stage.
+    """
+    shown = picture(take(bag, SOURCE), SOURCE.name, "RGB", stage)
+    size = geometry.gridded(*shown.size)
+    return shown if shown.size == size else shown.resize(size, resample=Image.Resampling.BICUBIC)
+
+
+def normal(shown: Image.Image) -> Tensor:
+    """[1, 3, h, w], -1..1, fp32.  Formula: `preprocess_image` of diffusers' deepfloyd_if pipelines."""
+    return _planes(np.array(shown).astype(np.float32) / 127.5 - 1)
+
+
+def bright(shown: Image.Image) -> Tensor:
+    """[1, 3, h, w], 0..1, fp32.  Formula: `pil_to_numpy` of diffusers' VaeImageProcessor."""
+    return _planes(np.array(shown).astype(np.float32) / 255.0)
+
+
+def drawn(request: Request, bag: Bag, blob: Blob, stage: str, dtype: torch.dtype) -> Tensor:
+    """[1, 3, h, w], what the stage before has drawn, about -1 to 1, on the CPU, in the dtype in which it came.
+
+    stage: "stage_two" or "upscaler", whose it is, and which computes in `dtype`.  BadRequest: the client's is no such picture.  Of
+    whatever range it may be: the pipelines take any, too.
+    """
+    image = take(bag, blob)[None]
+    if blob.name in request.brings:
+        most, shape = geometry.MOST[stage], list(image.shape[1:])
+        if any(side % geometry.GRID or side > most for side in shape[1:]):
+            remedy = f"[3, h, w], for {NAMES[stage]} h and w multiples of {geometry.GRID} from {geometry.GRID} to {most}"
+            raise BadRequest(blob.name, shape, remedy)
+        if not image.to(dtype).isfinite().all():
+            raise BadRequest(blob.name, shape, f"holds values that are no numbers in {dtype}: send what was drawn, about -1 to 1")
+    return image
+
+
+def picture(file: Tensor, field: str, mode: str, stage: str = "") -> Image.Image:
     """The picture in a file, U8 [n], turned as its EXIF orientation says.  Its size is checked before a pixel is decoded.
 
-    field: "source" or "mask".  mode: "RGB" or "L"; transparency is dropped, and what lies under it shows.  BadRequest, which never shows
-    the bytes.
+    field: "source" or "mask".  mode: "RGB" or "L"; transparency is dropped, and what lies under it shows.  stage: by which it is made
+    larger, which not every size can be.  BadRequest, which never shows the bytes.
     """
     data = file.numpy().tobytes()
     if len(data) > geometry.FILE_BYTES:
@@ -83,6 +121,8 @@ def picture(file: Tensor, field: str, mode: str) -> Image.Image:
         raise BadRequest(field, shown, f"more than {geometry.PIXELS} pixels: {_smaller()}")
     if max(opened.size) > geometry.ASPECT * min(opened.size):
         raise BadRequest(field, shown, f"the longer side is more than {geometry.ASPECT} times the shorter: crop it")
+    if stage and max(opened.size) > geometry.MOST[stage]:
+        raise BadRequest(field, shown, f"at most {geometry.MOST[stage]} pixels a side for {NAMES[stage]}: make it smaller")
     try:
         turned = ImageOps.exif_transpose(opened)
         turned.info.pop("transparency", None)  # a palette's: dropped by convert() anyway, which would warn
@@ -96,6 +136,11 @@ def picture(file: Tensor, field: str, mode: str) -> Image.Image:
 def _fitted(shown: Image.Image, side: int) -> Image.Image:
     """Formula: `resize` of diffusers' deepfloyd_if pipelines."""
     return shown.resize(geometry.fitted(*shown.size, side), resample=Image.Resampling.BICUBIC, reducing_gap=None)
+
+
+def _planes(pixels: np.ndarray[Any, np.dtype[np.float32]]) -> Tensor:
+    """[h, w, 3] -> [1, 3, h, w]"""
+    return torch.from_numpy(pixels[None].transpose(0, 3, 1, 2)).contiguous()
 
 
 def _smaller() -> str:

@@ -3,7 +3,7 @@
 Options of a drawing stage (services.STAGE.options of ifmesh.toml):
 
 mode    "exact" (default): each request in UNet calls of its own, the bits of diffusers' pipelines.  "pooled": one call for all.
-slots   how many requests step together; default 1.
+slots   how many requests step together; default 1, pooled 8.
 rows    pooled only: every call has exactly so many rows (a guided request has two), filled up with dummies and split when there
         are more; 0 (default): as many as there are.
 
@@ -25,8 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ifmesh import modes
 from ifmesh.errors import Misconfigured
 
+from .ddpm import together
 from .denoising import Draw, Pool, Predict, exact
 from .skinny import Skinny
 
@@ -56,7 +58,7 @@ class Pooling:
         mode = options.get("mode", "exact")
         if not isinstance(mode, str) or mode not in MODES:
             raise Misconfigured(f"{where}.mode: {mode!r}: {' or '.join(MODES)}")
-        slots, rows = (_whole(where, key, options.get(key, usual)) for key, usual in (("slots", 1), ("rows", 0)))
+        slots, rows = (_whole(where, key, options.get(key, usual)) for key, usual in (("slots", modes.SLOTS[mode]), ("rows", 0)))
         if not 1 <= slots <= SLOTS:
             raise Misconfigured(f"{where}.slots: {slots}: from 1 to {SLOTS}")
         if rows and mode == "exact":
@@ -68,13 +70,13 @@ class Pooling:
     @property
     def numeric(self) -> str:
         """What it adds to the numeric class.  Without fixed rows equal classes promise no equal bits, and say so."""
-        return {"exact": "", "pooled": f", pooled, rows {self.rows or 'any'}"}[self.mode]
+        return modes.numeric(self.mode, self.rows)
 
     def pool(self, unet: Any) -> Pool:
         """The stage's pool."""
         if self.mode == "exact":
             return Pool(exact(unet))
-        return Pool(Pooled(unet, self.rows, Skinny(unet) if unet.device.type == "cpu" else None), fine=True)
+        return Pool(Pooled(unet, self.rows, Skinny(unet) if unet.device.type == "cpu" else None), together, fine=True)
 
 
 class Pooled:

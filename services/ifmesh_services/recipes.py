@@ -12,7 +12,7 @@ from typing import Any
 from ifmesh.cascade import DRAWN, IF
 from ifmesh.errors import BadRequest, Misconfigured
 from ifmesh.protocol import STAGES, Request, Settings
-from ifmesh.rules import NEEDS, STRENGTH
+from ifmesh.rules import NEEDS, SKETCHED, STRENGTH, STYLED
 
 UPSCALER = "stabilityai/stable-diffusion-x4-upscaler"
 PUBLISHED = {
@@ -22,24 +22,27 @@ PUBLISHED = {
 }
 TIMES = 4  # how much larger each stage draws than the one before, unless a source leads it
 _UPSCALER = Settings(steps=75, guidance=9.0, noise_level=100)
-DEFAULTS = {  # by task: those of diffusers' pipelines; but the upscaler's noise is 100, as the published scripts pass it
-    "generate": {
-        "stage_one": Settings(steps=100, guidance=7.0),
-        "stage_two": Settings(steps=50, guidance=4.0, noise_level=250),
-        "upscaler": _UPSCALER,
-    },
+_GENERATE = {
+    "stage_one": Settings(steps=100, guidance=7.0, positive_mixer=0.25),
+    "stage_two": Settings(steps=50, guidance=4.0, noise_level=250, positive_mixer=0.5),
+    "upscaler": _UPSCALER,
+}
+DEFAULTS = {  # by task: those of diffusers' pipelines; but the upscaler's noise is 100, as the published scripts pass it, and the mixers
+    "generate": _GENERATE,  # are those of the original DeepFloyd IF, which alone knows styles
     "vary": {
-        "stage_one": Settings(steps=80, guidance=10.0, strength=0.7),
-        "stage_two": Settings(steps=50, guidance=4.0, strength=0.8, noise_level=250),
+        "stage_one": Settings(steps=80, guidance=10.0, strength=0.7, positive_mixer=0.25),
+        "stage_two": Settings(steps=50, guidance=4.0, strength=0.8, noise_level=250, positive_mixer=0.5),
         "upscaler": _UPSCALER,
     },
     "inpaint": {
-        "stage_one": Settings(steps=50, guidance=7.0, strength=1.0),
-        "stage_two": Settings(steps=100, guidance=4.0, strength=0.8, noise_level=0),
+        "stage_one": Settings(steps=50, guidance=7.0, strength=1.0, positive_mixer=0.25),
+        "stage_two": Settings(steps=100, guidance=4.0, strength=0.8, noise_level=0, positive_mixer=0.5),
         "upscaler": _UPSCALER,
     },
+    "upscale": _GENERATE,  # by the same pipelines
 }
 SETTINGS = {f.name for f in fields(Settings)}
+REAL = ("guidance", "strength", "threshold_ratio", "threshold_max", "positive_mixer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +96,8 @@ def _repos(one: str, two: str, upscaler: str) -> dict[str, str]:
 def _read(folder: Path) -> Recipe:
     """The recipe in folder/cascade.json.
 
-    A stage's entry holds its settings for generate; those for vary and inpaint lie in objects of that name within it.  The upscaler
-    knows no tasks: its entry is for all.
+    A stage's entry holds its settings for generate and upscale; those for vary and inpaint lie in objects of that name within it.  The
+    upscaler knows no tasks: its entry is for all.
     """
     path = folder / "cascade.json"
     try:
@@ -108,7 +111,7 @@ def _read(folder: Path) -> Recipe:
     defaults: dict[str, dict[str, Settings]] = {task: {} for task in DEFAULTS}
     for stage in DRAWN:
         entry = data.get(stage)
-        own = [task for task in DEFAULTS if task != "generate" and stage in STRENGTH]
+        own = SKETCHED if stage in STRENGTH else ()
         _check_keys(path, f"{stage}.", entry, {"repo", *SETTINGS, *own})
         repo = entry.get("repo")
         if not isinstance(repo, str) or not repo:
@@ -137,7 +140,7 @@ def _check_keys(path: Path, where: str, data: object, known: set[str]) -> None:
 def _settings(path: Path, where: str, task: str, stage: str, entry: dict[str, Any]) -> Settings:
     """The task's published defaults with what the entry says; checked by the rules for a request's own."""
     whole = {key: entry[key] for key in ("steps", "noise_level") if entry.get(key) is not None}
-    real = {key: entry[key] for key in ("guidance", "strength", "threshold_ratio", "threshold_max") if entry.get(key) is not None}
+    real = {key: entry[key] for key in REAL if entry.get(key) is not None}
     named = {key: entry[key] for key in ("schedule", "scheduler") if entry.get(key) is not None}
     listed = entry.get("timesteps")
     for key, value in (whole | real).items():
@@ -155,7 +158,8 @@ def _settings(path: Path, where: str, task: str, stage: str, entry: dict[str, An
         usual["steps"] = None
     made = Settings(**(usual | whole | named | {key: float(value) for key, value in real.items()}))
     try:
-        IF.check(Request("a fox", 0, task, settings={stage: made}, brings=NEEDS[task], upload="0" * 64 if NEEDS[task] else ""))
+        style = "oil" if stage in STYLED else ""
+        IF.check(Request("a fox", 0, task, "", {stage: made}, style, brings=NEEDS[task], upload="0" * 64 if NEEDS[task] else ""))
     except BadRequest as error:
         raise Misconfigured(f"{path}: {where}: {error}") from error
     return made

@@ -21,7 +21,7 @@ class Plan:
 
     guidance: 1 or less is none.  noise_level: 0 to 999, put on the low-resolution input, where the stage has one.  strength: (0, 1],
     how much of the list runs; 1 where there is no source.  schedule: what the list came of, if of a name.  scheduler, threshold_ratio,
-    threshold_max: None is the cascade's own.
+    threshold_max: None is the cascade's own.  positive_mixer: of a style, if there is one.
     """
 
     steps: int
@@ -33,6 +33,7 @@ class Plan:
     scheduler: str | None = None
     threshold_ratio: float | None = None
     threshold_max: float | None = None
+    positive_mixer: float = 0.0
 
     def begin(self, scheduler: Any) -> int:
         """The index of the first timestep that runs.  Formula: diffusers' get_timesteps."""
@@ -56,6 +57,7 @@ def planned(default: Settings, given: Settings | None) -> Plan:
         scheduler=given.scheduler or default.scheduler,
         threshold_ratio=_either(given.threshold_ratio, default.threshold_ratio, None),
         threshold_max=_either(given.threshold_max, default.threshold_max, None),
+        positive_mixer=_either(given.positive_mixer, default.positive_mixer, 0.0),
     )
 
 

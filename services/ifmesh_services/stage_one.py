@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -51,12 +52,13 @@ class StageOne:
         source = noise_source(request, bag)
         x = noise((1, self._unet.config.in_channels, *size), source, self._dtype, self._device)
         x = sketch.noised(scheduler, begin, x) if sketch else x * scheduler.init_noise_sigma
-        draw = Draw(x, embeds, plan.guidance, scheduler, source, begin=begin, mask=sketch.mask if sketch else None)
+        mixer = plan.positive_mixer if request.style else None
+        draw = Draw(x, embeds, plan.guidance, scheduler, source, begin=begin, mask=sketch.mask if sketch else None, mixer=mixer)
         self._pool.admit(job, draw)
         return draw.steps
 
-    def step(self) -> list[Advance]:
-        return self._pool.advance(IMAGE64)
+    def step(self, paused: Collection[str] = ()) -> list[Advance]:
+        return self._pool.advance(IMAGE64, paused)
 
     def drop(self, job: str) -> None:
         self._pool.drop(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -14,10 +15,9 @@ from ifmesh.stage import Advance, Bag, Setup
 
 from . import loading, recipes
 from .denoising import Draw, embeddings, noise, noise_source, rows
-from .pictures import sketched
+from .pictures import drawn, enlarging, normal, sketched
 from .pooled import Pooling
 from .schedules import planned, scheduled
-from .tensors import take
 from .terms import OPTIONS
 
 NAME = "stage_two"
@@ -26,7 +26,8 @@ NAME = "stage_two"
 class StageTwo:
     """Needs embeds, image64 [3, h, w] and rng, and, for vary and inpaint, source and mask; gives image256, about -1 to 1, and rng.
 
-    image256 is [3, 4h, 4w], or follows the source: see geometry.fitted.  One denoising step for each admitted job per step().
+    To upscale it needs source in the place of image64, as enlarging makes it.  image256 is [3, 4h, 4w], or follows what is drawn over:
+    see geometry.fitted.  One denoising step for each admitted job per step().
     """
 
     slots: int = 1
@@ -47,8 +48,10 @@ class StageTwo:
         plan = planned(self._defaults[request.task], request.settings.get(NAME))
         scheduler = scheduled(self._scheduler, plan, NAME)
         begin = plan.begin(scheduler)
-        sketch = sketched(bag, self._unet.config.sample_size, dtype=self._dtype, device=self._device)
-        base = take(bag, IMAGE64).to(self._device, self._dtype)[None]
+        enlarges = request.task == "upscale"
+        sketch = None if enlarges else sketched(bag, self._unet.config.sample_size, dtype=self._dtype, device=self._device)
+        base = normal(enlarging(bag, NAME)) if enlarges else drawn(request, bag, IMAGE64, NAME, self._dtype)
+        base = base.to(self._device, self._dtype)
         size = sketch.size if sketch else (recipes.TIMES * base.shape[2], recipes.TIMES * base.shape[3])
         embeds = rows(embeddings(request, bag, self._unet), plan.guidance)
         source = noise_source(request, bag)
@@ -59,12 +62,13 @@ class StageTwo:
         level = torch.tensor([plan.noise_level], device=self._device)
         low = self._noising.add_noise(low, noise(low.shape, source, self._dtype, self._device), level)
         labels = level.repeat(len(embeds))
-        draw = Draw(x, embeds, plan.guidance, scheduler, source, low, labels, begin, sketch.mask if sketch else None)
+        mixer = plan.positive_mixer if request.style else None
+        draw = Draw(x, embeds, plan.guidance, scheduler, source, low, labels, begin, sketch.mask if sketch else None, mixer)
         self._pool.admit(job, draw)
         return draw.steps
 
-    def step(self) -> list[Advance]:
-        return self._pool.advance(IMAGE256)
+    def step(self, paused: Collection[str] = ()) -> list[Advance]:
+        return self._pool.advance(IMAGE256, paused)
 
     def drop(self, job: str) -> None:
         self._pool.drop(job)

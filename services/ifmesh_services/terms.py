@@ -21,7 +21,7 @@ OPTIONS = {
     "encoder": (*LOADED, "quantize", "compile"),
     "stage_one": DRAWING,
     "stage_two": DRAWING,
-    "upscaler": (*DRAWING, "vae_tiling", "vae_slicing"),
+    "upscaler": (*DRAWING, "vae_tiling"),
     "guard": LOADED,
 }
 SHAPES = {"upscaler": "256x256"}  # its UNet's configuration says another size than the one it is used with
@@ -36,7 +36,7 @@ class Terms:
     (a CPU's too) reads each layer from its file when its turn comes; "none": all stay on the device.  The bits are the same.
     quantize: "int8" or "nf4", see precision.py.  compile: torch.compile while loading, for `shapes`: (width, height) of what the UNet
     draws, guided; (): its own square.  attention_slicing: "none", "auto", "max", or so many heads at a time.
-    vae_tiling, vae_slicing: decode in tiles (seams may differ), or one picture after the other.
+    vae_tiling: decode in tiles (seams may differ); one picture at a time it always is.
     """
 
     stage: str = ""
@@ -48,7 +48,6 @@ class Terms:
     shapes: tuple[tuple[int, int], ...] = ()
     attention_slicing: str | int = "none"
     vae_tiling: bool = False
-    vae_slicing: bool = False
 
     @classmethod
     def read(cls, stage: str, options: Mapping[str, object] | None, device: str = "cpu", beside: Sequence[str] | None = None) -> Terms:
@@ -64,7 +63,7 @@ class Terms:
         known = {key: value for key, value in options.items() if key in OPTIONS[stage]}
         made: dict[str, Any] = {}
         for key, value in known.items():
-            if key in ("download", "compile", "vae_tiling", "vae_slicing") and not isinstance(value, bool):
+            if key in ("download", "compile", "vae_tiling") and not isinstance(value, bool):
                 raise Misconfigured(f"{where}.{key}: {value!r}: true or false")
             if key == "variant" and not (isinstance(value, str) and re.fullmatch(r"[\w-]*", value)):
                 raise Misconfigured(f"{where}.variant: {value!r}: the part of the files' names before .safetensors, as in 'fp16' or '8bit'")
@@ -105,7 +104,7 @@ class Terms:
     def numeric(self) -> str:
         """What they add to the numeric class: offloading changes no bits, and the weights speak for themselves."""
         sliced = f", attention slices {self.attention_slicing}" if self.attention_slicing != "none" else ""
-        return f"{', compiled' * self.compile}{sliced}{', VAE tiles' * self.vae_tiling}{', VAE slices' * self.vae_slicing}"
+        return f"{', compiled' * self.compile}{sliced}{', VAE tiles' * self.vae_tiling}"
 
 
 def _shapes(where: str, said: object) -> tuple[tuple[int, int], ...]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ifmesh.cascade import IMAGE256, IMAGE1024, RNG
+from ifmesh.cascade import IMAGE256, IMAGE1024, RNG, SOURCE
 from ifmesh.protocol import Request
 from ifmesh.stage import Advance, Bag, Setup
 
 from . import loading, recipes
 from .denoising import Draw, noise, noise_source
+from .pictures import bright, drawn, enlarging
 from .pooled import Pooling
 from .schedules import planned, scheduled
-from .tensors import take, to_blob
+from .tensors import to_blob
 from .terms import OPTIONS
 
 NAME = "upscaler"
@@ -26,7 +28,12 @@ SCALING = 0.08333  # of the latents.  The pipeline sets it, whatever the VAE's c
 class Upscaler:
     """Needs image256 [3, h, w], about -1 to 1, and rng; gives image1024 U8 [3, 4h, 4w] and rng.  The last step decodes the latents.
 
-    The prompt comes with the request: this model was trained with CLIP, not T5.
+    Alone it needs source in the place of image256, as enlarging makes it.  The prompt comes with the request: this model was trained
+    with CLIP, not T5.
+
+    image256 is always taken for -1 to 1, where the pipeline guesses from its least value: of a tensor without a negative one, which
+    means a picture brighter than middle grey throughout, it takes -1 to 1 for 0 to 1.  There, and only there, we differ, unless it is
+    given (x / 2 + 0.5).clamp(0, 1), as our tests do.  A picture file is never guessed at: both know its range.
     """
 
     slots: int = 1
@@ -52,8 +59,11 @@ class Upscaler:
         plan = planned(self._defaults[request.task], request.settings.get(NAME))
         scheduler = scheduled(self._scheduler, plan, NAME)
         source = noise_source(request, bag)
-        low = 2 * (take(bag, IMAGE256)[None] / 2 + 0.5).clamp(0, 1) - 1  # the pipeline wants 0 to 1, and its VAE's processor -1 to 1
-        low = low.to(self._device, self._dtype)
+        if SOURCE.name in bag:
+            low = bright(enlarging(bag, NAME))
+        else:
+            low = (drawn(request, bag, IMAGE256, NAME, self._dtype) / 2 + 0.5).clamp(0, 1)
+        low = (2 * low - 1).to(self._device, self._dtype)  # the pipeline wants 0 to 1, and its image processor -1 to 1
         level = torch.tensor([plan.noise_level], device=self._device)
         # The order of the draws is the pipeline's: first the low resolution's noise, then the latents'.
         low = self._noising.add_noise(low, noise(low.shape, source, self._dtype, self._device), level)
@@ -65,11 +75,11 @@ class Upscaler:
         self._pool.admit(job, draw)
         return draw.steps + 1
 
-    def step(self) -> list[Advance]:
-        """One denoising step, or the decode, for each admitted job."""
-        decoded, self._drawn = self._drawn, {}
+    def step(self, paused: Collection[str] = ()) -> list[Advance]:
+        """One denoising step, or the decode, for each admitted job that is not paused."""
+        decoded = {job: self._drawn.pop(job) for job in list(self._drawn) if job not in paused}
         made = [Advance(job, draw.steps + 1, draw.steps + 1, self._output(draw)) for job, draw in decoded.items()]
-        for job, draw in self._pool.step():
+        for job, draw in self._pool.step(paused):
             if draw.done == draw.steps:
                 self._drawn[job] = draw
             made.append(Advance(job, draw.done, draw.steps + 1))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ifmesh.protocol import Request
-from tests.broker.patron import Wish
+from tests.broker.patron import ONWARDS, Wish
 from tests.broker.toyland import EMPTY, luggage, sha
 
 if TYPE_CHECKING:
     from tests.broker.world import World
 
 KINDS = ["fox"] * 12 + ["hurry", "raises", "flaky", "bad", "poison"]
+
+KEEP = (1.0, 10.0, 40.0)  # seconds
 
 TASKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     *((("generate", ()),) * 4),
@@ -40,6 +43,9 @@ class Cast:
             world.at(rng.uniform(0.0, world.storm_s * 0.7), rng.choice(world.patrons).submit, wish)
             if wish.request.last_stage != "stage_one" and rng.random() < 0.3:
                 world.at(rng.uniform(0.0, world.storm_s), rng.choice(world.patrons).look, wish.job)
+            if wish.request.keep and rng.random() < 0.3:  # another job that keeps the very same
+                twin = Wish(f"{wish.job}-twin", replace(wish.request, keep=rng.choice(KEEP)), wish.first)
+                world.at(rng.uniform(0.0, world.storm_s * 0.7), rng.choice(world.patrons).submit, twin)
             if rng.random() < 0.05:  # another client wants the very same
                 same = Wish(wish.job, wish.request, wish.first)
                 world.at(rng.uniform(0.0, world.storm_s), rng.choice(world.patrons).submit, same)
@@ -65,6 +71,6 @@ class Cast:
             prompt=f"{kind}:{stage}", seed=n, task=task, last_stage="encoder" if task == "encode" else last,
             first_stage="stage_one" if "embeds" in brings else "encoder", priority=rng.choice((0, 0, 0, 5)),
             deadline=rng.uniform(0.2, 20.0) if kind == "hurry" else None, brings=brings, upload=sha(first) if brings else "",
-            tied=rng.random() < 0.3,
+            tied=rng.random() < 0.3, keep=rng.choice((0.0, *KEEP)) if last in ONWARDS and task != "encode" else 0.0,
         )  # fmt: skip
         return Wish(f"{kind}-{n}", request, first, previews=rng.random() < 0.4)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ifmesh.broker import Broker
-from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Discard, Give, Hand, Note, Send
+from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Discard, Give, Hand, Hold, Note, Send
 from ifmesh.protocol import (
     Cancelled,
     Ended,
@@ -21,10 +21,11 @@ from ifmesh.protocol import (
     Submit,
     ToCoordinator,
     Token,
+    Wanted,
     Watch,
 )
 from tests.broker.service import first_bag
-from tests.broker.toyland import EMPTY, digest, names, published, sha
+from tests.broker.toyland import EMPTY, apart, digest, left, names, published, sha
 
 if TYPE_CHECKING:
     from tests.broker.world import World
@@ -51,22 +52,32 @@ class Disk:
     uploads: dict[str, bytes] = field(default_factory=dict)
     brought: dict[str, bytes] = field(default_factory=dict)  # all uploads that ever were on it
     rotten: set[str] = field(default_factory=set)  # those that it has lost
+    holds: dict[str, tuple[tuple[str, ...], float]] = field(default_factory=dict)  # of what tensors, and until when by the wall clock
 
     def lose(self, upload: str) -> None:
         del self.uploads[upload]
         self.rotten.add(upload)
 
-    def discard(self, upload: str) -> None:
+    def discard(self, now: float, upload: str) -> None:
+        held = 0.0 if upload in self.rotten else self.held(now, upload)  # else somebody may have brought it anew
+        assert not held, f"{upload} is discarded, and held for {held:.2f} s more"
         users = [job for job, row in self.rows.items() if row.ending is None and row.request.upload == upload]
         assert not users, f"the upload of {users} is discarded"
         assert upload in self.uploads or upload in self.rotten, "an upload is discarded that was never there"
         self.uploads.pop(upload, None)
 
+    def held(self, now: float, upload: str) -> float:
+        """For so many seconds more; 0: it is not."""
+        return max(0.0, self.holds[upload][1] - now - 1e-6) if upload in self.holds else 0.0
+
     def first_bag(self, upload: str) -> bytes | None:
         return self.uploads.get(upload) if upload else EMPTY
 
-    def commit(self, now: float, disturbed: float, commands: list[Command]) -> None:
-        """One transaction for all that a batch wants remembered."""
+    def commit(self, now: float, disturbed: float, roomy: bool, commands: list[Command]) -> None:
+        """One transaction for all that a batch wants remembered.  roomy: there is room for all that is to be kept."""
+        for command in commands:
+            if isinstance(command, Hold):
+                self.holds[command.digest] = command.names, now + command.seconds
         for command in commands:
             if isinstance(command, Book):
                 assert command.job not in self.rows, f"{command.job} is booked twice"
@@ -90,8 +101,18 @@ class Disk:
                     assert sha(frame) == command.ending.digest, f"{command.job}: digest of something else"
                     first = self.brought[row.request.upload] if row.request.upload else EMPTY
                     assert frame == published(row.request, first), f"{command.job}: wrong bytes were published"
+                    self._check_kept(now, command.job, row.request, command.ending.kept, left(row.request, first), roomy)
                     deadline = row.accepted + (row.request.deadline or float("inf"))
                     assert now <= max(deadline + 0.01, disturbed), f"{command.job} finished {now - deadline:.2f} s after its deadline"
+
+    def _check_kept(self, now: float, job: str, request: Request, kept: str, right: bytes, roomy: bool) -> None:
+        """What a Finished promises."""
+        assert kept in ((sha(right),) if roomy else (sha(right), "")) if right else not kept, f"{job}: kept {kept!r}"
+        if kept:
+            assert self.brought[kept] == right, f"{job}: the wrong bytes are kept"
+            assert kept in self.uploads or kept in self.rotten, f"{job}: what it has kept is not on disk"
+            assert self.holds[kept][0] == names(right), f"{job}: others are held than were kept"
+            assert self.held(now, kept) >= request.keep - 1e-3, f"{job}: it is not kept for {request.keep} s"
 
 
 class Hub:
@@ -106,7 +127,7 @@ class Hub:
         self.doom: str = ""
         self.disturbed = 0.0  # until then it was late for reasons of its own
         self.broker: Broker
-        self._inbox: list[tuple[bytes, ToCoordinator] | tuple[str, int, tuple[str, ...]] | tuple[str, Token, str, int]] = []
+        self._inbox: list[tuple[bytes, ToCoordinator] | tuple[str, int, tuple[str, ...]] | tuple[str, Token, str, int, str]] = []
         self._storing: Counter[str] = Counter()  # uploads on their way to disk
         self._watching: defaultdict[bytes, set[str]] = defaultdict(set)  # what each client has asked to be told of
         self._heard: dict[str, float] = {}  # when somebody who had asked for this job was last heard
@@ -136,7 +157,8 @@ class Hub:
         open_jobs = [Booked(job, r.request, world.now - r.accepted, r.blame) for job, r in rows if r.ending is None]
         ended = [Closed(job, r.request, r.ending, r.story, r.runs) for job, r in rows if r.ending is not None]
         uploads = {upload: len(frame) for upload, frame in self.disk.uploads.items()}
-        commands = self.broker.recover(self.clock(), open_jobs, ended, uploads)
+        held = [Hold(upload, of, self.disk.held(world.now, upload)) for upload, (of, until) in self.disk.holds.items() if until > world.now]
+        commands = self.broker.recover(self.clock(), open_jobs, ended, uploads, held)
         self.broker.check()
         self._finish(commands)
         world.links.reopen()
@@ -177,7 +199,10 @@ class Hub:
             self._take(epoch, header, frame)
         elif self.broker.expects(header.job, header.token):
             self.world.say("hub", "stores", header)
-            self.world.later(self.world.rng.uniform(0.002, 0.2), self._stored, epoch, header, frame)
+            pictures, kept = apart(frame)
+            kept = kept if self.broker.keeps(self.clock(), header.job, len(frame)) else b""
+            self._storing[sha(kept)] += bool(kept)
+            self.world.later(self.world.rng.uniform(0.002, 0.2), self._stored, epoch, header, pictures, kept)
         else:
             self.world.say("hub", "does not expect", header)
 
@@ -189,7 +214,7 @@ class Hub:
 
     def _take(self, epoch: int, header: Header, frame: bytes) -> None:
         """An upload."""
-        if self.broker.wants(header.job) and header.job not in self._storing:
+        if self.broker.wants(header.job) and not self._storing[header.job]:
             assert sha(frame) == header.job
             self.world.say("hub", "stores", header)
             self._storing[header.job] += 1
@@ -203,12 +228,15 @@ class Hub:
             self._inbox.append((upload, len(frame), names(frame)))
             self._soon(0.0)
 
-    def _stored(self, epoch: int, header: Header, frame: bytes) -> None:
+    def _stored(self, epoch: int, header: Header, frame: bytes, kept: bytes) -> None:
         if self.alive and epoch == self.epoch:
             row = self.disk.rows.get(header.job)
             if row is None or row.ending is None or header.job not in self.disk.results:
                 self.disk.results[header.job] = frame
-            self._inbox.append((header.job, header.token, sha(frame), len(frame)))
+            if kept:
+                self.disk.uploads[sha(kept)] = self.disk.brought[sha(kept)] = kept
+                self._inbox.append((sha(kept), len(kept), names(kept)))
+            self._inbox.append((header.job, header.token, sha(frame), len(frame), sha(kept) if kept else ""))
             self._soon(0.0)
 
     def _soon(self, delay: float) -> None:
@@ -234,7 +262,7 @@ class Hub:
                 commands += self.broker.receive(self.clock(), *item)
             elif len(item) == 3:
                 world.say("hub", f"has stored {item[0]}")
-                del self._storing[item[0]]
+                self._storing[item[0]] -= 1
                 commands += self.broker.stored(self.clock(), *item)
             else:
                 world.say("hub", f"landed {item[0]} {item[1]}")
@@ -268,6 +296,11 @@ class Hub:
             assert silent > world.policy.tether - 0.01, f"{command.job} was cut loose after {silent:.2f} s"
             world.loose += 1
 
+    def _check_wanted(self, message: object) -> None:
+        """What no client can bring is not asked for."""
+        if isinstance(message, Wanted) and message.digest not in self.disk.rotten:
+            assert not self.disk.held(self.world.now, message.digest), f"{message.job}: its upload is wanted, and held here"
+
     def command(self, commands: list[Command]) -> None:
         """Carry out what somebody asked of the broker directly."""
         self.broker.check()
@@ -275,10 +308,10 @@ class Hub:
 
     def _finish(self, commands: list[Command]) -> None:
         world = self.world
-        doom = self.doom if len(commands) > 1 or any(isinstance(c, Book | Close | Blame) for c in commands) else ""
+        doom = self.doom if len(commands) > 1 or any(isinstance(c, Book | Close | Hold | Blame) for c in commands) else ""
         if doom == "before the commit":
             return self.crash()
-        self.disk.commit(world.now, self.disturbed, commands)
+        self.disk.commit(world.now, self.disturbed, world.policy.max_uploads > 1000, commands)
         self._check_tethers(commands)
         world.proved.update(world.proving)
         world.proving.clear()
@@ -301,6 +334,7 @@ class Hub:
         world = self.world
         if isinstance(command, Send):
             world.say("hub", f"  {command.to.decode()} <", command.message)
+            self._check_wanted(command.message)
             if not world.links.down(command.to, command.message):
                 self._gone(command.to)
         elif isinstance(command, Give):
@@ -311,8 +345,8 @@ class Hub:
             first_bag(world, command, frame)
         elif isinstance(command, Discard):
             world.say("hub", "  discards", command)
-            if command.digest not in self._storing:
-                self.disk.discard(command.digest)
+            if not self._storing[command.digest]:
+                self.disk.discard(world.now, command.digest)
         elif isinstance(command, Hand):
             frame = self.disk.results[command.job]
             assert sha(frame) == command.digest
@@ -321,6 +355,6 @@ class Hub:
         elif isinstance(command, Note):
             world.say("hub", f"  # {command.job}: {command.text}")
         else:
-            assert isinstance(command, Book | Close | Blame), command
+            assert isinstance(command, Book | Close | Hold | Blame), command
             world.say("hub", "  journal:", command)
         return []

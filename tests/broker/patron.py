@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 from ifmesh.caller import Caller, Command, Rebuild, Send, Tell, Upload
 from ifmesh.protocol import NEVER, Accepted, Cancelled, Endpoint, Failed, Finished, Header, Preview, Refused, Request, Result, Welcome
 from tests.broker.links import Down, Link
-from tests.broker.toyland import EMPTY, digest, previewed, published
+from tests.broker.toyland import EMPTY, digest, left, names, previewed, published
 
 if TYPE_CHECKING:
     from tests.broker.world import World
+
+ONWARDS = {"stage_one": "stage_two", "stage_two": "upscaler"}
+"""After which last stage something is kept, and where a job goes on with it."""
 
 
 @dataclass(slots=True)
@@ -81,24 +84,38 @@ class Patron:
         self.deserted = True
 
     def submit(self, wish: Wish) -> None:
-        if wish.job in self.wishes:
-            return
+        if wish.job not in self.wishes:
+            self._submit(wish)
+
+    def _submit(self, wish: Wish) -> None:
         wish.submitted = self.world.now
         self.wishes[wish.job] = wish
         if self.alive:
             self._do(self.caller.submit(self.world.now, wish.job, wish.request, wish.previews))
 
+    def _go_on(self, wish: Wish, kept: str) -> None:
+        """Another job brings what this one has kept: at once, or too late, when it is asked for (no client of flesh has it)."""
+        rng, request, first = self.world.rng, wish.request, left(wish.request, wish.first)
+        onwards = Request(
+            f"fox:{request.last_stage}", request.seed, request.task if request.last_stage == "stage_one" else "generate",
+            first_stage=ONWARDS[request.last_stage], last_stage=rng.choice(("upscaler", ONWARDS[request.last_stage])),
+            brings=names(first), upload=kept,
+        )  # fmt: skip
+        goes_on = Wish(f"fox-on-{self.name}-{wish.job}", onwards, first, previews=rng.random() < 0.3)
+        self.wishes[goes_on.job] = goes_on
+        self.world.later(rng.choice((0.0, 0.0, 3.0, 20.0)), self._submit, goes_on)
+
     def look(self, job: str) -> None:
         """From now on it wants to see previews, too."""
         wish = self.wishes.get(job)
-        if wish is not None and wish.ending is None:
+        if wish is not None and wish.ending is None and wish.submitted >= 0:
             wish.previews = True
             if self.alive:
                 self._do(self.caller.watch(self.world.now, job, previews=True))
 
     def cancel(self, job: str) -> None:
         wish = self.wishes.get(job)
-        if wish is not None and wish.ending is None:
+        if wish is not None and wish.ending is None and wish.submitted >= 0:
             wish.cancelled = True
             if self.alive:
                 self.world.say(self.link.name, f"cancels {job}")
@@ -177,9 +194,12 @@ class Patron:
             assert wish.job not in self.told, f"{self.link.name} is told twice of the end of {wish.job}: {wish.ending}, then {message}"
             assert wish.ending is None or wish.ending == message, f"{wish.job} ended as {wish.ending} and as {message}"
             self.told.add(wish.job)
-            wish.ending, wish.accepted, wish.ended = message, True, world.now
+            first, wish.ending, wish.accepted, wish.ended = wish.ending is None, message, True, world.now
             if isinstance(message, Finished):
                 self._do(self.caller.fetch(world.now, wish.job))
+                if message.kept and first:
+                    self._go_on(wish, message.kept)
+                world.onwards += wish.job.startswith("fox-on-")
         elif isinstance(message, Preview):
             assert wish.previews, f"{wish.job}: nobody asked for a preview"
             assert tell.payload == previewed(wish.request, message.stage, wish.first), f"{wish.job}: a preview of something else"

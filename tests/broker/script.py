@@ -18,15 +18,15 @@ from typing import Any, Literal
 
 from ifmesh import keeper, protocol
 from ifmesh.broker import Broker
-from ifmesh.cascade import IF
-from ifmesh.commands import Blame, Book, Booked, Close, Closed, Discard, Give, Hand, Note, Policy, Send
+from ifmesh.cascade import BROUGHT, IF, kept
+from ifmesh.commands import Blame, Book, Booked, Close, Closed, Discard, Give, Hand, Hold, Note, Policy, Send
 from ifmesh.keeper import Keeper
 from ifmesh.protocol import Beat, Done, Endpoint, Exited, Header, Held, Hello, Raised, Received, Request, StageRun, Step, Token
 from tests.broker.world import Minds
 
 INLET = (Endpoint("", "tcp://hub"),)
 CREW = {"enc.1": "encoder", "one.1": "stage_one", "two.1": "stage_two", "up.1": "upscaler", "guard.1": "guard"}
-UPLOADS = {"cat": "c" * 64, "dog": "d" * 64}  # SHA-256 of what clients bring
+UPLOADS = {"cat": "c" * 64, "dog": "d" * 64, "egg": "e" * 64}  # SHA-256 of what clients bring, and of what is kept
 REQUESTS = {
     "fox": Request("a fox", 1, last_stage="stage_one"),
     "owl": Request("an owl", 2, last_stage="stage_one"),
@@ -39,6 +39,11 @@ REQUESTS = {
     "dog": Request("a dog", 9, "inpaint", last_stage="stage_one", brings=("source", "mask"), upload=UPLOADS["dog"]),
     "kite": Request("a kite", 10, last_stage="stage_one", tied=True),
     "verse": Request("a verse", 11, "encode", last_stage="encoder"),
+    "hen": Request("a hen", 13, last_stage="stage_one", keep=100.0),
+    "duck": Request("a hen", 13, last_stage="stage_one", keep=300.0),
+    "bird": Request(
+        "a bird", 13, first_stage="stage_two", last_stage="stage_two", brings=("embeds", "image64", "rng"), upload=UPLOADS["egg"]
+    ),
     "vector": Request("a vector", 12, brings=("embeds",), upload=UPLOADS["dog"], first_stage="stage_one"),
 }
 
@@ -138,6 +143,7 @@ class BrokerStory(_Teller):
         self._rows: dict[str, tuple[float, Request, int]] = {}
         self._closed: dict[str, Closed] = {}
         self._uploads: dict[str, int] = {}  # on disk
+        self._holds: dict[str, tuple[tuple[str, ...], float]] = {}  # of what tensors, and until when
 
     def begin(self, line: str) -> bool:
         word, _, rest = line.partition(" ")
@@ -165,7 +171,7 @@ class BrokerStory(_Teller):
         if who == "hub":
             doing: dict[str, Callable[..., list[str]]] = {
                 "wait": list, "restart": self._restart, "landed": self._landed, "expects": self._expects, "gone": self._gone,
-                "wants": self._wants, "stored": self._stored, "unstored": self._unstored,
+                "keeps": self._keeps, "wants": self._wants, "stored": self._stored, "unstored": self._unstored,
                 "unreadable": self._unreadable, "lookers": self._lookers,
                 "drain": self._drain, "farewell": self._farewell,
             }  # fmt: skip
@@ -216,13 +222,22 @@ class BrokerStory(_Teller):
         self._epoch += 1
         self._broker = self._type(IF, self._epoch, INLET, self._policy)
         rows = [Booked(job, request, self.now - at, blame) for job, (at, request, blame) in self._rows.items() if job not in self._closed]
-        return self._said(self._broker.recover(self.now, rows, self._closed.values(), dict(self._uploads)))
+        held = [Hold(digest, names, until - self.now) for digest, (names, until) in self._holds.items() if until > self.now]
+        return self._said(self._broker.recover(self.now, rows, self._closed.values(), dict(self._uploads), held))
 
     def _expects(self, job: str, epoch: str, number: str) -> list[str]:
         return [f"expects: {self._broker.expects(job, (int(epoch), int(number)))}"]
 
-    def _landed(self, job: str, epoch: str, number: str) -> list[str]:
-        return self._said(self._broker.landed(self.now, job, (int(epoch), int(number)), f"sha-{job}", 1000))
+    def _keeps(self, job: str, size: str) -> list[str]:
+        return [f"keeps: {self._broker.keeps(self.now, job, int(size))}"]
+
+    def _landed(self, job: str, epoch: str, number: str, beside: str = "") -> list[str]:
+        """beside: what is kept of it, under which name."""
+        token, upload, out = (int(epoch), int(number)), UPLOADS.get(beside, ""), []
+        if upload:
+            blobs = {blob.name for blob in kept(self._rows[job][1])}
+            out = self._stored(beside, *(name for name in BROUGHT if name in blobs))
+        return out + self._said(self._broker.landed(self.now, job, token, f"sha-{job}", 1000, upload))
 
     def _wants(self, name: str) -> list[str]:
         return [f"wants: {self._broker.wants(UPLOADS[name])}"]
@@ -269,6 +284,9 @@ class BrokerStory(_Teller):
             elif isinstance(c, Book):
                 self._rows[c.job] = (self.now, c.request, 0)
                 out.append(f"journal: book {c.job!r}, {show(c.request)}")
+            elif isinstance(c, Hold):
+                self._holds[c.digest] = c.names, self.now + c.seconds
+                out.append(f"journal: hold {show(c.digest)} of {', '.join(c.names)} for {c.seconds:g} s")
             elif isinstance(c, Blame):
                 self._rows[c.job] = (*self._rows[c.job][:2], c.count)
                 out.append(f"journal: blame {c.job!r}, {c.count}: {c.cause}")

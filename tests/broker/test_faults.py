@@ -127,6 +127,26 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "who says it no more waits for ever": ("vigil", "again = self.uploads.tire(now, self.policy.upload_keep)", "again = None"),
     "the gone wait on": ("broker", "self.uploads.left(peer)", "pass"),
     "what is answered waits on": ("desk", "        self.uploads.settled(peer, m.job)\n", ""),
+    # what is kept
+    "nothing is held": ("uploads", "stored.idle = max(stored.idle, until)", "pass"),
+    "the first to hold it says for how long": ("uploads", "= max(stored.idle, until)", "= min(stored.idle, until)"),
+    "the last to hold it says for how long": ("uploads", "stored.idle = max(stored.idle, until)", "stored.idle = until"),
+    "nobody looks after what is held": (
+        "ledger", '        self._timer(stored.idle + self.policy.upload_keep, "upload", digest)\n', "        pass\n",
+    ),
+    "what is brought anew is held no more": ("uploads", "now if before is None else max(now, before.idle)", "now"),
+    "a hold is not journalled": (
+        "broker", "self._out.append(Hold(beside, self.uploads.stored[beside].names, self.uploads.stored[beside].idle - now))", "pass",
+    ),
+    "a hold is journalled as the request says": ("broker", "self.uploads.stored[beside].idle - now))", "known.request.keep))"),
+    "after a restart nothing is held": ("broker", "for digest in [digest for digest in holds if digest in uploads]:", "for digest in ():"),
+    "after a restart what is held is unknown": ("broker", "{digest: hold.names for digest, hold in holds.items()}", "{}"),
+    "nobody is told what is kept": ("broker", "known.reproducible, runs, beside))", "known.reproducible, runs))"),
+    "nothing is ever kept": ("desk", "return bool(kept(self.jobs[job].request)) and self.uploads.roomy(now, size)", "return False"),
+    "what is kept takes all the room": (
+        "uploads", "return not self.full and 2 * (sum(held) + size) <= self._most and 2 * len(held) < FILES", "return True",
+    ),
+    "what was used is no longer held": ("uploads", "        self.hold(digest, now)\n", "        self.stored[digest].idle = now\n"),
     # early pictures
     "nobody is shown anything": ("dispatch", "for job_id in showing:", "for job_id in ():"),
     "previews leave before the bags": (

@@ -14,7 +14,7 @@ import pytest
 
 from ifmesh.broker import Broker
 from ifmesh.cascade import IF
-from ifmesh.commands import Close, Closed, Discard, Give, Policy, Send
+from ifmesh.commands import Close, Closed, Discard, Give, Hold, Policy, Send
 from ifmesh.protocol import (
     STAGES,
     Accepted,
@@ -69,6 +69,7 @@ class Stranger:
         wild = Hello(rng.choice([*STAGES, "none"]), life, rng.choice(["n1", life, LONG]), 1, "h", "cpu", (), rng.randrange(-1, 5), "b")
         last = rng.choice(["stage_one", "upscaler"])
         request = Request("a fox", rng.randrange(2), deadline=rng.choice([None, 3.0]), priority=rng.randrange(-3, 3), last_stage=last)
+        request = replace(request, keep=rng.choice([0.0, 1e-9, 5.0, 86400.0]) if last == "stage_one" else 0.0)
         brings = rng.choice([("source",), ("rng",), ("source", "rng")])
         upload = replace(request, task="vary" if "source" in brings else "generate", brings=brings, upload=rng.choice(UPLOADS))
         return [
@@ -112,7 +113,7 @@ class Stranger:
 
 @pytest.mark.parametrize("first", range(0, 500, 100))
 def test_no_message_breaks_the_broker(first: int) -> None:
-    ended = discarded = 0
+    ended = discarded = held = 0
     for seed in range(first, first + 100):
         broker = Broker(IF, 1, (Endpoint("", "tcp://127.0.0.1:1"),), Policy(max_jobs=10, max_uploads=100, upload_keep=10.0, tether=7.0))
         stranger, rng, now = Stranger(seed, broker), random.Random(-seed), 0.0
@@ -126,8 +127,12 @@ def test_no_message_breaks_the_broker(first: int) -> None:
                 commands += broker.tick(now)
                 assert (broker.wakeup() or now + 1) > now, f"seed {seed}: tick does not get on"
             if broker.jobs and rng.random() < 0.3:
-                job = rng.choice(list(broker.jobs.values()))
-                commands += broker.landed(now, job.id, job.token, "d", 1)
+                job = rng.choice([job for job in broker.jobs.values() if job.publishing] or list(broker.jobs.values()))
+                beside = rng.choice(UPLOADS) if broker.keeps(now, job.id, 10) else ""
+                if beside:
+                    commands += broker.stored(now, beside, 10, ("embeds", "image64", "rng"))
+                commands += broker.landed(now, job.id, job.token, "d", 1, beside)
+                held += any(isinstance(c, Hold) for c in commands)
             if rng.random() < 0.2 and broker.wants(upload := rng.choice(UPLOADS)):
                 commands += broker.stored(now, upload, 40, rng.choice([("source",), ("rng",)]))
             if rng.random() < 0.05:
@@ -147,6 +152,7 @@ def test_no_message_breaks_the_broker(first: int) -> None:
         ended += len(broker.ended)
     assert ended > 50, "the stranger never got a job through: this test would show nothing"
     assert discarded > 50, "nor an upload"
+    assert held, "nor anything that was kept"
 
 
 def test_submits_whose_upload_never_comes_are_forgotten() -> None:

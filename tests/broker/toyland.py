@@ -6,11 +6,14 @@ from dataclasses import replace
 from functools import cache
 from hashlib import blake2b, sha256
 
-from ifmesh.cascade import DRAWN, IF, Cascade
+from ifmesh.cascade import BROUGHT, DRAWN, IF, Cascade, kept
 from ifmesh.protocol import Request
 
 EMPTY = b"the empty bag"
 """The first bag of a job that brings nothing."""
+
+PICTURES = 20
+"""Bytes of what a stage makes."""
 
 
 def cascade(patience: float) -> Cascade:
@@ -29,8 +32,20 @@ def names(frame: bytes) -> tuple[str, ...]:
 
 
 def output(stage: str, request: Request, frame: bytes) -> bytes:
-    """What this stage makes of this bag."""
-    return blake2b(f"{stage}|{request.prompt}|{request.seed}|".encode() + frame, digest_size=20).digest()
+    """What this stage makes of this bag.  The guard's bag holds, behind the pictures, what is to be kept."""
+    made = blake2b(f"{stage}|{request.prompt}|{request.seed}|".encode() + frame, digest_size=PICTURES).digest()
+    return made + onwards(request, frame) if stage == "guard" else made
+
+
+def onwards(request: Request, frame: bytes) -> bytes:
+    """The frame of the upload that is made of this bag; b"": nothing is to be kept.  How long it is kept makes no difference."""
+    blobs = {blob.name for blob in kept(request)}
+    return f"{','.join(name for name in BROUGHT if name in blobs)}: {digest(frame)[:8]}".encode() if blobs else b""
+
+
+def apart(frame: bytes) -> tuple[bytes, bytes]:
+    """A result: the pictures, and what is to be kept."""
+    return frame[:PICTURES], frame[PICTURES:]
 
 
 def alone(name: str, frame: bytes) -> bytes:
@@ -56,6 +71,11 @@ def _made(prompt: str, seed: int, route: tuple[str, ...], frame: bytes) -> bytes
 def published(request: Request, first: bytes = EMPTY) -> bytes:
     """The only right result.  first: what it brings."""
     return _made(request.prompt, request.seed, IF.route(request), first)
+
+
+def left(request: Request, first: bytes = EMPTY) -> bytes:
+    """The only right upload to be kept beside it; b"": none."""
+    return onwards(request, _made(request.prompt, request.seed, IF.route(request)[:-1], first))
 
 
 def previewed(request: Request, stage: str, first: bytes = EMPTY) -> bytes:

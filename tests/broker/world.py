@@ -58,7 +58,7 @@ class World:
             transfer=rng.choice((1.0, 3.0, 5.0)),
             loading=20.0,
             upload_keep=rng.choice((5.0, 10.0, 20.0)),
-            max_uploads=rng.choice((1 << 30, 1 << 30, 25)),
+            max_uploads=rng.choice((1 << 30, 1 << 30, 25, 100)),
             tether=rng.choice((15.0, 30.0)),
         )
         self.outbox = rng.choice((1 << 30, 1 << 30, 50))
@@ -72,7 +72,7 @@ class World:
         self.patrons = [Patron(self, f"client-{n}") for n in range(rng.choice((1, 2, 3)))]
         self.weather = Weather(self)
         self.events = self.deaths = self.runs = self.refused = self.rebuilds = self.drained = 0
-        self.uploads = self.previews = self.loose = 0
+        self.uploads = self.previews = self.loose = self.onwards = 0
         self.victims: defaultdict[str, frozenset[str]] = defaultdict(frozenset)  # what died in whom
         self.hurt: Counter[str] = Counter()  # own deaths of workers while they ran this job
         self.proved: Counter[str] = Counter()  # those of them that the broker could know of
@@ -270,7 +270,8 @@ class World:
         assert row.ended - row.accepted < slow + 1.0, f"the last job took {row.ended - row.accepted:.1f} s, and needs {slow:.1f} at most"
         self._until(self.now + 20.0, lambda: not self._unfetched())
         assert not self._unfetched(), f"results were not fetched: {self._unfetched()}"
-        self._until(self.now + max(4.0, self.policy.upload_keep + 1.0))
+        held = max((until - self.now for _, until in self.hub.disk.holds.values()), default=0.0)
+        self._until(self.now + max(3.0, held) + self.policy.upload_keep + 1.0)
         assert not self.hub.broker.jobs, f"the broker still has {list(self.hub.broker.jobs)}"
         uploads = self.hub.broker.uploads
         assert not self.hub.disk.uploads, "uploads are left over on disk"

@@ -43,12 +43,19 @@ def cascade(above: Path, base: int) -> Path:
 class Real:
     """`ifmesh up` on a state folder of its own; whatever happens, nothing of it stays.
 
-    copies: workers by stage; those not named have one.  stages: the services that are to run.
+    copies: workers by stage; those not named have one.  stages: the services that are to run.  settings: by dotted key.
     """
 
-    def __init__(self, folder: Path, weights: Path, copies: Mapping[str, int] | None = None, stages: Sequence[str] = STAGES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        weights: Path,
+        copies: Mapping[str, int] | None = None,
+        stages: Sequence[str] = STAGES,
+        settings: Mapping[str, str | int] | None = None,
+    ) -> None:
         self.state, self.bags = folder / "state", folder / "bags"
-        self._weights = weights
+        self._weights, self._settings = weights, settings or {}
         self._copies = {stage: (copies or {}).get(stage, 1) if stage in stages else 0 for stage in STAGES}
         self._environ = {k: v for k, v in os.environ.items() if not k.startswith("IFMESH")} | {"COLUMNS": "240", "NO_COLOR": "1"}
         self._said = folder / "up.log"
@@ -90,9 +97,10 @@ class Real:
         """Start it, and wait until every service is ready."""
         copies = [part for stage, n in self._copies.items() for part in ("--copies", f"{stage}={n}")]
         where = ["--cascade", str(self._weights), "--state", str(self.state), "--keep-bags", str(self.bags)]
-        command = [sys.executable, "-m", "ifmesh", "up", "--tied", "--listen", "tcp://127.0.0.1:0", *where, *copies]
-        with open(self._said, "ab") as said:
-            popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=self._environ, process_group=0)
+        said = [part for key, value in self._settings.items() for part in ("--set", f"{key}={value}")]
+        command = [sys.executable, "-m", "ifmesh", "up", "--tied", "--listen", "tcp://127.0.0.1:0", *where, *copies, *said]
+        with open(self._said, "ab") as log:
+            popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=self._environ, process_group=0)
         self._ups.append(Process(popen, self._said))
         Mesh.wait_for((self.state / "endpoint.json").exists, self._ups[-1])
         if len(self._ups) == 1:  # the port is kept over restarts

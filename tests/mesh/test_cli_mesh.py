@@ -116,7 +116,9 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A mesh in the background: 20 ms a step of Stage I, three jobs at most."""
     made = Shell(tmp_path_factory.mktemp("slow"))
     said = made.up(*SLOW, "--set", "mesh.max_jobs=3")
-    assert re.fullmatch(r"ready: pid \d+, coordinator at tcp://127\.0\.0\.1:\d+; logs in .*/state/logs\n", said)
+    ready, modes = said.splitlines()
+    assert re.fullmatch(r"ready: pid \d+, coordinator at tcp://127\.0\.0\.1:\d+; logs in .*/state/logs", ready)
+    assert modes == "encoder-0, stage_one-0, stage_two-0, upscaler-0, guard-0: exact, one at a time: always the same bits"
     yield made
     made.end()
     made.gone()
@@ -132,7 +134,7 @@ def test_ps_is_one_document(slow: Shell) -> None:
     assert list(told) == ["services", "jobs", "queued", "missing"]
     services = {s["service"]: s for s in told["services"]}
     assert list(services) == ["supervisor", "coordinator", *(f"{s}-0" for s in ("encoder", "stage_one", "stage_two", "upscaler", "guard"))]
-    keys = {"service", "stage", "pid", "host", "device", "state", "running", "held", "done", "seen_s", "numeric"}
+    keys = {"service", "stage", "pid", "host", "device", "state", "running", "held", "done", "seen_s", "numeric", "slots"}
     assert all(set(service) == keys for service in services.values())
     assert (services["stage_one-0"]["state"], services["stage_one-0"]["running"]) == ("busy", 1)
     assert {s["device"] for s in services.values() if s["stage"]} == {"cpu"}
@@ -360,7 +362,10 @@ def test_down_waits_for_what_is_under_way(shell: Shell) -> None:
     jobs = [shell.job("a fox", "--size", "64", "--steps", "I=120") for _ in range(2)]
     shell.running(count=2)
     done = shell.run("down")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "down\n")
+    assert (done.returncode, done.stdout) == (0, "")
+    *waiting, last = done.stderr.splitlines()
+    assert last == "down"
+    assert re.match(r"waiting for [12] jobs? under way \(\w+ in stage_one, step \d+ of 120\), at most \d+ s more; `ifmesh", waiting[0])
     shell.gone()
     shell.up()
     for job in jobs:
@@ -384,3 +389,17 @@ def test_kill_nine_of_up_leaves_nothing_and_loses_nothing(shell: Shell) -> None:
     assert done.returncode == 0, done.stderr
     assert (shell.folder / "after.png").exists()
     assert "the coordinator was started again" in done.stdout
+
+
+def test_a_stage_that_is_not_to_run_here_is_not_waited_for(shell: Shell) -> None:
+    said = shell.up("--copies", "upscaler=0")
+    assert said.endswith("no worker for upscaler (copies = 0); what needs one waits: start `ifmesh worker upscaler`\n")
+    assert [row for row in shell.ps()["services"] if row["stage"] == "upscaler"] == []
+
+
+def test_a_folder_for_bags_that_is_none_is_told_at_the_start(shell: Shell) -> None:
+    (shell.folder / "bags").write_text("a file")
+    done = shell.run("up", "--toy", "--keep-bags", "bags")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "mesh.keep_bags: " in done.stderr
+    assert "File exists; name a folder that can be written" in done.stderr

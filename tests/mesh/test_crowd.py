@@ -52,7 +52,7 @@ def client(kind: Kind, name: str, first: int, state: str) -> None:
         if kind == "killed":
             sys.stdin.read()  # until it is
         for job in mesh.as_completed(jobs):
-            tell(job=job.id, pictures=fingerprint([picture.png for picture in job.result().stages.values()]))
+            tell(job=job.id, pictures=fingerprint([picture.data for picture in job.result().stages.values()]))
 
 
 def start(mesh: Mesh, kind: Kind, name: str, first: int, out: int) -> Process:

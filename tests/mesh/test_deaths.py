@@ -65,7 +65,7 @@ def in_order(story: Sequence[str], *beginnings: str) -> None:
 def same(mesh: Real, image: Image, undisturbed: Image) -> None:
     """Every bag and every picture, bit by bit."""
     assert mesh.kept(image.job) == mesh.kept(undisturbed.job)
-    assert {name: picture.png for name, picture in image.stages.items()} == {name: p.png for name, p in undisturbed.stages.items()}
+    assert {name: picture.data for name, picture in image.stages.items()} == {name: p.data for name, p in undisturbed.stages.items()}
     assert image.reproducible
 
 

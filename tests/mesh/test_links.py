@@ -150,7 +150,7 @@ def upload(**sizes: int) -> tuple[str, bytes]:
 @pytest.mark.parametrize(
     ("sizes", "why"),
     [
-        ({"source": 10, "image64": 10}, "an upload of 2 tensors, of which 1 are among source, mask, embeds, rng"),
+        ({"source": 10, "image1024": 10}, "an upload of 2 tensors, of which 1 are among source, mask, embeds, image64, image256, rng"),
         ({}, "an upload of 0 tensors"),
         ({"rng": 5055}, r"rng: \[5055\]; expected is \[5056\]"),
         ({"embeds": 10}, "embeds: U8; expected is F32, F16, BF16"),

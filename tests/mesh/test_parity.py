@@ -160,8 +160,8 @@ def test_embeddings_and_a_generator_of_ones_own(mesh: Real, folder16: Path) -> N
     assert [run.stage for run in again.timings] == [ONE, TWO, UP, "guard"]
     generator = torch.Generator("cpu").manual_seed(5)
     third = mesh.client.generate(FOX, negative="red", generator=generator, settings=FEW)
-    assert {name: p.png for name, p in plain.stages.items()} == {name: p.png for name, p in again.stages.items()}
-    assert {name: p.png for name, p in plain.stages.items()} == {name: p.png for name, p in third.stages.items()}
+    assert {name: p.data for name, p in plain.stages.items()} == {name: p.data for name, p in again.stages.items()}
+    assert {name: p.data for name, p in plain.stages.items()} == {name: p.data for name, p in third.stages.items()}
     torch.randn(3, generator=generator)
     assert mesh.client.generate(FOX, negative="red", generator=generator, settings=FEW).png != plain.png
 

@@ -74,7 +74,7 @@ def test_the_client_brings_what_its_caller_gives(calm: Mesh) -> None:
     upload = bags.encode({"source": Tensor("U8", (len(source),), source), "mask": Tensor("U8", (len(mask),), mask)})
     assert image.request.upload == hashlib.sha256(upload).hexdigest()
     want = expected(image.request, upload=upload)
-    assert [picture.png for picture in image.stages.values()] == [want[PICTURE[stage].name][2] for stage in DRAWN]
+    assert [picture.data for picture in image.stages.values()] == [want[PICTURE[stage].name][2] for stage in DRAWN]
 
 
 def test_embeddings_are_a_result_of_their_own(calm: Mesh) -> None:

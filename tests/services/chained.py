@@ -113,6 +113,7 @@ def compare(
         seeding=request.seeding,
         width=request.width,
         height=request.height,
+        first_stage=request.first_stage,
         last_stage=request.last_stage,
         dtype=dtype,
     )

@@ -6,7 +6,8 @@ It reads a cascade folder by itself (from_pretrained and cascade.json) and share
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from typing import Any
 import numpy
 import torch
 from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
     IFImg2ImgPipeline,
     IFImg2ImgSuperResolutionPipeline,
     IFInpaintingPipeline,
@@ -22,8 +27,10 @@ from diffusers import (
     IFSuperResolutionPipeline,
     StableDiffusionUpscalePipeline,
 )
+from diffusers.pipelines.deepfloyd_if import timesteps as published
 from PIL import Image
 
+from ifmesh import respacing
 from ifmesh.protocol import Settings
 
 ALONE = {"safety_checker": None, "feature_extractor": None, "watermarker": None, "requires_safety_checker": False}
@@ -36,6 +43,12 @@ CLASSES: dict[str, dict[str, Any]] = {
     "generate": {"stage_one": IFPipeline, "stage_two": IFSuperResolutionPipeline},
     "vary": {"stage_one": IFImg2ImgPipeline, "stage_two": IFImg2ImgSuperResolutionPipeline},
     "inpaint": {"stage_one": IFInpaintingPipeline, "stage_two": IFInpaintingSuperResolutionPipeline},
+}
+SCHEDULERS: dict[str, Any] = {
+    "ddpm": DDPMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "dpm++-single": DPMSolverSinglestepScheduler,
+    "ddim": DDIMScheduler,
 }
 
 
@@ -74,13 +87,15 @@ def chain(
     seeding: str = "chained",
     width: int | None = None,
     height: int | None = None,
+    first_stage: str = "encoder",
     last_stage: str = "upscaler",
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, torch.Tensor]:
-    """embeds [2, 77, C], image64 and image256 [3, h, w], image1024 U8 [3, H, W], up to last_stage; on one thread.
+    """embeds [2, 77, C], image64 and image256 [3, h, w], image1024 U8 [3, H, W], from first_stage to last_stage; on one thread.
 
     Every call starts from the cascade's own settings; `settings` replaces them field by field, steps and timesteps each other.  What
     neither says is the pipeline's own default.  source, mask: as load_image gives them.  state: of a generator that goes on from there.
+    Upscale is generate with the source, its sides made multiples of 8, in the place of what the stage before has drawn.
     """
     torch.set_num_threads(1)
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -90,42 +105,69 @@ def chain(
     def source_of_noise() -> torch.Generator:
         return torch.Generator("cpu").manual_seed(seed) if seeding == "per_stage" else generator
 
-    def arguments(stage: str) -> dict[str, Any]:
-        return _arguments(folder, task, stage, settings) | {"generator": source_of_noise()}
+    def draw(stage: str, **inputs: Any) -> Any:
+        kind = "generate" if stage == "upscaler" or task == "upscale" else task
+        pipe, given = pipeline(folder, stage, dtype, kind), (settings or {}).get(stage, Settings())
+        with _scheduled(pipe, given):
+            return pipe(**inputs, **_arguments(folder, kind, stage, given), generator=source_of_noise()).images
 
-    one = pipeline(folder, "stage_one", dtype, task)
-    with torch.no_grad():
-        positive, negative_embeds = one.encode_prompt(prompt, negative_prompt=negative)
-    texts = {"prompt_embeds": positive, "negative_prompt_embeds": negative_embeds}
-    bag = {"embeds": torch.cat([negative_embeds, positive])}
-
-    size = {"width": width, "height": height} if task == "generate" else {}
-    over = {} if mask is None else {"mask_image": mask}
-    first = {} if source is None else {"image": source}
-    drawn = one(**texts, **size, **first, **over, **arguments("stage_one"), output_type="pt").images
-    bag["image64"] = drawn[0]
-    if last_stage == "stage_one":
-        return bag
-
-    wide = {name: 4 * pixels if pixels else None for name, pixels in size.items()}
-    two = pipeline(folder, "stage_two", dtype, task)
-    first = {} if source is None else {"original_image": source}
-    drawn = two(image=drawn, **texts, **wide, **first, **over, **arguments("stage_two"), output_type="pt").images
-    bag["image256"] = drawn[0]
-    if last_stage == "stage_two":
-        return bag
-
-    up = pipeline(folder, "upscaler", dtype)
-    low = (drawn / 2 + 0.5).clamp(0, 1)  # it takes 0 to 1
-    texts = {"prompt": prompt, "negative_prompt": negative}
-    pictures = up(image=low, **texts, **arguments("upscaler"), output_type="pil").images
-    bag["image1024"] = torch.from_numpy(numpy.array(pictures[0])).permute(2, 0, 1).contiguous()
+    bag: dict[str, torch.Tensor] = {}
+    low: Any = source
+    if source is not None and task == "upscale":
+        low = source.resize([max(16, 8 * round(side / 8)) for side in source.size], Image.Resampling.BICUBIC)
+        width, height = low.size
+    if first_stage == "encoder":
+        with torch.no_grad():
+            positive, other = pipeline(folder, "stage_one", dtype).encode_prompt(prompt, negative_prompt=negative)
+        bag["embeds"] = torch.cat([other, positive])
+        texts = {"prompt_embeds": positive, "negative_prompt_embeds": other, "output_type": "pt"}
+        over = {} if mask is None else {"mask_image": mask}
+        if task != "upscale":
+            first = {"width": width, "height": height} if source is None else {"image": source}
+            low = draw("stage_one", **texts, **first, **over)
+            bag["image64"] = low[0]
+            if last_stage == "stage_one":
+                return bag
+        size = {"width": 4 * width if width else None, "height": 4 * height if height else None}
+        first = size if source is None or task == "upscale" else {"original_image": source}
+        drawn = draw("stage_two", image=low, **texts, **first, **over)
+        bag["image256"] = drawn[0]
+        if last_stage == "stage_two":
+            return bag
+        low = (drawn / 2 + 0.5).clamp(0, 1)  # the upscaler takes 0 to 1
+    [picture] = draw("upscaler", image=low, prompt=prompt, negative_prompt=negative, output_type="pil")
+    bag["image1024"] = torch.from_numpy(numpy.array(picture)).permute(2, 0, 1).contiguous()
     return bag
 
 
-def _arguments(folder: Path, task: str, stage: str, settings: Mapping[str, Settings] | None) -> dict[str, Any]:
+@contextmanager
+def _scheduled(pipe: Any, given: Settings) -> Iterator[None]:
+    """The pipeline's scheduler replaced as anybody would, by diffusers' from_config and an edited configuration."""
+    own = pipe.scheduler
+    config = dict(own.config)
+    if given.threshold_ratio is not None:
+        config["dynamic_thresholding_ratio"] = given.threshold_ratio
+    if given.threshold_max is not None:
+        config["sample_max_value"] = given.threshold_max
+    if given.scheduler == "ddim" and "variance_type" in config:
+        config["variance_type"] = "fixed_small"
+    pipe.scheduler = (SCHEDULERS[given.scheduler] if given.scheduler else type(own)).from_config(config)
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
+
+
+def listed(given: Settings) -> list[int] | None:
+    """diffusers' own list for a name; of the rest only what follows no name."""
+    if given.schedule is None:
+        return None if given.timesteps is None else list(given.timesteps)
+    return list(getattr(published, f"{given.schedule}_timesteps", None) or respacing.timesteps(given.schedule))
+
+
+def _arguments(folder: Path, task: str, stage: str, given: Settings) -> dict[str, Any]:
     """A pipeline's keywords for the cascade's settings, overridden by the request's."""
-    default, given = recipe(folder)[stage], (settings or {}).get(stage, Settings())
+    default = recipe(folder)[stage]
     if task != "generate" and stage != "upscaler":
         default = default.get(task, {})
     arguments: dict[str, Any] = {}
@@ -133,6 +175,6 @@ def _arguments(folder: Path, task: str, stage: str, settings: Mapping[str, Setti
         value = default.get(name) if getattr(given, name) is None else getattr(given, name)
         if value is not None:
             arguments[keyword] = value
-    if given.timesteps is not None:
-        return arguments | {"timesteps": list(given.timesteps)}
+    if (timesteps := listed(given)) is not None:
+        return arguments | {"timesteps": timesteps}
     return arguments | {"num_inference_steps": given.steps or default["steps"]}

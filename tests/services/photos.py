@@ -24,6 +24,13 @@ def stencil(width: int, height: int, mode: str = "L") -> Image.Image:
     return Image.fromarray((255 * (1.5 - far).clip(0, 1)).astype(np.uint8)).convert(mode)
 
 
+def turned(shown: Image.Image, orientation: int, kind: str = "JPEG") -> bytes:
+    """A file whose EXIF says how to turn it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved(shown, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+
+
 def saved(shown: Image.Image, kind: str = "PNG", **more: object) -> bytes:
     written = io.BytesIO()
     shown.save(written, kind, **more)

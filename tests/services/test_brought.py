@@ -1,8 +1,9 @@
-"""Embeddings and generators that the client brings, and what the encoder says of the texts."""
+"""Embeddings, generators and pictures of earlier stages that the client brings, and what the encoder says of the texts."""
 
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from ifmesh_services.generators import sound
 from ifmesh_services.tensors import to_blob, to_torch
 from transformers import T5Tokenizer
 
+from ifmesh import cascade
 from ifmesh.errors import BadRequest
 from ifmesh.protocol import Request, Settings
-from ifmesh.stage import Stage
+from ifmesh.stage import Stage, Tensor
+from tests.services import oracle
 from tests.services.chained import assert_equal, bringing, compare, drawn, file, passed
 from tests.services.photos import photo, saved, stencil
 
@@ -22,6 +25,7 @@ FOX = "a red fox in the snow, oil on canvas"
 ONE, TWO, UP = "stage_one", "stage_two", "upscaler"
 FEW = {ONE: Settings(steps=3), TWO: Settings(steps=2), UP: Settings(steps=1)}
 PICTURES = {"source": file(saved(photo(96, 64))), "mask": file(saved(stencil(96, 64)))}
+NEEDS: dict[str, tuple[str, ...]] = {"generate": (), "vary": ("source",), "inpaint": ("source", "mask")}
 
 
 def generator(seed: int, drawn_before: int = 0) -> torch.Generator:
@@ -32,8 +36,7 @@ def generator(seed: int, drawn_before: int = 0) -> torch.Generator:
 
 @pytest.mark.parametrize("task", ["generate", "vary", "inpaint"])
 def test_a_brought_generator_goes_on_from_where_it_was(stages16: dict[str, Stage], nano16: Path, task: str) -> None:
-    needs = {"generate": (), "vary": ("source",), "inpaint": ("source", "mask")}[task]
-    brought = {name: PICTURES[name] for name in needs} | {"rng": to_blob(generator(5, 1000).get_state())}
+    brought = {name: PICTURES[name] for name in NEEDS[task]} | {"rng": to_blob(generator(5, 1000).get_state())}
     compare(stages16, nano16, Request(FOX, 0, task, settings=FEW), brought)
 
 
@@ -129,3 +132,102 @@ def test_the_same_texts_again_say_the_same(stages16: dict[str, Stage]) -> None:
     )
     assert first == again
     assert first["tokens"] != other["tokens"]
+
+
+# ---- pictures of an earlier stage
+
+
+def kept(stages: dict[str, Stage], request: Request, brought: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the mesh keeps for a job that goes on where this one ends."""
+    request = replace(bringing(request, brought), keep=60.0)
+    given = {**brought, **passed(stages, request, brought)}
+    return {blob.name: given[blob.name] for blob in cascade.kept(request)}
+
+
+@pytest.mark.parametrize("style", ["", "oil on canvas"])
+@pytest.mark.parametrize("task", ["generate", "vary", "inpaint"])
+def test_what_stage_one_kept_goes_on_undisturbed(stages16: dict[str, Stage], task: str, style: str) -> None:
+    source = {name: PICTURES[name] for name in NEEDS[task]}
+    request = Request(FOX, 20, task, "blurry", FEW, style)
+    whole = passed(stages16, bringing(request, source), source)
+    bag = kept(stages16, replace(request, last_stage=ONE), source)
+    assert set(bag) == {"embeds", "image64", "rng", *source}
+    going_on = passed(stages16, bringing(replace(request, first_stage=TWO), bag), bag)
+    assert going_on == {name: whole[name] for name in ("image256", "image1024", "rng")}
+
+
+def test_what_stage_two_kept_goes_on_undisturbed(stages16: dict[str, Stage]) -> None:
+    """A picture that was varied is only made larger from there on."""
+    source = {"source": PICTURES["source"]}
+    request = Request(FOX, 21, "vary", "blurry", FEW)
+    whole = passed(stages16, bringing(request, source), source)
+    bag = kept(stages16, replace(request, last_stage=TWO), source)
+    assert set(bag) == {"image256", "rng"}
+    going_on = replace(request, task="generate", settings={UP: FEW[UP]}, first_stage=UP)
+    assert passed(stages16, bringing(going_on, bag), bag) == {name: whole[name] for name in ("image1024", "rng")}
+
+
+def test_what_was_kept_of_stages_with_generators_of_their_own(stages16: dict[str, Stage]) -> None:
+    request = Request(FOX, 24, settings=FEW, seeding="per_stage")
+    whole = passed(stages16, request)
+    bag = kept(stages16, replace(request, last_stage=ONE), {})
+    assert set(bag) == {"embeds", "image64"}
+    going_on = passed(stages16, bringing(replace(request, first_stage=TWO), bag), bag)
+    assert going_on == {name: whole[name] for name in ("image256", "image1024", "rng")}
+
+
+def test_without_a_generator_the_seed_begins_anew(stages16: dict[str, Stage]) -> None:
+    """As seeding per stage does in every stage."""
+    whole = passed(stages16, Request(FOX, 22, settings=FEW, seeding="per_stage"))
+    for first, names in ((TWO, ("embeds", "image64")), (UP, ("image256",))):
+        bag = {name: whole[name] for name in names}
+        made = passed(stages16, bringing(Request(FOX, 22, settings=FEW, seeding="per_stage", first_stage=first), bag), bag)
+        assert made == {name: whole[name] for name in made}
+        anew = passed(stages16, bringing(Request(FOX, 22, settings=FEW, first_stage=first, last_stage=first), bag), bag)
+        assert anew == {name: whole[name] for name in anew if name != "rng"} | {"rng": anew["rng"]}
+        assert set(anew) == {"image256" if first == TWO else "image1024", "rng"}
+
+
+def test_any_range_is_taken_as_the_pipelines_take_it(stages16: dict[str, Stage], nano16: Path) -> None:
+    """Ten times too wide: Stage II just sees it, the upscaler clamps."""
+    wild = 10 * torch.randn(3, 16, 24, generator=generator(1))
+    embeds = passed(stages16, Request(FOX, 0, "encode", last_stage="encoder"))["embeds"]
+    bag = {"embeds": embeds, "image64": to_blob(wild)}
+    request = Request(FOX, 23, settings=FEW, first_stage=TWO, last_stage=TWO)
+    negative, prompt = torch.split(to_torch(embeds), 1)
+    two = oracle.pipeline(nano16, TWO)(
+        image=wild[None],
+        prompt_embeds=prompt,
+        negative_prompt_embeds=negative,
+        height=64,
+        width=96,
+        num_inference_steps=2,
+        noise_level=250,
+        generator=generator(23),
+        output_type="pt",
+    )
+    assert_equal(drawn(stages16, bringing(request, bag), bag), {"image256": two.images[0]})
+
+
+FINE = torch.zeros(3, 16, 24)
+HOLED = FINE.index_put((torch.tensor(1), torch.tensor(2), torch.tensor(3)), torch.tensor(torch.nan))
+
+
+@pytest.mark.parametrize(
+    ("image", "first", "remedy"),
+    [
+        (torch.zeros(3, 20, 16), TWO, r"\[3, h, w\], for Stage II h and w multiples of 8 from 8 to 256"),
+        (torch.zeros(3, 16, 264), TWO, "from 8 to 256"),
+        (torch.zeros(3, 16, 1032), UP, "for the upscaler h and w multiples of 8 from 8 to 1024"),
+        (HOLED, TWO, r"no numbers in torch\.float32"),
+        (HOLED, UP, "no numbers"),
+        (FINE - torch.inf, UP, "no numbers"),
+    ],
+)
+def test_what_no_stage_has_drawn_is_refused(stages16: dict[str, Stage], image: torch.Tensor, first: str, remedy: str) -> None:
+    name = {TWO: "image64", UP: "image256"}[first]
+    bag = {name: to_blob(image)} | ({"embeds": to_blob(torch.zeros(2, 77, 64))} if first == TWO else {})
+    with pytest.raises(BadRequest, match=remedy) as caught:
+        passed(stages16, bringing(Request(FOX, 0, settings=FEW, first_stage=first), bag), bag)
+    assert (caught.value.field, caught.value.value) == (name, list(image.shape))
+    assert not list(stages16[first].step())

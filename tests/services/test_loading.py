@@ -43,24 +43,26 @@ def test_a_folder_is_a_recipe(nano64: Path) -> None:
         zip(STAGES, ("IF-I-nano", "IF-I-nano", "IF-II-nano", "x4-nano", "IF-I-nano"), strict=True)
     )
     up = Settings(steps=10, guidance=9.0, noise_level=100)
+    generate = {
+        "stage_one": Settings(steps=27, guidance=7.0, positive_mixer=0.25),
+        "stage_two": Settings(steps=20, guidance=4.0, noise_level=250, positive_mixer=0.5),
+        "upscaler": up,
+    }
     assert made.defaults == {
-        "generate": {
-            "stage_one": Settings(steps=27, guidance=7.0),
-            "stage_two": Settings(steps=20, guidance=4.0, noise_level=250),
-            "upscaler": up,
-        },
+        "generate": generate,
         "vary": {
-            "stage_one": Settings(steps=30, guidance=10.0, strength=0.7),
-            "stage_two": Settings(steps=20, guidance=4.0, strength=0.8, noise_level=250),
+            "stage_one": Settings(steps=30, guidance=10.0, strength=0.7, positive_mixer=0.25),
+            "stage_two": Settings(steps=20, guidance=4.0, strength=0.8, noise_level=250, positive_mixer=0.5),
             "upscaler": up,
         },
         "inpaint": {
-            "stage_one": Settings(steps=24, guidance=7.0, strength=1.0),
-            "stage_two": Settings(steps=20, guidance=4.0, strength=0.8, noise_level=0),
+            "stage_one": Settings(steps=24, guidance=7.0, strength=1.0, positive_mixer=0.25),
+            "stage_two": Settings(steps=20, guidance=4.0, strength=0.8, noise_level=0, positive_mixer=0.5),
             "upscaler": up,
         },
+        "upscale": generate,
     }
-    assert made.settings("upscaler") == dict.fromkeys(("generate", "vary", "inpaint"), up)
+    assert made.settings("upscaler") == dict.fromkeys(("generate", "vary", "inpaint", "upscale"), up)
 
 
 def test_the_built_in_one_is_built_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,13 +81,13 @@ def test_the_published_ones_start_from_the_published_settings(name: str) -> None
     assert made.repos["stage_one"] == made.repos["encoder"] == made.repos["guard"]
     assert made.repos["upscaler"] == "stabilityai/stable-diffusion-x4-upscaler"
     assert made.defaults == recipes.DEFAULTS  # which are diffusers' own: see test_tasks.py
-    assert made.settings("stage_one")["vary"] == Settings(steps=80, guidance=10.0, strength=0.7)
+    assert made.settings("stage_one")["vary"] == Settings(steps=80, guidance=10.0, strength=0.7, positive_mixer=0.25)
 
 
 def test_a_list_of_timesteps_takes_the_place_of_steps(nano16: Path, tmp_path: Path) -> None:
-    entry = {"repo": "IF-I-nano", "timesteps": [999, 500, 0], "guidance": 3}
+    entry = {"repo": "IF-I-nano", "timesteps": [999, 500, 0], "guidance": 3, "positive_mixer": 0}
     made = recipes.read(rewritten(nano16, tmp_path / "own", stage_one=entry))
-    assert made.defaults["generate"]["stage_one"] == Settings(timesteps=(999, 500, 0), guidance=3.0)
+    assert made.defaults["generate"]["stage_one"] == Settings(timesteps=(999, 500, 0), guidance=3.0, positive_mixer=0.0)
     assert made.defaults["vary"]["stage_one"] == recipes.DEFAULTS["vary"]["stage_one"]
 
 
@@ -93,10 +95,12 @@ def test_each_task_has_its_own_settings_over_its_published_ones(nano16: Path, tm
     entry = {"repo": "IF-II-nano", "steps": 3, "inpaint": {"timesteps": [900, 0], "strength": 1}}
     up = {"repo": "x4-nano", "steps": 2, "guidance": 1}
     made = recipes.read(rewritten(nano16, tmp_path / "own", stage_two=entry, upscaler=up))
+    generate = Settings(steps=3, guidance=4.0, noise_level=250, positive_mixer=0.5)
     assert made.settings("stage_two") == {
-        "generate": Settings(steps=3, guidance=4.0, noise_level=250),
+        "generate": generate,
         "vary": recipes.DEFAULTS["vary"]["stage_two"],
-        "inpaint": Settings(timesteps=(900, 0), guidance=4.0, strength=1.0, noise_level=0),
+        "inpaint": Settings(timesteps=(900, 0), guidance=4.0, strength=1.0, noise_level=0, positive_mixer=0.5),
+        "upscale": generate,
     }
     assert set(made.settings("upscaler").values()) == {Settings(steps=2, guidance=1.0, noise_level=100)}  # it knows no tasks
 
@@ -122,6 +126,13 @@ def test_each_task_has_its_own_settings_over_its_published_ones(nano16: Path, tm
         ("stage_two", {"repo": "IF-II-nano", "inpaint": {"strength": 0}}, "stage_two.inpaint: settings.stage_two.strength: 0.0: above 0"),
         ("stage_two", {"repo": "IF-II-nano", "inpaint": {"steps": 1}}, "leaves no step of 1"),
         ("upscaler", {"repo": "x4-nano", "vary": {"steps": 2}}, "unknown key 'upscaler.vary'"),
+        ("stage_two", {"repo": "IF-II-nano", "upscale": {"steps": 2}}, "unknown key 'stage_two.upscale'"),
+        (
+            "stage_two",
+            {"repo": "IF-II-nano", "positive_mixer": 2},
+            "settings.stage_two.positive_mixer: 2.0: from 0 (the prompt alone) to 1",
+        ),
+        ("upscaler", {"repo": "x4-nano", "positive_mixer": 0.5}, "belongs to stage_one and stage_two"),
     ],
 )
 def test_a_wrong_cascade_json_names_the_key(nano16: Path, tmp_path: Path, stage: str, entry: object, said: str) -> None:

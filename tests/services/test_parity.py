@@ -1,7 +1,12 @@
-"""Generate, against diffusers' own pipelines: equal in every bit, after every stage.  Vary and inpaint: test_tasks.py."""
+"""Our stages against diffusers' own pipelines: equal in every bit, after every stage.
 
+Here generate, and every task on two cascades of different widths; more of vary and inpaint: test_tasks.py, of schedulers, lists and
+shapes: test_schedules.py, of upscale: test_upscale.py.
+"""
+
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -13,8 +18,15 @@ from ifmesh_services.tensors import to_torch
 from ifmesh import bags
 from ifmesh.errors import BadRequest, Misconfigured
 from ifmesh.protocol import Request, Settings
+from ifmesh.respacing import NAMED
+from ifmesh.samplers import SAMPLERS
 from ifmesh.stage import Bag, Stage
-from tests.services.chained import assert_equal, compare, drawn, loaded, run
+from tests.services.chained import assert_equal, compare, drawn, file, loaded, run
+from tests.services.pairwise import Case, pairs, pairwise, whole
+from tests.services.photos import photo, saved, stencil
+
+# numpy's word to torch, within the solvers of diffusers
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
 FOX = "a red fox in the snow, oil on canvas"
 OWL = "  An OWL reading the newspaper\n"
@@ -61,6 +73,91 @@ def test_settings(stages16: dict[str, Stage], nano16: Path, case: str) -> None:
 def test_half_precision(nano16: Path, dtype: str) -> None:
     """As the pipelines do it too, the VAE's own precision included."""
     compare(loaded(nano16, dtype), nano16, Request(FOX, 17, negative="blurry", settings=FEW), dtype=DTYPES[dtype])
+
+
+# ---- two cascades
+
+FACTORS: dict[str, tuple[object, ...]] = {
+    "task": ("generate", "vary", "inpaint", "upscale", "upscale alone"),  # the six IF pipelines, the upscaler, and it by itself
+    "walk": ("steps", "named", "explicit"),  # DDIM takes no list: then steps again
+    "guidance": (1.0, 6.0),
+    "shape": ((16, 16), (24, 16)),
+    "seed": (0, 2**40 + 1),
+    "cascade": ("nano16", "other16"),
+    "scheduler": SAMPLERS,
+}
+WALKS: dict[str, dict[str, dict[str, Any]]] = {
+    "steps": {ONE: {"steps": 4}, TWO: {"steps": 3}},
+    "named": {ONE: {"schedule": "fast27"}, TWO: {"schedule": "2,1,1"}},  # of Stage II a string of the original's
+    "explicit": {ONE: {"timesteps": (999, 740, 401, 33, 0)}, TWO: {"timesteps": (995, 510, 7)}},
+}
+
+
+@cache
+def sketch(task: str, shape: tuple[int, int]) -> dict[str, Any]:
+    """What the task brings: of the size that Stage II or the upscaler make larger, else somewhat larger and of that aspect."""
+    width, height = shape if task == "upscale" else (3 * shape[0], 3 * shape[1])
+    needs = {"generate": (), "inpaint": ("source", "mask")}.get(task, ("source",))
+    made = {"source": photo(width, height), "mask": stencil(width, height)}
+    return {name: file(saved(made[name])) for name in needs}
+
+
+def cell(request: pytest.FixtureRequest, case: Case) -> None:
+    task, walk, guidance, shape, seed, cascade, scheduler = cast(tuple[str, str, float, tuple[int, int], int, str, str], case)
+    task, _, alone = task.partition(" ")
+    steps = WALKS["steps" if scheduler == "ddim" else walk]
+    more: dict[str, Any] = {"guidance": guidance, "scheduler": scheduler}
+    settings = {stage: Settings(**steps[stage], **more) for stage in (ONE, TWO)} | {UP: Settings(steps=2, **more)}
+    size = {"width": shape[0], "height": shape[1]} if task == "generate" else {}
+    asked = Request(FOX, seed, task, "blurry", settings, first_stage=UP if alone else "encoder", **size)  # type: ignore[arg-type]
+    stages = request.getfixturevalue({"nano16": "stages16", "other16": "others16"}[cascade])
+    made = compare(stages, request.getfixturevalue(cascade), asked, sketch(task, shape))
+    times = 4 if alone else 16
+    assert made["image1024"].shape == (3, times * shape[1], times * shape[0])
+
+
+def named(case: Case) -> str:
+    return "-".join("x".join(map(str, part)) if isinstance(part, tuple) else str(part).replace(" ", "_") for part in case)
+
+
+@pytest.mark.parametrize("case", pairwise(FACTORS), ids=named)
+def test_every_pair_on_two_cascades(request: pytest.FixtureRequest, case: Case) -> None:
+    cell(request, case)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", whole(FACTORS), ids=named)
+def test_the_whole_matrix(request: pytest.FixtureRequest, case: Case) -> None:
+    cell(request, case)
+
+
+def test_the_selection_holds_every_pair_and_is_small() -> None:
+    chosen, every = pairwise(FACTORS), whole(FACTORS)
+    assert set().union(*map(pairs, chosen)) == set().union(*map(pairs, every))
+    assert len(every) == 960
+    assert len(chosen) <= 26
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("task", ["generate", "vary", "inpaint", "upscale"])
+@pytest.mark.parametrize("cascade", ["nano16", "other16"])
+def test_every_named_list(request: pytest.FixtureRequest, cascade: str, task: str, name: str) -> None:
+    settings = {stage: Settings(schedule=name) for stage in (ONE, TWO)}
+    stages = request.getfixturevalue({"nano16": "stages16", "other16": "others16"}[cascade])
+    asked = Request(FOX, 18, task, settings=settings, last_stage=TWO)
+    compare(stages, request.getfixturevalue(cascade), asked, sketch(task, (16, 16)))
+
+
+def test_the_cascades_differ_in_every_width(stages16: dict[str, Stage], others16: dict[str, Stage]) -> None:
+    """Of encoder, UNets and the upscaler's parts; and an embedding of one is none of the other's."""
+    for name, parts in {"encoder": ("_model",), ONE: ("_unet",), TWO: ("_unet",), UP: ("_unet", "_text", "_vae")}.items():
+        for part in parts:
+            shapes = [
+                {key: list(value.shape) for key, value in getattr(of[name], part).state_dict().items()} for of in (stages16, others16)
+            ]
+            same = [key for key in shapes[0].keys() & shapes[1].keys() if shapes[0][key] == shapes[1][key]]
+            assert len(same) < 0.2 * len(shapes[0]), f"{name}{part}: {same}"
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from ifmesh.errors import BadRequest
 from ifmesh.stage import Bag
 from tests.services import oracle
 from tests.services.chained import file
-from tests.services.photos import photo, saved, stencil
+from tests.services.photos import photo, saved, stencil, turned
 
 CPU = torch.device("cpu")
 
@@ -31,12 +31,6 @@ def seen(bag: Bag, side: int = 16, *later: int) -> Sketch:
     made = sketched(bag, side, *later, dtype=torch.float32, device=CPU)
     assert made is not None
     return made
-
-
-def turned(shown: Image.Image, orientation: int, kind: str = "JPEG") -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return saved(shown, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
 
 
 def veiled(mode: str) -> Image.Image:

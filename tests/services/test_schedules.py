@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
 from diffusers.pipelines.deepfloyd_if import timesteps as published
 from ifmesh_services import loading, recipes, samplers
 from ifmesh_services.schedules import Plan, planned, scheduled
@@ -20,9 +16,9 @@ from ifmesh import respacing, wishes
 from ifmesh.errors import BadRequest, Misconfigured
 from ifmesh.protocol import Request, Settings
 from ifmesh.samplers import SAMPLERS
-from ifmesh.stage import Bag, Stage
+from ifmesh.stage import Stage
 from tests.services import oracle
-from tests.services.chained import as_anybody_loads, assert_equal, bringing, drawn, file, loaded
+from tests.services.chained import compare, drawn, file, loaded
 from tests.services.pairwise import Case, pairwise, whole
 from tests.services.photos import photo, saved, stencil
 from tests.services.test_loading import rewritten
@@ -33,75 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 FOX = "a red fox in the snow, oil on canvas"
 ONE, TWO, UP = "stage_one", "stage_two", "upscaler"
 FEW = {ONE: Settings(steps=3), TWO: Settings(steps=2), UP: Settings(steps=1)}
-CLASSES: dict[str, Any] = {
-    "ddpm": DDPMScheduler,
-    "dpm++": DPMSolverMultistepScheduler,
-    "dpm++-single": DPMSolverSinglestepScheduler,
-    "ddim": DDIMScheduler,
-}
-DDPM = CLASSES["ddpm"]
-
-
-def another(own: Any, s: Settings) -> Any:
-    """The pipeline's scheduler replaced as anybody would, by diffusers' from_config and an edited configuration."""
-    config = dict(own.config)
-    if s.threshold_ratio is not None:
-        config["dynamic_thresholding_ratio"] = s.threshold_ratio
-    if s.threshold_max is not None:
-        config["sample_max_value"] = s.threshold_max
-    if s.scheduler == "ddim" and "variance_type" in config:
-        config["variance_type"] = "fixed_small"
-    return CLASSES[s.scheduler].from_config(config) if s.scheduler else type(own).from_config(config)
-
-
-@contextmanager
-def replaced(folder: Path, task: str, settings: Mapping[str, Settings], dtype: torch.dtype) -> Iterator[None]:
-    """The oracle's pipelines with other schedulers."""
-    # Asked for in the very words of oracle.chain: it keeps one pipeline for each way of asking.
-    pipelines = {s: oracle.pipeline(folder, s, dtype, *(() if s == UP else (task,))) for s in settings}
-    before = {stage: pipeline.scheduler for stage, pipeline in pipelines.items()}
-    try:
-        for stage, pipeline in pipelines.items():
-            pipeline.scheduler = another(before[stage], settings[stage])
-        yield
-    finally:
-        for stage, pipeline in pipelines.items():
-            pipeline.scheduler = before[stage]
-
-
-def explicit(s: Settings) -> Settings:
-    """What the pipelines take: diffusers' own list for a name; of the rest only what follows no name."""
-    named = getattr(published, f"{s.schedule}_timesteps", None) if s.schedule else None
-    listed = s.timesteps if s.schedule is None else tuple(named or respacing.timesteps(s.schedule))
-    return replace(s, timesteps=listed, schedule=None)
-
-
-def compare(
-    stages: Mapping[str, Stage], folder: Path, request: Request, brought: Bag | None = None, dtype: torch.dtype = torch.float32
-) -> dict[str, torch.Tensor]:
-    brought = brought or {}
-    request = bringing(request, brought)
-    ours = drawn(stages, request, brought)
-    with replaced(folder, request.task, request.settings, dtype):
-        theirs = oracle.chain(
-            folder,
-            request.prompt,
-            request.negative,
-            request.seed,
-            {stage: explicit(s) for stage, s in request.settings.items()},
-            task=request.task,
-            source=as_anybody_loads(brought, "source"),
-            mask=as_anybody_loads(brought, "mask"),
-            width=request.width,
-            height=request.height,
-            last_stage=request.last_stage,
-            dtype=dtype,
-        )
-    assert_equal(ours, theirs)
-    for picture in ours.values():
-        assert picture.isfinite().all()
-        assert picture.float().std() > 0.01, "a picture is flat"
-    return ours
+DDPM = oracle.SCHEDULERS["ddpm"]
 
 
 @cache
@@ -212,7 +140,7 @@ def test_every_scheduler_draws_another_picture_and_its_own_is_its_own(stages16: 
 
 
 def test_every_name_has_its_class() -> None:
-    assert {name: CLASSES[name] for name in SAMPLERS} == samplers.KINDS
+    assert {name: oracle.SCHEDULERS[name] for name in SAMPLERS} == samplers.KINDS
 
 
 def test_requests_of_other_schedulers_live_side_by_side(stages16: dict[str, Stage]) -> None:
@@ -342,10 +270,10 @@ def test_a_cascade_may_start_from_a_schedule_and_a_scheduler(nano16: Path, tmp_p
     folder = rewritten(nano16, tmp_path / "own", stage_one=one, stage_two=two)
     made = recipes.read(folder)
     assert made.defaults["generate"][ONE] == Settings(
-        schedule="fast27", guidance=7.0, scheduler="dpm++", threshold_ratio=0.9, threshold_max=2.0
+        schedule="fast27", guidance=7.0, scheduler="dpm++", threshold_ratio=0.9, threshold_max=2.0, positive_mixer=0.25
     )
-    assert made.defaults["generate"][TWO] == Settings(steps=50, guidance=4.0, noise_level=250, scheduler="ddim")
-    assert made.defaults["vary"][TWO] == Settings(schedule="2,3", guidance=4.0, noise_level=250, strength=0.8)
+    assert made.defaults["generate"][TWO] == Settings(steps=50, guidance=4.0, noise_level=250, scheduler="ddim", positive_mixer=0.5)
+    assert made.defaults["vary"][TWO] == Settings(schedule="2,3", guidance=4.0, noise_level=250, strength=0.8, positive_mixer=0.5)
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,7 @@ def test_the_comparison_notices(stages16: dict[str, Stage], nano16: Path, monkey
 
 PIPELINES: dict[str, dict[str, Any]] = {
     "generate": {ONE: IFPipeline, TWO: IFSuperResolutionPipeline},
+    "upscale": {TWO: IFSuperResolutionPipeline},
     "vary": {ONE: IFImg2ImgPipeline, TWO: IFImg2ImgSuperResolutionPipeline},
     "inpaint": {ONE: IFInpaintingPipeline, TWO: IFInpaintingSuperResolutionPipeline},
 }
@@ -209,10 +210,14 @@ PIPELINES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("task", PIPELINES)
 def test_the_published_defaults_are_the_pipelines(task: str) -> None:
-    """But for the upscaler's noise: 100, as the published scripts pass it."""
+    """But for the upscaler's noise: 100, as the published scripts pass it; and the mixers, which they do not have."""
     for stage, kind in {**PIPELINES[task], UP: StableDiffusionUpscalePipeline}.items():
         said = {name: given.default for name, given in inspect.signature(kind.__call__).parameters.items()}
         level = 100 if stage == UP else said.get("noise_level")
         assert recipes.DEFAULTS[task][stage] == Settings(
-            steps=said["num_inference_steps"], guidance=said["guidance_scale"], strength=said.get("strength"), noise_level=level
+            steps=said["num_inference_steps"],
+            guidance=said["guidance_scale"],
+            strength=said.get("strength"),
+            noise_level=level,
+            positive_mixer={ONE: 0.25, TWO: 0.5}.get(stage),
         )

@@ -15,6 +15,7 @@ import zmq
 from PIL import Image as pillow
 
 from ifmesh import bags, sockets, wire
+from ifmesh.cascade import DRAWN, IF, PICTURE
 from ifmesh.protocol import (
     Accepted,
     Books,
@@ -57,9 +58,15 @@ def flat(data: bytes) -> Tensor:
     return Tensor("U8", (len(data),), data)
 
 
-FRAME = bags.encode(
-    {"picture_stage_one": flat(png(64)), "picture_stage_two": flat(png(256)), "picture_upscaler": flat(png(1024)), "flagged": flat(b"\0")}
-)
+SIDES = {"stage_one": 64, "stage_two": 256, "upscaler": 1024}
+
+
+def pictures(*stages: str) -> bytes:
+    """The frame of a result."""
+    return bags.encode({**{PICTURE[stage].name: flat(png(SIDES[stage])) for stage in stages}, "flagged": flat(b"\0")})
+
+
+FRAME = pictures(*SIDES)
 EMBEDS = Tensor("F16", (2, 77, 8), bytes(2 * 77 * 8 * 2))
 ENCODED = bags.encode({"embeds": EMBEDS, "tokens": Tensor("I64", (2, 3), b"".join(n.to_bytes(8, "little") for n in (1, 1, 0, 3, 3, 0)))})
 
@@ -73,7 +80,16 @@ SHOWN = {"stage_one": shown("stage_one", 64), "stage_two": shown("stage_two", 25
 
 
 def frame(request: Request | None) -> bytes:
-    return ENCODED if request is not None and request.task == "encode" else FRAME
+    """What is published: all three pictures, but where a way is gone in two parts."""
+    if request is not None and request.task == "encode":
+        return ENCODED
+    halved = request is not None and (request.keep or request.first_stage in DRAWN)
+    return pictures(*(stage for stage in IF.route(request) if stage in DRAWN)) if request is not None and halved else FRAME
+
+
+def kept(job: str) -> str:
+    """The SHA-256 of what is kept of it."""
+    return digest(job.encode())
 
 
 def digest(of: bytes) -> str:
@@ -93,7 +109,8 @@ Rule = Callable[[ClientMessage], list[ToClient] | None]
 class StandIn:
     """Answers from a script: the first rule that says anything, else as a coordinator whose every job finishes at once.
 
-    A Submit whose upload it has not is Wanted; when the upload comes, it counts.  pushed: how often each upload came.
+    A Submit whose upload it has not is Wanted; when the upload comes, it counts.  pushed: how often each upload came.  What a request
+    wants kept counts as an upload, too, until a test takes it away.
     """
 
     def __init__(self, *rules: Rule, url: str = "tcp://127.0.0.1:0", epoch: int = 1) -> None:
@@ -168,7 +185,11 @@ class StandIn:
                 self.requests[job] = request
                 early: list[ToClient] = [Preview(job, "stage_one"), Preview(job, "stage_two")] if previews else []
                 first: list[ToClient] = [Accepted(job), Started(job, "encoder", "w"), Progress(job, "encoder", 1, 1)]
-                plain = [*first, *early, finished(job, request.seed, frame(request))]
+                ending = finished(job, request.seed, frame(request))
+                if request.keep:
+                    self.uploads[kept(job)] = b""
+                    ending = replace(ending, kept=kept(job))
+                plain = [*first, *early, ending]
             case Watch(job) if job in self.requests:
                 plain = [finished(job, self.requests[job].seed, frame(self.requests[job]))]
             case Fetch(job) if job in self.requests:

@@ -39,7 +39,7 @@ from ifmesh.protocol import (
 )
 from ifmesh.protocol import Preview as Shown
 from ifmesh.talk import Work
-from tests.unit.stand_in import BOOKS, StandIn, finished, heard, on, png, until
+from tests.unit.stand_in import BOOKS, StandIn, finished, heard, kept, on, png, until
 
 SOURCE, MASK = png(64), png(128)
 
@@ -117,6 +117,17 @@ def test_every_method(mesh: StandIn) -> None:
             assert image.source == SOURCE
             image = await client.inpaint(SOURCE, MASK, "a hat")
             assert (image.source, image.mask) == (SOURCE, MASK)
+            image = await client.upscale(SOURCE, "a fox", alone=True)
+            assert image.request is not None
+            assert (image.request.task, image.request.first_stage) == ("upscale", "upscaler")
+            sketches = await client.candidates("a fox", 2, seed=5, keep=60)
+            assert [(sketch.seed, sketch.kept) for sketch in sketches] == [(5, kept(sketches[0].job)), (6, kept(sketches[1].job))]
+            image = await client.proceed(sketches[1], size=256)
+            assert (image.seed, list(image.stages)) == (6, ["stage_one", "stage_two"])
+            assert (await (await client.submit(continues=sketches[0])).result(20)).seed == 5
+            del mesh.uploads[sketches[1].kept]
+            with pytest.raises(BadRequest, match="no longer"):
+                await client.proceed(sketches[1], timeout=20)
             embeds = await client.encode("an owl", "blurry")
             assert (embeds.prompt, embeds.negative) == ("an owl", "blurry")
 

@@ -251,7 +251,7 @@ REQUEST = Request("a fox", 1)
 
 
 def entering(stage: str, channels: int = 8, h: int = 8, w: int = 16, dtype: str = "F32") -> dict[str, Tensor]:
-    sizes = {"channels": channels, "h": h, "w": w, "h4": 4 * h, "w4": 4 * w, "h16": 16 * h, "w16": 16 * w}
+    sizes = {"texts": 2, "channels": channels, "h": h, "w": w, "h4": 4 * h, "w4": 4 * w, "h16": 16 * h, "w16": 16 * w}
     return {
         blob.name: tensor(blob.dtype or dtype, *(n if isinstance(n, int) else sizes[n] for n in blob.shape))
         for blob in IF.enters(REQUEST, stage)

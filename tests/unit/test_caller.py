@@ -400,6 +400,20 @@ def test_a_wanted_upload_is_pushed_at_once_and_its_job_goes_on_asking() -> None:
     assert caller.receive(5.1, Wanted("a", SHA)) == [], "that is answered"
 
 
+def test_what_the_mesh_keeps_is_nothing_to_push_and_when_it_is_wanted_that_is_the_answer() -> None:
+    caller = Caller(patience=30.0, again=2.0)
+    assert sent(caller.submit(0.0, "a", VARY, kept=True)) == [Submit("a", VARY)]
+    assert not caller.needs(SHA)
+    caller.watch(0.1, "a", previews=True)
+    assert caller.receive(0.2, Wanted("a", OTHER)) == [], "late, of another request"
+    assert caller.receive(0.3, Wanted("a", SHA)) == [Tell("a", Wanted("a", SHA))]
+    assert caller.receive(0.4, Wanted("a", SHA)) == []
+    assert run(caller, 0.4, 60.0) == [], "nothing is asked any more"
+    caller.submit(61.0, "b", VARY, kept=True)
+    assert told(caller.receive(61.1, Accepted("b"))) == [Accepted("b")]
+    assert caller.receive(61.2, Wanted("b", SHA)) == [], "it was there"
+
+
 def test_the_waits_between_two_pushes_double() -> None:
     caller = Caller(patience=1e9, again=2.0)
     caller.submit(0.0, "a", VARY)

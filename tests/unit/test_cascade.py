@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from ifmesh import rules
-from ifmesh.cascade import BROUGHT, DRAWN, IF, PICTURE, Blob, Cascade, StageSpec
+from ifmesh.cascade import BROUGHT, DRAWN, IF, PICTURE, Blob, Cascade, StageSpec, kept
 from ifmesh.errors import BadRequest
 from ifmesh.protocol import STAGES, TASKS, Request, Settings
 
@@ -16,6 +16,8 @@ SHA = "5e" * 32
 FOX = Request("a fox", 7)
 VARY = replace(FOX, task="vary", brings=("source",), upload=SHA)
 INPAINT = replace(FOX, task="inpaint", brings=("source", "mask"), upload=SHA)
+UPSCALE = replace(FOX, task="upscale", brings=("source",), upload=SHA)
+ALONE = replace(UPSCALE, first_stage="upscaler")
 ENCODE = replace(FOX, task="encode", last_stage="encoder")
 EMBEDDED = replace(FOX, first_stage="stage_one", brings=("embeds",), upload=SHA)
 SEEDED = replace(FOX, brings=("rng",), upload=SHA)
@@ -33,8 +35,9 @@ def test_the_cascade_has_the_stages_in_order() -> None:
 
 def test_what_is_said_twice_is_the_same() -> None:
     assert tuple(BROUGHT) == rules.ORDER
+    assert rules.ENTERS.keys() == {name for name in BROUGHT if name not in ("source", "mask", "rng")}
     assert tuple(DRAWN) == tuple(PICTURE) == rules.DRAW
-    assert rules.NEEDS.keys() == rules.MAY.keys() == set(TASKS)
+    assert rules.NEEDS.keys() == set(TASKS) >= rules.MAY.keys()
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,10 @@ def test_what_is_said_twice_is_the_same() -> None:
         (VARY, " ".join(STAGES)),
         (replace(INPAINT, last_stage="stage_one"), "encoder stage_one guard"),
         (EMBEDDED, "stage_one stage_two upscaler guard"),
+        (UPSCALE, "encoder stage_two upscaler guard"),
+        (replace(UPSCALE, last_stage="stage_two"), "encoder stage_two guard"),
+        (ALONE, "upscaler guard"),
+        (replace(FOX, first_stage="stage_two", brings=("embeds", "image64"), upload=SHA), "stage_two upscaler guard"),
         (ENCODE, "encoder"),
         (PREVIEW, "stage_two guard"),
     ],
@@ -171,6 +178,71 @@ FLOW: dict[str, tuple[Request, dict[str, str]]] = {  # "": what the client bring
             "guard": "flagged picture_stage_one picture_stage_two",
         },
     ),
+    "upscale": (
+        UPSCALE,
+        {
+            "": "source",
+            "encoder": "embeds rng source tokens",
+            "stage_two": "image256 rng tokens",
+            "upscaler": "image1024 image256 tokens",
+            "guard": "flagged picture_stage_two picture_upscaler tokens",
+        },
+    ),
+    "upscale, by Stage II, with embeddings of one's own": (
+        replace(UPSCALE, first_stage="stage_two", last_stage="stage_two", brings=("source", "embeds")),
+        {"": "embeds source", "stage_two": "image256", "guard": "flagged picture_stage_two"},
+    ),
+    "upscale, by the upscaler alone": (ALONE, {"": "source", "upscaler": "image1024", "guard": "flagged picture_upscaler"}),
+    "generate, to Stage I, and kept": (
+        replace(FOX, last_stage="stage_one", keep=60.0),
+        {
+            "": "",
+            "encoder": "embeds rng tokens",
+            "stage_one": "embeds image64 rng tokens",
+            "guard": "embeds flagged image64 picture_stage_one rng tokens",
+        },
+    ),
+    "inpaint, to Stage I, and kept": (
+        replace(INPAINT, last_stage="stage_one", keep=60.0),
+        {
+            "": "mask source",
+            "encoder": "embeds mask rng source tokens",
+            "stage_one": "embeds image64 mask rng source tokens",
+            "guard": "embeds flagged image64 mask picture_stage_one rng source tokens",
+        },
+    ),
+    "vary, to Stage II, and kept, the last picture only": (
+        replace(VARY, last_stage="stage_two", keep=60.0, stages=False),
+        {
+            "": "source",
+            "encoder": "embeds rng source tokens",
+            "stage_one": "embeds image64 rng source tokens",
+            "stage_two": "image256 rng tokens",
+            "guard": "flagged image256 picture_stage_two rng tokens",
+        },
+    ),
+    "generate, from what was kept of Stage I": (
+        replace(FOX, first_stage="stage_two", brings=("embeds", "image64", "rng"), upload=SHA),
+        {
+            "": "embeds image64 rng",
+            "stage_two": "image256 rng",
+            "upscaler": "image1024 image256",
+            "guard": "flagged picture_stage_two picture_upscaler",
+        },
+    ),
+    "inpaint, from what was kept of Stage I": (
+        replace(INPAINT, first_stage="stage_two", brings=("source", "mask", "embeds", "image64", "rng")),
+        {
+            "": "embeds image64 mask rng source",
+            "stage_two": "image256 rng",
+            "upscaler": "image1024 image256",
+            "guard": "flagged picture_stage_two picture_upscaler",
+        },
+    ),
+    "generate, from what was kept of Stage II": (
+        replace(FOX, first_stage="upscaler", brings=("image256", "rng"), upload=SHA),
+        {"": "image256 rng", "upscaler": "image1024", "guard": "flagged picture_upscaler"},
+    ),
     "encode": (ENCODE, {"": "", "encoder": "embeds tokens"}),
     "a preview": (PREVIEW, {"": "", "stage_two": "image256", "guard": "flagged picture_stage_two"}),
 }
@@ -212,6 +284,26 @@ def test_a_preview_goes_in_as_one_picture_and_comes_out_checked(stage: str) -> N
     assert set(IF.carries(request, "guard")) == {PICTURE[stage], Blob("flagged", (1,), "U8")}
 
 
+@pytest.mark.parametrize("request_", [FOX, VARY, INPAINT, UPSCALE, SEEDED], ids=lambda r: r.task)
+def test_what_is_kept_is_what_another_request_goes_on_with(request_: Request) -> None:
+    """The same blobs enter the next stage, whoever brings them; a state that nobody reads is not kept."""
+    for last, first in (("stage_one", "stage_two"), ("stage_two", "upscaler")):
+        if request_.task == "upscale" and last == "stage_one":
+            continue
+        asked = replace(request_, last_stage=last, keep=60.0)
+        task = "generate" if last == "stage_two" else asked.task
+        brings = tuple(name for name in BROUGHT if name in names(kept(asked)).split())
+        onwards = replace(request_, task=task, first_stage=first, brings=brings, upload=SHA)
+        IF.check(onwards)
+        assert set(IF[first].needs(onwards)) == set(kept(asked))
+        assert set(kept(asked)) <= set(IF.carries(asked, "guard"))
+        if asked.brings[-1:] != ("rng",):
+            each = replace(asked, seeding="per_stage")
+            assert {blob.name for blob in kept(each)} == set(brings) - {"rng"}
+            IF.check(replace(onwards, seeding="per_stage", brings=tuple(name for name in brings if name != "rng")))
+        assert kept(replace(asked, keep=0.0)) == ()
+
+
 def test_a_later_blob_of_the_same_name_takes_the_place_of_the_earlier() -> None:
     old, new = Blob("x", (1,)), Blob("x", (2,))
     cascade = Cascade(
@@ -224,7 +316,7 @@ def test_a_later_blob_of_the_same_name_takes_the_place_of_the_earlier() -> None:
     assert cascade.enters(replace(FOX, last_stage="stage_one"), "guard") == (new,)
 
 
-@pytest.mark.parametrize("request_", [FOX, VARY, INPAINT, ENCODE, EMBEDDED, SEEDED], ids=lambda r: r.task)
+@pytest.mark.parametrize("request_", [FOX, VARY, INPAINT, UPSCALE, ALONE, ENCODE, EMBEDDED, SEEDED], ids=lambda r: r.task)
 def test_every_task_can_be_served(request_: Request) -> None:
     IF.check(request_)
 
@@ -237,6 +329,8 @@ def test_every_task_can_be_served(request_: Request) -> None:
         (replace(FOX, first_stage="upscaler"), "upscaler needs image256, which nothing before it gives"),
         (replace(VARY, first_stage="stage_two"), "stage_two needs embeds, image64, which nothing before it gives"),
         (replace(INPAINT, first_stage="stage_one"), "stage_one needs embeds, which nothing before it gives"),
+        (replace(UPSCALE, first_stage="stage_two"), "stage_two needs embeds, which nothing before it gives"),
+        (replace(EMBEDDED, first_stage="stage_two"), "stage_two needs image64, which nothing before it gives"),
         (replace(SEEDED, first_stage="stage_one"), "stage_one needs embeds, which nothing before it gives"),
     ],
 )

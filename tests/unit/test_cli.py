@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ifmesh import cli, cli_batch, cli_options, cli_targets, cli_timeline, cli_up, cli_wishes
+from ifmesh import cli, cli_batch, cli_options, cli_targets, cli_timeline, cli_up, cli_wishes, exits
 from ifmesh.cli import exit_code, run
 from ifmesh.cli_timeline import Span
 from ifmesh.cli_wishes import Order
@@ -38,8 +39,11 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     said = capsys.readouterr().out
-    assert [line.split()[0] for line in said.partition("Commands:")[2].splitlines() if line.strip()] == list(cli.cli.commands)
-    every = ["up", "down", "submit", "encode", "show", "cancel", "demo", "ps", "logs", "coordinator", "worker", "completion"]
+    listed, _, codes = said.partition("Commands:")[2].partition("Exit codes:")
+    assert [line.split()[0] for line in listed.splitlines() if line.strip()] == list(cli.cli.commands)
+    meant = (exits.USAGE, exits.CONFIGURATION, exits.UNREACHABLE, exits.JOB_FAILED, exits.SOME_FAILED, exits.INTERRUPTED)
+    assert [int(code) for code in re.findall(r"\d+", codes)] == [exits.OK, exits.FAILURE, *meant]
+    every = ["up", "down", "submit", "proceed", "encode", "show", "cancel", "demo", "ps", "logs", "coordinator", "worker", "completion"]
     assert list(cli.cli.commands) == every
 
 
@@ -84,6 +88,25 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["submit", "--batch", "-", "-o", "out.png"], "out.png: with --batch the name of a folder"),
         (["submit", "--batch", "-", "-o", "file"], "file: a file; the name of a folder"),
         (["submit", "a fox", "--tied", "--no-wait"], "--tied: with --no-wait this command is gone at once"),
+        (["submit", "a fox", "--upscale"], "--upscale: what? give a picture, too: --image"),
+        (["submit", "a fox", "--positive-mixer", "I=some"], "STAGE=NUMBER, as in I=0.25"),
+        (["submit", "a fox", "--keep-for", "0"], "'--keep-for': 0.0 is not in the range x>0"),
+        (["submit", "a fox", "--format", "gif"], "'gif' is not one of 'png', 'webp', 'jpeg'"),
+        (["submit", "a fox", "--candidates", "1"], "2<=x<=100"),
+        (["submit", "a fox", "--candidates", "8", "--keep", "2,9"], "Invalid value for --keep: '9': from 1 to 8, as in 2,5; or none"),
+        (["submit", "a fox", "--candidates", "8", "--keep", "0"], "'0': from 1 to 8"),
+        (["submit", "a fox", "--candidates", "8", "--keep", "some"], "'some': from 1 to 8"),
+        (["submit", "a fox", "--candidates", "8", "--keep", ""], "Invalid value for --keep: from 1 to 8"),
+        (["submit", "a fox", "--keep", "2"], "give --candidates N, too (or did you mean --keep-for S?)"),
+        (["submit", "a fox", "--candidates", "8", "--keep", "2", "--no-wait"], "--keep with --no-wait: not with --candidates"),
+        (["submit", "a fox", "--candidates", "8", "-n", "2"], "--count: not with --candidates"),
+        (["submit", "--batch", "-", "--candidates", "8"], "--batch: not with --candidates"),
+        (["submit", "a fox", "--candidates", "8", "--size", "64"], "nothing comes after: -n 8, or a larger size"),
+        (["submit", "a fox", "--candidates", "8", "--image", "file", "--upscale"], "--upscale leaves out Stage I"),
+        (["proceed"], "Missing argument 'JOB...'"),
+        (["proceed", "job1", "--size", "64"], "'64' is not one of '256', '1024'"),
+        (["proceed", "job1", "-o", "gone/out.png"], "no folder gone"),
+        (["proceed", "job1", "--tied", "--no-wait"], "--tied: with --no-wait this command is gone at once"),
         (["worker", "stage_on"], "stage_one"),
         (["up", "--copies", "stage_on=2"], "STAGE=N, as in stage_one=2"),
         (["up", "--copies", "stage_one=some"], "STAGE=N, as in stage_one=2"),
@@ -204,10 +227,12 @@ def wished(*flags: str) -> dict[str, object]:
     with cli.cli.commands["submit"].make_context("submit", ["a fox", *flags]) as context:
         names = ("strength", "negative", "seed", "size", "width", "height", "steps", "timesteps_of", "guidance", "noise_level", "schedule")
         more = ("scheduler", "threshold_ratio", "threshold_max", "aspect_ratio", "seeding", "priority", "deadline", "tied")
-        return cli_wishes.wished(**{name: context.params[name] for name in (*names, *more)})
+        new = ("style", "positive_mixer", "upscale", "format", "keep")
+        return cli_wishes.wished(**{name: context.params[name] for name in (*names, *more, *new)})
 
 
 PLAIN = {"size": 1024, "priority": 0, "tied": False}
+MIXED = {"stage_one": {"positive_mixer": 0.2}, "stage_two": {"positive_mixer": 1.0}}
 
 
 @pytest.mark.parametrize(
@@ -241,6 +266,10 @@ PLAIN = {"size": 1024, "priority": 0, "tied": False}
             {"settings": {"stage_one": {"threshold_ratio": 0.9, "threshold_max": 2.0}, "stage_two": {"threshold_max": 2.0}}},
         ),
         (["--aspect-ratio", "3:2"], {"aspect_ratio": "3:2"}),
+        (["--style", "oil", "--positive-mixer", "I=0.2,1"], {"style": "oil", "settings": MIXED}),
+        (["--upscale"], {"upscale": True}),
+        (["--upscale-alone"], {"upscale": "alone"}),
+        (["--format", "webp", "--keep-for", "60"], {"format": "webp", "keep": 60.0}),
         (["--strength", "0.5"], {"strength": 0.5}),
         (["--strength", "I=0.5,II=0.75"], {"settings": {"stage_one": {"strength": 0.5}, "stage_two": {"strength": 0.75}}}),
         (["--strength", "0.5", "--strength", "II=0.75"], {"strength": 0.5, "settings": {"stage_two": {"strength": 0.75}}}),
@@ -273,6 +302,32 @@ def test_the_request_says_what_the_flags_say(tmp_path: Path) -> None:
     assert request.settings == {"stage_one": Settings(steps=9, strength=0.5), "stage_two": Settings(strength=0.5)}
     assert brought.source == Path("fox.png").read_bytes()
     assert Order("a hat", wishes, "fox.png").made()[0].task == "vary"
+
+
+@pytest.mark.parametrize(
+    ("name", "wishes", "format", "path"),
+    [
+        (None, {}, "png", "j.png"),
+        (None, {"format": "jpeg"}, "jpeg", "j.jpg"),
+        ("fox.WEBP", {}, "webp", "fox.WEBP"),
+        ("fox.jpeg", {}, "jpeg", "fox.jpeg"),
+        ("fox.jpg", {"format": "jpeg"}, "jpeg", "fox.jpg"),
+        ("fox.tiff", {}, "png", "fox.tiff"),
+    ],
+)
+def test_name_and_format_agree(name: str | None, wishes: dict[str, object], format: str, path: str) -> None:
+    order = Order("a fox", {"seed": 7, **wishes}, target=Path(name) if name else None)
+    assert order.made()[0].format == format
+    assert order.path("j") == Path(path)
+
+
+def test_what_is_made_larger() -> None:
+    Image.new("RGB", (96, 64), "red").save("fox.png")
+    both, alone = (Order("a fox", {"seed": 7, "upscale": how}, "fox.png").made()[0] for how in (True, "alone"))
+    assert (both.task, both.first_stage, both.last_stage, both.brings) == ("upscale", "encoder", "upscaler", ("source",))
+    assert (alone.task, alone.first_stage, alone.brings) == ("upscale", "upscaler", ("source",))
+    far = Order("a fox", {"seed": 7, "upscale": True}, "http://127.0.0.1:1/fox.png").made(fetch=False)[0]
+    assert (far.task, far.brings) == ("upscale", ("source",))
 
 
 @pytest.mark.parametrize(
@@ -312,6 +367,18 @@ def test_the_request_says_what_the_flags_say(tmp_path: Path) -> None:
         (["a fox", "--aspect-ratio", "3:2", "--width", "64"], "--aspect-ratio: '3:2': give aspect_ratio or width, not both"),
         (["a fox", "--image", "fox.png", "--aspect-ratio", "3:2"], "--aspect-ratio: '3:2': vary follows its source: leave it out"),
         (["a fox", "--height", "60"], "--height: 60: base pixels (Stage I): a multiple of 8 from 8 to 256"),
+        (["a fox", "--positive-mixer", "0.5"], "--positive-mixer I: 0.5: belongs to stage_one and stage_two of a request with a style"),
+        (["a fox", "--style", "oil", "--positive-mixer", "II=2"], "--positive-mixer II: 2.0: from 0"),
+        (["a fox", "--style", "x" * 2001], "--style: 'xxx"),
+        (["a fox", "--keep-for", "60"], "--keep-for: 60.0: nothing comes after upscaler"),
+        (["a fox", "--format", "webp", "-o", "out.jpg"], "--format: 'webp': out.jpg is to be jpeg: leave one of them out"),
+        (["a fox", "--image", "large.png", "--upscale"], "--image: '512 x 512': at most 256 pixels a side by Stage II"),
+        (["a fox", "--image", "fox.png", "--upscale", "--size", "64"], "--size: 64: upscale begins with Stage II"),
+        (["a fox", "--image", "fox.png", "--upscale", "--strength", "0.5"], "--strength: 0.5: belongs to vary and inpaint"),
+        (["a fox", "--candidates", "8", "--format", "webp", "-o", "out.jpg"], "--format: 'webp': out.jpg is to be jpeg"),
+        (["a fox", "--candidates", "8", "--steps", "x4=0"], "--steps x4: 0: from 1 to 1000"),
+        (["a fox", "--candidates", "8", "--keep-for", "1e9"], "--keep-for: 1000000000.0: seconds: from 0 to 86400"),
+        (["a fox", "--candidates", "8", "--seed", str(2**63 - 1)], "--seed: 9223372036854775814: from 0 to 2**63 - 1"),
         (["a fox", "--priority", "101"], "--priority: 101: from -100 to 100"),
         (["a fox", "--deadline", "0"], "--deadline: 0.0: seconds from acceptance: above 0"),
         (["a fox", "--negative", "x" * 2001], "--negative: 'xxx"),
@@ -326,6 +393,7 @@ def test_what_can_never_work_is_said_before_connecting(flags: list[str], said: s
     Image.new("RGB", (96, 64)).save("fox.png")
     Image.new("L", (64, 96)).save("tall.png")
     Image.new("L", (50, 10)).save("long.png")
+    Image.new("RGB", (512, 512)).save("large.png")
     Path("text.png").write_text("a fox")
     Path("empty.jsonl").write_text("\n \n")
     assert run(["submit", *flags, "--coordinator", NOBODY]) == 2
@@ -362,6 +430,22 @@ def test_a_line_says_what_differs() -> None:
     assert second.path("j") == Path("out/j.png")
 
 
+def test_a_line_may_wish_for_whatever_the_flags_can() -> None:
+    Path("in").mkdir()
+    Image.new("RGB", (64, 64)).save("in/own.png")
+    path = lines(
+        '{"prompt": "a fox", "style": "oil", "settings": {"stage_one": {"positive_mixer": 0.5}}, "format": "webp", "out": "fox"}',
+        '{"prompt": "a fox", "image": "own.png", "upscale": "alone", "out": "large.jpg"}',
+        '{"prompt": "a fox", "size": 64, "keep": 60, "format": "jpeg"}',
+    )
+    styled, larger, kept = cli_batch.read(path, Order("", {}), Path("out"))
+    request = styled.made()[0]
+    assert (request.style, request.settings, request.format) == ("oil", {"stage_one": Settings(positive_mixer=0.5)}, "webp")
+    assert styled.path("j") == Path("out/fox.webp")
+    assert (larger.made()[0].first_stage, larger.made()[0].format) == ("upscaler", "jpeg")
+    assert (kept.made()[0].keep, kept.path("j")) == (60.0, Path("out/j.jpg"))
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -373,6 +457,13 @@ def test_a_line_says_what_differs() -> None:
         ('{"prompt": 7}', "prompt: 7: "),
         ('{"prompt": "a fox", "sede": 7}', "sede: 7: no such wish; did you mean seed?"),
         ('{"prompt": "a fox", "generator": 7}', "generator: 7: no such wish"),
+        ('{"prompt": "a fox", "continues": "job1"}', "continues: 'job1': no such wish"),
+        ('{"prompt": "a fox", "format": "gif"}', "format: 'gif': "),
+        ('{"prompt": "a fox", "format": ["png"], "out": "fox"}', "format: ['png']: "),
+        ('{"prompt": "a fox", "format": "webp", "out": "fox.png"}', "format: 'webp': fox.png is to be png"),
+        ('{"prompt": "a fox", "upscale": true}', "image: None: a path"),
+        ('{"prompt": "a fox", "style": 7}', "style: 7: "),
+        ('{"prompt": "a fox", "keep": 9}', "keep: 9.0: nothing comes after upscaler"),
         ('{"prompt": "a fox", "seed": -1}', "seed: -1: from 0"),
         ('{"prompt": "a fox", "seed": true}', "seed: True: "),
         ('{"prompt": "a fox", "size": 65}', "size: 65: 64, 256 or 1024 pixels"),
@@ -529,7 +620,9 @@ def test_a_prompt_is_one_line_of_help() -> None:
 
 def test_completion() -> None:
     assert completed("s") == ["plain,submit", "plain,show"]
-    assert completed("submit", "--st") == ["plain,--strength", "plain,--steps", "plain,--stages-dir", "plain,--state"]
+    assert completed("submit", "--st") == ["plain,--style", "plain,--strength", "plain,--steps", "plain,--stages-dir", "plain,--state"]
+    assert completed("submit", "--keep") == ["plain,--keep", "plain,--keep-for"]
+    assert completed("submit", "--format", "w") == ["plain,webp"]
     assert completed("submit", "--steps", "I") == ["plain,I=", "plain,II="]
     assert completed("submit", "--guidance", "I=7,x") == ["plain,I=7,x4="]
     assert completed("submit", "--image", "f") == ["file,f"]

@@ -65,9 +65,9 @@ def test_generate_gives_the_pictures(client: Client, tmp_path: Path) -> None:
     assert image.timings == (RUN,)
     assert {name: picture.size[0] for name, picture in image.stages.items()} == {"stage_one": 64, "stage_two": 256, "upscaler": 1024}
     assert list(image.stages) == ["stage_one", "stage_two", "upscaler"]
-    assert image.png == image._repr_png_() == png(1024)
+    assert image.data == image._repr_png_() == png(1024)
     assert image.pil.getpixel((0, 0)) == (0, 90, 30)
-    assert image.save(tmp_path / "a.png", parameters=False).read_bytes() == image.png
+    assert image.save(tmp_path / "a.png", parameters=False).read_bytes() == image.data
     with pillow.open(image.stages["stage_one"].save(tmp_path / "a.jpg")) as saved:
         assert (saved.format, saved.size) == ("JPEG", (64, 64))
     with pytest.raises(ValueError, match="no picture format"):

@@ -87,6 +87,11 @@ def test_options_keep_their_types(write: Write) -> None:
     assert config.services["stage_one"].options == {"steps": 3, "name": "x", "step_ms": 2.5, "deep": True, "word": "a b"}
 
 
+def test_a_table_of_options_is_not_said_at_once() -> None:
+    with pytest.raises(Misconfigured, match=r"options: a table: set its keys one by one, as in --set services.guard.options.slots=2"):
+        plain(services__guard__options="{slots = 2}")
+
+
 WRONG = {
     "[mesh]\nlitsen = 'x'": ("mesh.litsen", "did you mean", "listen"),
     "[mehs]\nlisten = 'x'": ("mehs", "did you mean mesh"),

@@ -6,12 +6,13 @@ import io
 import json
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image as pillow
 
-from ifmesh import bags, wire
+from ifmesh import bags, formats, wire
 from ifmesh.image import Image, Preview
 from ifmesh.protocol import Finished, Request, Settings, StageRun
 from ifmesh.stage import Tensor
@@ -37,12 +38,18 @@ def png(width: int, height: int | None = None) -> bytes:
     return file.getvalue()
 
 
+def encoded(format: str, side: int = 256) -> bytes:
+    file = io.BytesIO()
+    pillow.open(io.BytesIO(png(side))).save(file, format, lossless=True)
+    return file.getvalue()
+
+
 def flat(data: bytes) -> Tensor:
     return Tensor("U8", (len(data),), data)
 
 
 def tokens(*rows: int) -> Tensor:
-    return Tensor("I64", (2, 3), struct.pack("<6q", *rows))
+    return Tensor("I64", (len(rows) // 3, 3), struct.pack(f"<{len(rows)}q", *rows))
 
 
 GOOD = {"picture_stage_one": flat(png(64)), "picture_stage_two": flat(png(256)), "flagged": flat(b"\0")}
@@ -67,11 +74,12 @@ def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
 
 def test_an_image_is_the_last_picture_and_knows_the_others() -> None:
     image = made(GOOD)
-    assert (image.stage, image.size, image.png) == ("stage_two", (256, 256), image.stages["stage_two"].png)
+    assert (image.stage, image.size, image.data) == ("stage_two", (256, 256), image.stages["stage_two"].data)
     assert list(image.stages) == ["stage_one", "stage_two"]
     assert (image.job, image.seed, image.flagged, image.reproducible, image.timings) == ("job1", 7, False, True, RUNS)
-    assert (image.request, image.source, image.mask, image.notes) == (REQUEST, b"the source", b"the mask", ())
-    assert image._repr_png_() == image.png
+    assert (image.request, image.source, image.mask, image.notes, image.kept) == (REQUEST, b"the source", b"the mask", (), "")
+    assert (image.format, image._repr_jpeg_()) == ("png", None)
+    assert image._repr_png_() == image.data
     assert hash(image) == hash(made(GOOD))
     assert len(repr(image)) < 200
 
@@ -94,6 +102,26 @@ def test_notes_tell_of_what_the_encoder_could_not_read() -> None:
     )
 
 
+def test_notes_tell_of_a_style_as_well() -> None:
+    assert made({**GOOD, "tokens": tokens(1, 1, 0, 9, 9, 0, 90, 77, 0)}).notes == (
+        "the style has 90 tokens; the encoder reads the first 77",
+    )
+
+
+def test_an_image_after_another_has_its_pictures_as_well() -> None:
+    first = made({"picture_stage_one": flat(png(64)), "flagged": flat(b"\1")})
+    second = made({"picture_stage_two": flat(png(256)), "picture_upscaler": flat(png(1024)), "flagged": flat(b"\0")})
+    whole = second.after(first)
+    assert [(name, picture.size[0]) for name, picture in whole.stages.items()] == [
+        ("stage_one", 64),
+        ("stage_two", 256),
+        ("upscaler", 1024),
+    ]
+    assert (whole.data, whole.stage, whole.flagged) == (second.data, "upscaler", True)
+    alone = replace(second, request=replace(REQUEST, stages=False))
+    assert alone.after(first) is alone
+
+
 def test_an_image_is_only_made_of_what_a_guard_publishes() -> None:
     with pytest.raises(wire.Garbled, match="5 bytes, announced were 6"):
         Image.published(Finished("a", "", 6, 1, True, ()), b"12345")
@@ -110,6 +138,8 @@ def test_an_image_is_only_made_of_what_a_guard_publishes() -> None:
         {**GOOD, "picture_stage_one": Tensor("U8", (1, len(header)), header)},
         {**GOOD, "picture_stage_one": flat(b"GIF89a")},
         {**GOOD, "picture_stage_one": flat(header[:32])},
+        {**GOOD, "picture_stage_one": flat(encoded("webp")[:20])},
+        {**GOOD, "picture_stage_one": flat(b"\xff\xd8\xff\xd9")},
         {**GOOD, "picture_stage_one": flat(header[:8] + b"\0\0\0\x0dIDAT" + header[16:])},
     ):
         with pytest.raises(wire.Garbled):
@@ -156,7 +186,7 @@ def test_a_saved_png_tells_how_it_was_made_and_keeps_every_pixel(tmp_path: Path)
 
 def test_the_texts_are_two_chunks_after_the_header_and_nothing_else_changes(tmp_path: Path) -> None:
     image = made(GOOD)
-    plain, told = chunks(image.png), chunks(image.save(tmp_path / "a.png").read_bytes())
+    plain, told = chunks(image.data), chunks(image.save(tmp_path / "a.png").read_bytes())
     assert [kind for kind, _ in told[:3]] == [b"IHDR", b"iTXt", b"iTXt"]
     assert [told[0], *told[3:]] == plain
     assert not any(word in body for _, body in told[1:3] for word in (b"4711", b"stage_one-0", b"cpu", b"the source"))
@@ -164,8 +194,54 @@ def test_the_texts_are_two_chunks_after_the_header_and_nothing_else_changes(tmp_
 
 def test_without_parameters_the_file_is_the_guards_byte_by_byte(tmp_path: Path) -> None:
     image = made(GOOD)
-    assert image.save(tmp_path / "a.png", parameters=False).read_bytes() == image.png
-    assert image.stages["stage_one"].save(tmp_path / "64.png").read_bytes() == image.stages["stage_one"].png
+    assert image.save(tmp_path / "a.png", parameters=False).read_bytes() == image.data
+    assert image.stages["stage_one"].save(tmp_path / "64.png").read_bytes() == image.stages["stage_one"].data
+
+
+def test_the_parameters_name_all_that_was_asked_for(tmp_path: Path) -> None:
+    drawing = Settings(scheduler="dpm++", schedule="10,10", threshold_ratio=0.9, threshold_max=2.0, positive_mixer=0.3)
+    settings = {"stage_one": drawing, "stage_two": Settings(schedule="smart50", guidance=3.0)}
+    request = Request("a fox", 7, settings=settings, style="in oil, thick")
+    told = pillow.open(made(GOOD, request).save(tmp_path / "a.png")).text  # type: ignore[attr-defined]
+    assert told["parameters"] == (
+        "a fox\nSteps: 27, Stage II steps: 40, "
+        'Sampler: dpm++, Schedule type: "10,10", Threshold ratio: 0.9, Threshold max: 2.0, Positive mixer: 0.3, '
+        'Stage II schedule type: smart50, Stage II CFG scale: 3.0, Seed: 7, Size: 256x256, Model: ifmesh stage_two, Style: "in oil, thick"'
+    )
+    asked = json.loads(told["ifmesh"])["request"]
+    assert (asked["style"], asked["settings"]["stage_one"]["positive_mixer"], asked["settings"]["stage_two"]["schedule"]) == (
+        "in oil, thick",
+        0.3,
+        "smart50",
+    )
+
+
+@pytest.mark.parametrize("format", ["webp", "jpeg"])
+def test_the_guards_file_is_kept_as_it_is_where_the_suffix_fits_and_converted_else(tmp_path: Path, format: str) -> None:
+    data = encoded(format)
+    image = made({"picture_stage_two": flat(data), "flagged": flat(b"\0")})
+    preview = Preview.published("job1", "stage_two", bags.encode({"picture_stage_two": flat(data), "flagged": flat(b"\0")}))
+    pixels = pillow.open(io.BytesIO(data)).convert("RGB").tobytes()
+    for picture in (image, preview, image.stages["stage_two"]):
+        assert (picture.format, picture.size, picture.pil.tobytes()) == (format, (256, 256), pixels)
+        for suffix in {"webp": [".webp", ".WEBP"], "jpeg": [".jpg", ".jpeg"]}[format]:
+            assert picture.save(tmp_path / f"a{suffix}").read_bytes() == data
+        for suffix in (".png", ".tiff"):
+            with pillow.open(picture.save(tmp_path / f"a{suffix}")) as saved:
+                assert saved.tobytes() == pixels, suffix
+    with pillow.open(image.save(tmp_path / "told.png")) as saved:
+        assert saved.text["parameters"].startswith('a "fox"')  # type: ignore[attr-defined]
+        assert saved.tobytes() == pixels
+    with pillow.open(image.save(tmp_path / "untold.png", parameters=False)) as saved:
+        assert not saved.info
+
+
+def test_a_notebook_shows_any_of_them() -> None:
+    """WebP as PNG: not all know it."""
+    for format, kind in (("png", "png"), ("webp", "png"), ("jpeg", "jpeg")):
+        image = made({"picture_stage_two": flat(encoded(format)), "flagged": flat(b"\0")})
+        shown = {"png": image._repr_png_(), "jpeg": image._repr_jpeg_()}
+        assert {name: formats.kind(data) for name, data in shown.items() if data is not None} == {kind: kind}
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tiff"])

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ifmesh import journal as journal_file
-from ifmesh.broker import Blame, Book, Close, Closed, Command, Note
+from ifmesh.broker import Blame, Book, Close, Closed, Command, Hold, Note
 from ifmesh.errors import Misconfigured
 from ifmesh.journal import Journal
 from ifmesh.protocol import VERSION, Cancelled, Ended, Failed, Finished, Request, Settings, StageRun
@@ -257,6 +257,31 @@ def test_what_a_death_has_left_half_written_is_no_upload(tmp_path: Path) -> None
     with opened(tmp_path) as it:
         assert it.uploads() == {}
     assert [p.name for p in folder.iterdir()] == ["README"]
+
+
+def test_what_is_held_is_known_after_a_restart_and_for_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wall = 1_000_000.0
+    monkeypatch.setattr(journal_file.time, "time", lambda: wall)
+    with opened(tmp_path) as it:
+        it.commit([Hold("a" * 64, ("embeds", "rng"), 10.0), Hold("b" * 64, ("source",), 0.5)])
+        wall += 1.0
+        it.commit([Hold("c" * 64, ("image256",), 3.0)])
+    with opened(tmp_path) as it:
+        assert it.held() == [Hold("a" * 64, ("embeds", "rng"), 9.0), Hold("c" * 64, ("image256",), 3.0)]
+        it.commit([Hold("a" * 64, ("embeds", "rng"), 20.0)])  # another job keeps the same, for longer
+        wall -= 500.0  # a clock that is put back keeps nothing for longer than was said
+        assert it.held() == [Hold("a" * 64, ("embeds", "rng"), 20.0), Hold("c" * 64, ("image256",), 3.0)]
+        wall += 503.5
+        assert it.held() == [Hold("a" * 64, ("embeds", "rng"), 16.5)]
+        it.commit([Hold("d" * 64, ("rng",), 1.0)])
+        assert it._database.execute("SELECT count(*) FROM holds").fetchone() == (2,), "what is over is forgotten"
+
+
+def test_a_hold_is_on_disk_with_the_ending_or_not_at_all(journal: Journal) -> None:
+    bad = Close("a", Failed("a", "error", "x", "w", "half a pair \ud800"), (), ())
+    with pytest.raises(Exception, match="cannot be encoded"):
+        journal.commit([Book("a", FOX), Hold(DIGEST, ("rng",), 9.0), bad])
+    assert journal.held() == []
 
 
 @pytest.mark.parametrize("digest", ["", ".", "../x", DIGEST.upper(), DIGEST + "0", DIGEST[:-1], f"{DIGEST}\n", "../" + "0" * 61])

@@ -158,6 +158,35 @@ def test_priority_first_then_the_older_grant() -> None:
     assert keeper.take(0.0) == (None, [])
 
 
+def test_without_a_slot_only_what_is_more_urgent_than_all_that_runs() -> None:
+    keeper = ready()
+    given(keeper, "a", (1, 1))
+    assert keeper.take(0.0, urgent=True) == (None, []), "nothing runs: it has a slot, and will ask"
+    keeper.take(0.0)
+    given(keeper, "b", (1, 2))
+    assert keeper.take(0.0, urgent=True) == (None, [])
+    given(keeper, "c", (1, 3), ELK)
+    task, said = keeper.take(0.0, urgent=True)
+    assert task == Task("c", (1, 3), ELK, b"in", urgent=True)
+    assert said == [Send(Step("enc.1", "c", (1, 3), 0, 0))]
+    given(keeper, "d", (1, 4), ELK)
+    assert keeper.take(0.0, urgent=True) == (None, []), "an equal waits"
+    keeper.receive(0.0, Drop("c", (1, 3)))
+    task, _ = keeper.take(0.0, urgent=True)
+    assert task is not None
+    assert task.job == "d"
+
+
+def test_no_picture_is_looked_at_without_a_slot() -> None:
+    keeper = ready(stage="guard")
+    keeper.receive(0.0, Look("a", "stage_one", (1, 1), HUB))
+    keeper.arrived(0.0, Header("preview", "a", "stage_one", (1, 1), "d"), b"in")
+    assert keeper.take(0.0, urgent=True) == (None, [])
+    task, _ = keeper.take(0.0)
+    assert task is not None
+    assert task.preview
+
+
 def test_a_newer_grant_takes_the_place_of_the_older() -> None:
     keeper = ready()
     given(keeper, "a", (1, 1))

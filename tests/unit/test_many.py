@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from ifmesh.client import Client
 from ifmesh.errors import BadRequest, JobFailed, MeshBusy, MeshError
 from ifmesh.protocol import Accepted, Cancel, Cancelled, ClientMessage, Failed, Refused, Request, Submit, ToClient, Watch
 from ifmesh.talk import Pause
-from tests.unit.stand_in import StandIn, finished, heard, on, png
+from tests.unit.stand_in import StandIn, finished, heard, kept, on, png
 
 
 @pytest.fixture
@@ -204,6 +205,7 @@ def test_what_one_brings_of_its_own_is_not_shared(client: Client) -> None:
         ("prompt", [{"seed": 1}], {}),
         ("seed", "a fox", {"seed": "1", "n": 2}),
         ("strength", "a fox", {"strength": 0.5}),
+        ("continues", "a fox", {"continues": "any"}),
     ],
 )
 def test_a_bad_map(client: Client, mesh: StandIn, field: str, prompts: Any, wishes: dict[str, Any]) -> None:
@@ -211,6 +213,121 @@ def test_a_bad_map(client: Client, mesh: StandIn, field: str, prompts: Any, wish
         list(client.map(prompts, **wishes))
     assert error.value.field == field
     assert not asked(mesh)
+
+
+# ---- candidates, and what becomes of them
+
+
+def test_candidates_are_kept_with_seeds_that_count_on(client: Client, mesh: StandIn) -> None:
+    images = client.candidates("a fox", 3, seed=10, source=png(64), strength=0.6, priority=2)
+    assert [(i.seed, i.stage, i.size, i.kept) for i in images] == [
+        (n, "stage_one", (64, 64), kept(i.job)) for n, i in enumerate(images, 10)
+    ]
+    assert {(r.task, r.last_stage, r.keep, r.priority) for r in asked(mesh)} == {("vary", "stage_one", 3600.0, 2)}
+    assert list(mesh.pushed.values()) == [1]
+    assert len(client.candidates("a fox")) == 8
+    [image] = client.candidates("a fox", 1, size=256, keep=5)
+    assert image.request is not None
+    assert (image.stage, image.request.keep) == ("stage_two", 5.0)
+
+
+def test_proceed_goes_on_and_shows_the_whole_row(client: Client, mesh: StandIn) -> None:
+    first = client.candidates("a fox", 2, seed=10, source=png(64))[1]
+    image = client.proceed(first, settings={"upscaler": {"steps": 3}})
+    assert image.request is not None
+    assert (image.request.first_stage, image.request.upload, image.seed, image.kept) == ("stage_two", first.kept, 11, "")
+    assert list(image.stages) == ["stage_one", "stage_two", "upscaler"]
+    assert (image.source, image.stages["stage_one"].data) == (first.source, first.data)
+    assert image.sheet().width == 2200, "source, 64, 256, 1024"
+    assert list(mesh.pushed.values()) == [1], "the source of the candidates alone"
+    job = client.submit(continues=first, size=256, keep=60)
+    second = job.result(20)
+    assert list(second.stages) == ["stage_one", "stage_two"]
+    last = client.proceed(second)
+    assert last.request is not None
+    assert (last.request.task, last.request.first_stage, list(last.stages)) == (
+        "generate",
+        "upscaler",
+        ["stage_one", "stage_two", "upscaler"],
+    )
+    assert list(client.proceed(first, stages=False).stages) == ["stage_two", "upscaler"]
+    assert list(client.job(job.id).result(20).stages) == ["stage_one", "stage_two"], "while somebody holds the job"
+
+
+def test_what_is_kept_no_more_cannot_be_continued(client: Client, mesh: StandIn) -> None:
+    """And another picture can."""
+    lost, found = client.candidates("a fox", 2, seed=10)
+    del mesh.uploads[lost.kept]
+    told = f"^continues: '{lost.job}': the mesh keeps its bag no longer: draw it whole, with seed=10$"
+    with pytest.raises(BadRequest, match=told) as error:
+        client.proceed(lost, timeout=20)
+    assert (error.value.field, error.value.value) == ("continues", lost.job)
+    job = client.submit(continues=lost)
+    over = client.as_completed([job], timeout=20)
+    assert next(over) is job
+    with pytest.raises(BadRequest, match=told):
+        job.result(20)
+    with pytest.raises(BadRequest, match=told):
+        list(job.events())
+    assert client.proceed(found, timeout=20).seed == 11
+    assert not mesh.pushed
+
+
+def test_candidates_that_are_late_are_cancelled(client: Client, mesh: StandIn) -> None:
+    endless(mesh, 1)
+    told = is_cancelled(mesh, 2)
+    with pytest.raises(TimeoutError, match=r"^not all were drawn within 0.2 s; the rest is cancelled$"):
+        client.candidates("a fox", 3, seed=1, timeout=0.2)
+    assert told.wait(20)
+
+
+def test_a_full_mesh_is_waited_for_no_longer_than_said(client: Client, mesh: StandIn) -> None:
+    mesh.rules.append(on(Submit, Refused("?", "busy", "full", 50.0)))
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"within 0.2 s"):
+        client.candidates("a fox", 2, timeout=0.2)
+    assert time.monotonic() - began < 20, "it said 50"
+
+
+def test_ctrl_c_in_candidates_cancels_all(client: Client, mesh: StandIn) -> None:
+    endless(mesh, 0)
+    told = is_cancelled(mesh, 3)
+    interrupted: list[str] = []
+
+    def interrupt(message: ClientMessage) -> None:
+        if isinstance(message, Submit) and message.request.seed == 3 and not interrupted:
+            interrupted.append(message.job)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    mesh.rules.insert(0, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        client.candidates("a fox", 3, seed=1)
+    assert told.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("field", "wishes"),
+    [("n", {"n": 0}), ("prompt", {"prompt": ""}), ("keep", {"size": 1024}), ("keep", {"keep": -1}), ("n", {"generator": bytes(5056)})],
+)
+def test_bad_candidates(client: Client, mesh: StandIn, field: str, wishes: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest) as error:
+        client.candidates(**{"prompt": "a fox", **wishes})
+    assert error.value.field == field
+    assert not asked(mesh)
+
+
+def test_upscale_is_a_task_of_its_own(client: Client, mesh: StandIn) -> None:
+    client.upscale(png(64), "a fox", size=256, keep=60)
+    client.upscale(png(64), "a fox", alone=True)
+    client.submit("a fox", source=png(64), upscale="alone")
+    assert {(r.task, r.first_stage, r.last_stage) for r in asked(mesh)} == {
+        ("upscale", "encoder", "stage_two"),
+        ("upscale", "upscaler", "upscaler"),
+    }
+    for given, field in ((None, "source"), (png(300), "source"), (png(64), "prompt")):
+        with pytest.raises(BadRequest) as error:
+            client.upscale(given)
+        assert error.value.field == field
 
 
 # ---- as_completed

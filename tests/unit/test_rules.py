@@ -16,8 +16,10 @@ SHA = "5e" * 32
 GENERATE = Request("a fox", 7)
 VARY = Request("a fox", 7, "vary", brings=("source",), upload=SHA)
 INPAINT = Request("a fox", 7, "inpaint", brings=("source", "mask"), upload=SHA)
+UPSCALE = Request("a fox", 7, "upscale", brings=("source",), upload=SHA)
+ALONE = Request("a fox", 7, "upscale", first_stage="upscaler", brings=("source",), upload=SHA)
 ENCODE = Request("a fox", 7, "encode", last_stage="encoder")
-ALL = {"generate": GENERATE, "vary": VARY, "inpaint": INPAINT, "encode": ENCODE}
+ALL = {"generate": GENERATE, "vary": VARY, "inpaint": INPAINT, "upscale": UPSCALE, "alone": ALONE, "encode": ENCODE}
 
 Fields = dict[str, Any]
 
@@ -37,7 +39,7 @@ def refused(request: Request) -> BadRequest:
 
 
 def case(given: object) -> str:
-    return (given.task if isinstance(given, Request) else str(given))[:60]
+    return (f"{given.task} from {given.first_stage}" if isinstance(given, Request) else str(given))[:60]
 
 
 # ---- what passes
@@ -55,14 +57,19 @@ FOR_ALL: list[Fields] = [
     {"priority": 100},
     {"deadline": 0.001},
     {"deadline": 604800},
-    {"keep": 86400},
+    {"format": "webp"},
     {"seeding": "per_stage"},
     {"stages": False},
     {"tied": True},
 ]
 FOR_DRAWING: list[Fields] = [
     {"last_stage": "stage_one"},
+    {"last_stage": "stage_one", "keep": 86400},
     {"last_stage": "stage_two"},
+    {"last_stage": "stage_two", "keep": 0.001},
+    {"style": "in oil"},
+    {"style": "x" * 2000, **at("stage_one", positive_mixer=0)},
+    {"style": "in oil", "settings": {s: Settings(positive_mixer=1) for s in ("stage_one", "stage_two")}},
     at("stage_one", timesteps=(999, 500, 0), guidance=0),
     at("stage_two", timesteps=(1,)),
     at("stage_two", steps=1000, noise_level=999),
@@ -82,6 +89,18 @@ FOR_GENERATE: list[Fields] = [
     {"first_stage": "stage_one", **brings("embeds")},
     {"first_stage": "stage_one", **brings("embeds", "rng")},
     brings("rng"),
+    {"first_stage": "stage_two", **brings("embeds", "image64")},
+    {"first_stage": "stage_two", "style": "in oil", **brings("embeds", "image64", "rng"), **at("stage_two", positive_mixer=0.5)},
+    {"first_stage": "stage_two", "last_stage": "stage_two", "keep": 9, "seeding": "per_stage", **brings("embeds", "image64")},
+    {"first_stage": "upscaler", **brings("image256")},
+    {"first_stage": "upscaler", **brings("image256", "rng")},
+]
+FOR_UPSCALE: list[Fields] = [
+    {"last_stage": "stage_two"},
+    {"last_stage": "stage_two", "keep": 60},
+    {"style": "in oil", **at("stage_two", positive_mixer=0.5)},
+    brings("source", "rng"),
+    {"first_stage": "stage_two", **brings("source", "embeds", "rng")},
 ]
 FOR_SOURCES: list[Fields] = [
     at("stage_one", strength=1),
@@ -94,10 +113,15 @@ GOOD: list[tuple[Request, Fields]] = [
     *((request, given) for request in ALL.values() for given in FOR_ALL),
     *((request, given) for request in (GENERATE, VARY, INPAINT) for given in FOR_DRAWING),
     *((GENERATE, given) for given in FOR_GENERATE),
+    *((UPSCALE, given) for given in FOR_UPSCALE),
+    (ALONE, brings("source", "rng")),
+    (ALONE, {"seeding": "per_stage", **at("upscaler", noise_level=20)}),
     *((request, given) for request in (VARY, INPAINT) for given in FOR_SOURCES),
     (VARY, brings("source", "rng")),
     (VARY, {"first_stage": "stage_one", **brings("source", "embeds")}),
     (INPAINT, {"first_stage": "stage_one", **brings("source", "mask", "embeds", "rng")}),
+    (VARY, {"first_stage": "stage_two", **brings("source", "embeds", "image64", "rng")}),
+    (INPAINT, {"first_stage": "stage_two", **brings("source", "mask", "embeds", "image64")}),
 ]
 
 
@@ -109,8 +133,6 @@ def test_what_can_be_drawn_passes(request_: Request, given: Fields) -> None:
 # ---- what does not
 
 TEXTS: list[tuple[Fields, str, object, str]] = [
-    ({"prompt": ""}, "prompt", "", "say what to draw: the prompt is empty"),
-    ({"prompt": " \n\t"}, "prompt", " \n\t", "say what to draw: the prompt is empty"),
     ({"prompt": "x" * 2001}, "prompt", "x" * 2001, "2001 characters; at most 2000 (the encoder reads 77 tokens)"),
     ({"negative": "x" * 2001}, "negative", "x" * 2001, "2001 characters; at most 2000 (the encoder reads 77 tokens)"),
     (
@@ -123,6 +145,9 @@ TEXTS: list[tuple[Fields, str, object, str]] = [
     ({"negative": "\udc00"}, "negative", "\udc00", "holds half a surrogate pair: send valid Unicode"),
     ({"prompt": "a\x00b"}, "prompt", "a\x00b", "holds control characters: send plain text"),
     ({"negative": "\x1b[31m"}, "negative", "\x1b[31m", "holds control characters: send plain text"),
+    ({"style": "x" * 2001}, "style", "x" * 2001, "2001 characters; at most 2000 (the encoder reads 77 tokens)"),
+    ({"style": "\ud83d"}, "style", "\ud83d", "holds half a surrogate pair: send valid Unicode"),
+    ({"style": "\x07"}, "style", "\x07", "holds control characters: send plain text"),
 ]
 NUMBERS: list[tuple[Fields, str, object, str]] = [
     ({"seed": -1}, "seed", -1, "from 0 to 2**63 - 1"),
@@ -135,12 +160,12 @@ NUMBERS: list[tuple[Fields, str, object, str]] = [
     ({"keep": -1}, "keep", -1, "seconds: from 0 to 86400 (a day)"),
     ({"keep": 86401}, "keep", 86401, "seconds: from 0 to 86400 (a day)"),
     ({"keep": float("nan")}, "keep", float("nan"), "seconds: from 0 to 86400 (a day)"),
-    ({"continues": "a"}, "continues", "a", "this version of ifmesh does not continue kept bags yet: leave it out"),
 ]
+TASK = "one of generate, vary, inpaint, upscale, encode"
 STAGE = "one of encoder, stage_one, stage_two, upscaler, guard"
 WAY: list[tuple[Fields, str, object, str]] = [
-    ({"task": "draw"}, "task", "draw", "one of generate, vary, inpaint, encode"),
-    ({"task": ""}, "task", "", "one of generate, vary, inpaint, encode"),
+    ({"task": "draw"}, "task", "draw", TASK),
+    ({"task": ""}, "task", "", TASK),
     ({"first_stage": "t5"}, "first_stage", "t5", STAGE),
     ({"last_stage": "stage_three"}, "last_stage", "stage_three", STAGE),
 ]
@@ -212,17 +237,48 @@ PIXELS = "base pixels (Stage I): a multiple of 8 from 8 to 256, or leave it out"
 NO_SOURCE = "belongs to vary and inpaint: leave it out"
 RANGE = "above 0, at most 1; 1 keeps nothing of the source"
 ENDS = "one of stage_one, stage_two, upscaler"
-ORDER = "each at most once, in this order: source, mask, embeds, rng"
-ENCODED = "stage_one: with embeds of its own a request needs no encoder"
+ORDER = "each at most once, in this order: source, mask, embeds, image64, image256, rng"
+ENCODED = "stage_one or stage_two: what brings embeds begins there"
+IMAGE64, IMAGE256 = "stage_two: what brings image64 begins there", "upscaler: what brings image256 begins there"
+LARGER = "Stage I makes nothing larger: encoder (or stage_two with embeds), or upscaler"
+MIXED = "belongs to stage_one and stage_two of a request with a style: leave it out"
+MIXER = "from 0 (the prompt alone) to 1 (the style alone); published: 0.25 in Stage I, 0.5 in Stage II"
+STYLE = "belongs to Stage I and II: leave it out"
 CHAINED = "a generator state goes through all stages: 'chained', or give a seed instead"
 OWN: list[tuple[Request, Fields, str, object, str]] = [
+    # a prompt
+    *((r, {"prompt": p}, "prompt", p, "say what to draw: the prompt is empty") for r in (GENERATE, VARY, ENCODE) for p in ("", " \n\t")),
+    *((r, {"prompt": ""}, "prompt", "", "say what the picture shows: the prompt is empty") for r in (UPSCALE, ALONE)),
     # sizes belong to what is generated
     *((GENERATE, {field: n}, field, n, PIXELS) for field in ("width", "height") for n in (60, 0, -8, 264)),
     (VARY, {"width": 64}, "width", 64, "vary follows its source: leave it out"),
     (INPAINT, {"height": 64}, "height", 64, "inpaint follows its source: leave it out"),
     (ENCODE, {"width": 64}, "width", 64, "leave it out"),
+    (UPSCALE, {"height": 64}, "height", 64, "upscale follows its source: leave it out"),
     # where it ends
-    *((r, {"last_stage": s}, "last_stage", s, f"for {r.task}: {ENDS}") for r in (GENERATE, VARY, INPAINT) for s in ("encoder", "guard")),
+    *(
+        (r, {"last_stage": s}, "last_stage", s, f"for {r.task}: {ENDS}")
+        for r in (GENERATE, VARY, INPAINT, UPSCALE, ALONE)
+        for s in ("encoder", "guard")
+    ),
+    (ALONE, {"last_stage": "stage_two"}, "first_stage", "upscaler", "must not come after last_stage 'stage_two'"),
+    # where it begins
+    *((r, {"first_stage": "upscaler"}, "first_stage", "upscaler", f"{r.task} ends before: go on with generate") for r in (VARY, INPAINT)),
+    (UPSCALE, {"first_stage": "stage_one"}, "first_stage", "stage_one", LARGER),
+    (UPSCALE, {"last_stage": "stage_one"}, "first_stage", "encoder", LARGER),
+    # what is kept is for a stage that comes after
+    *((r, {"keep": 60}, "keep", 60, "nothing comes after upscaler: leave it out, or stop earlier") for r in (GENERATE, UPSCALE, ALONE)),
+    (ENCODE, {"keep": 60}, "keep", 60, "nothing comes after encoder: leave it out, or stop earlier"),
+    # a style, where texts are mixed
+    *((r, {"style": "in oil"}, "style", "in oil", STYLE) for r in (ENCODE, ALONE)),
+    (GENERATE, {"style": "in oil", "first_stage": "upscaler", **brings("image256")}, "style", "in oil", STYLE),
+    *((GENERATE, at(s, positive_mixer=0.5), f"settings.{s}.positive_mixer", 0.5, MIXED) for s in rules.DRAW),
+    (GENERATE, {"style": "a", **at("upscaler", positive_mixer=0.5)}, "settings.upscaler.positive_mixer", 0.5, MIXED),
+    *(
+        (r, {"style": "in oil", **at("stage_two", positive_mixer=bad)}, "settings.stage_two.positive_mixer", bad, MIXER)
+        for r in (GENERATE, VARY, UPSCALE)
+        for bad in (-0.01, 1.01, float("nan"))
+    ),
     *((ENCODE, {"last_stage": s}, "last_stage", s, "for encode: one of encoder") for s in ("stage_one", "upscaler", "guard")),
     *(
         (
@@ -239,25 +295,33 @@ OWN: list[tuple[Request, Fields, str, object, str]] = [
     # what it brings: the order
     (INPAINT, brings("mask", "source"), "brings", ("mask", "source"), ORDER),
     (VARY, brings("source", "source"), "brings", ("source", "source"), ORDER),
-    (GENERATE, brings("rng", "embeds"), "first_stage", "encoder", ENCODED),
     (GENERATE, {"first_stage": "stage_one", **brings("rng", "embeds")}, "brings", ("rng", "embeds"), ORDER),
-    (GENERATE, brings("image64"), "brings", ("image64",), ORDER),
+    (GENERATE, brings("rng", "image64"), "brings", ("rng", "image64"), ORDER),
+    (GENERATE, brings("image1024"), "brings", ("image1024",), ORDER),
     # missing
     (VARY, {"brings": (), "upload": ""}, "source", None, "vary needs one: upload it"),
     (VARY, brings("mask"), "source", None, "vary needs one: upload it"),
     (INPAINT, {"brings": (), "upload": ""}, "source", None, "inpaint needs one: upload it"),
     (INPAINT, brings("source"), "mask", None, "inpaint needs one: upload it"),
     (INPAINT, brings("mask"), "source", None, "inpaint needs one: upload it"),
+    *((r, {"brings": (), "upload": ""}, "source", None, "upscale needs one: upload it") for r in (UPSCALE, ALONE)),
     # extra
     (GENERATE, brings("source"), "brings", "source", "not for generate: leave it out"),
     (GENERATE, brings("mask"), "brings", "mask", "not for generate: leave it out"),
     (VARY, brings("source", "mask"), "brings", "mask", "not for vary: leave it out"),
     (ENCODE, brings("source"), "brings", "source", "not for encode: leave it out"),
     (ENCODE, brings("rng"), "brings", "rng", "not for encode: leave it out"),
-    (ENCODE, brings("embeds"), "first_stage", "encoder", ENCODED),
+    (ENCODE, brings("embeds"), "brings", "embeds", "not for encode: leave it out"),
+    (UPSCALE, brings("source", "mask"), "brings", "mask", "not for upscale: leave it out"),
+    *((r, brings("source", "image64"), "brings", "image64", "not for upscale: leave it out") for r in (UPSCALE, ALONE)),
+    (ALONE, brings("source", "image256"), "brings", "image256", "not for upscale: leave it out"),
     # embeddings, and generators
-    *((r, brings(*r.brings, "embeds"), "first_stage", "encoder", ENCODED) for r in (GENERATE, VARY, INPAINT)),
-    (GENERATE, {"first_stage": "stage_two", **brings("embeds")}, "first_stage", "stage_two", ENCODED),
+    *((r, brings(*r.brings, "embeds"), "first_stage", r.first_stage, ENCODED) for r in (GENERATE, VARY, INPAINT, UPSCALE, ALONE)),
+    # what earlier stages have drawn
+    *((GENERATE, {"first_stage": s, **brings("image64")}, "first_stage", s, IMAGE64) for s in ("encoder", "stage_one", "upscaler")),
+    *((GENERATE, {"first_stage": s, **brings("image256")}, "first_stage", s, IMAGE256) for s in ("encoder", "stage_one", "stage_two")),
+    (GENERATE, {"first_stage": "stage_two", **brings("image64", "image256")}, "first_stage", "stage_two", IMAGE256),
+    *((r, brings(*r.brings, "image64"), "first_stage", "encoder", IMAGE64) for r in (VARY, INPAINT)),
     *((r, {"seeding": "per_stage", **brings(*r.brings, "rng")}, "seeding", "per_stage", CHAINED) for r in (GENERATE, VARY, INPAINT)),
     # the upload's name
     *((r, {"upload": ""}, "upload", "", DIGEST) for r in (VARY, INPAINT)),
@@ -325,7 +389,7 @@ def test_what_never_can_be_drawn_is_refused_with_field_value_and_remedy(
 
 def test_every_field_is_refused_somewhere() -> None:
     """Whoever adds a field adds its rule, or says here why it needs none."""
-    free = {"stages", "tied"}  # yes or no
+    free = {"stages", "tied", "format"}  # yes or no, or one of those that the type knows
     seen = {field.split(".")[0] for _, _, field, _, _ in BAD}
     assert {f.name for f in fields(Request)} - free <= seen
     assert {f.name for f in fields(Settings)} == {field.split(".")[2] for _, _, field, _, _ in BAD if field.startswith("settings.")}

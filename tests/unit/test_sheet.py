@@ -11,7 +11,7 @@ from PIL import Image as pillow
 from ifmesh import bags
 from ifmesh.image import Image, Picture
 from ifmesh.protocol import Finished, Request, StageRun
-from ifmesh.sheet import CAPTION, GAP, MARGIN, NARROWEST, TOP
+from ifmesh.sheet import CAPTION, GAP, MARGIN, NARROWEST, SMALL, TOP, several
 from ifmesh.stage import Tensor
 
 Size = tuple[int, int]
@@ -105,3 +105,18 @@ def test_what_nobody_knows_is_not_shown() -> None:
     )
     image = Image.published(Finished("job1", "", len(frame), 7, True, ()), frame)
     assert image.sheet().size == (592, 744)
+
+
+def test_several_stand_in_rows_of_four() -> None:
+    """All as large; each in the place of its number, whatever their order."""
+    colours = ("stage_one", "stage_two", "upscaler", "source", "mask")
+    images = {}
+    for number, name in enumerate(colours, 1):
+        images[number] = replace(made([(64, 96)]), stage=name, data=file((64, 96), COLOURS[name]))
+    sheet = several(images)
+    assert sheet.size == (2 * MARGIN + 4 * NARROWEST + 3 * GAP, TOP + 2 * (SMALL + CAPTION) + GAP + MARGIN)
+    for place, box in enumerate(boxes(sheet, *colours)):
+        left, top = MARGIN + place % 4 * (NARROWEST + GAP), TOP + place // 4 * (SMALL + CAPTION + GAP)
+        assert (box[3] - box[1], box[1]) == (SMALL, top)
+        assert abs(box[0] + box[2] - (2 * left + NARROWEST)) <= 1
+    assert several({number: images[number] for number in (1, 2)}).width == 2 * MARGIN + 2 * NARROWEST + GAP

@@ -144,7 +144,7 @@ def test_another_request_other_pixels(other: Request) -> None:
 def test_one_wrong_byte_on_the_way_in_shows(name: str) -> None:
     route = IF.route(FOX)
     bag = chain(FOX)[route[route.index(name) - 1]]
-    for touched in bag:
+    for touched in (blob.name for blob in IF[name].needs(FOX)):
         data = bytearray(bag[touched].data)
         data[-1] ^= 1
         wrong = {**bag, touched: replace(bag[touched], data=bytes(data))}
@@ -197,6 +197,16 @@ def test_jobs_step_together_and_can_be_dropped() -> None:
     stage.drop("a")
     stage.drop("never admitted")
     assert [(a.job, a.step) for a in stage.step()] == [("b", 2)]
+
+
+def test_what_is_paused_stays_as_it_is() -> None:
+    stage = toy.Encoder()
+    stage.load(Setup(options={"steps": 3}))
+    for job in ("a", "b"):
+        stage.admit(job, FOX, {})
+    assert [(a.job, a.step) for a in stage.step(("a",))] == [("b", 1)]
+    assert [(a.job, a.step) for a in stage.step(("b",))] == [("a", 1)]
+    assert [(a.job, a.step) for a in stage.step()] == [("a", 2), ("b", 2)]
 
 
 def test_a_prompt_can_ask_for_trouble() -> None:

@@ -303,7 +303,7 @@ def test_a_bomb_of_empty_maps_stays_small() -> None:
         "from ifmesh import wire\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))\n"
         "inner = b'\\xdc\\x0f\\xff' + b'\\x80' * 4095\n"
-        "frame = b'\\x83\\xa1v\\x02\\xa2is\\xa2Hi\\xa1x\\xdc\\x00\\x3f' + inner * 63\n"
+        "frame = b'\\x83\\xa1v' + bytes([wire.VERSION]) + b'\\xa2is\\xa2Hi\\xa1x\\xdc\\x00\\x3f' + inner * 63\n"
         "assert len(frame) < 256 << 10\n"
         "wire.TO_COORDINATOR.decode(frame)\n"
     )

@@ -6,6 +6,7 @@ import hashlib
 import random
 from array import array
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,9 +16,12 @@ from ifmesh.case import failure
 from ifmesh.embeds import Embeds
 from ifmesh.errors import BadRequest
 from ifmesh.geometry import FILE_BYTES
-from ifmesh.protocol import Failed, Request, Settings
+from ifmesh.image import Image
+from ifmesh.protocol import Failed, Finished, Request, Settings
 from ifmesh.stage import Tensor
-from tests.unit.stand_in import EMBEDS, png
+from tests.unit.stand_in import EMBEDS, pictures, png
+
+SHA = "5e" * 32
 
 STATE = bytes(range(256)) * 19 + bytes(192)
 OWN = Embeds("an owl", "blurry", EMBEDS)
@@ -151,7 +155,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("seed", "whole number", {"seed": "5"}),
     ("seed", "not both", {"seed": 5, "generator": STATE}),
     ("sede", "did you mean seed", {"sede": 5}),
-    ("colour", "one of aspect_ratio, deadline, embeds", {"colour": "red"}),
+    ("colour", "one of aspect_ratio, continues, deadline", {"colour": "red"}),
     ("size", "64, 256 or 1024", {"size": 512}),
     ("size", "64, 256 or 1024", {"size": "64"}),
     ("size", "64, 256 or 1024", {"size": True}),
@@ -196,6 +200,30 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("embeds", "2, 77", {"embeds": Embeds("a", "", Tensor("F16", (1, 77, 8), bytes(1232)))}),
     ("embeds", "2, 77", {"embeds": Embeds("a", "", Tensor("I16", (2, 77, 8), bytes(2464)))}),
     ("embeds", "do not fill", {"embeds": Embeds("a", "", Tensor("F16", (2, 77, 8), b"1"))}),
+    ("style", "own hold no style", {"embeds": OWN, "style": "in oil"}),
+    ("style", "control characters", {"style": "\x07"}),
+    ("style", "text", {"style": 7}),
+    ("settings.stage_one.positive_mixer", "with a style", {"settings": {"stage_one": {"positive_mixer": 0.5}}}),
+    ("settings.stage_two.positive_mixer", "0.5 in Stage II", {"style": "in oil", "settings": {"stage_two": {"positive_mixer": 2}}}),
+    ("format", "one of png, webp, jpeg", {"format": "jpg"}),
+    ("keep", "a day", {"keep": 1e9, "size": 64}),
+    ("keep", "nothing comes after upscaler", {"keep": 60}),
+    ("keep", "number", {"keep": "60", "size": 64}),
+    ("source", "path, URL", {"upscale": True}),
+    ("upscale", "'alone'", {"upscale": "stage_two", "source": SQUARE}),
+    ("upscale", "'alone'", {"upscale": 1, "source": SQUARE}),
+    ("mask", "belongs to inpaint", {"upscale": True, "source": SQUARE, "mask": SQUARE}),
+    ("size", "256 or 1024", {"upscale": True, "source": SQUARE, "size": 64}),
+    ("size", "alone draws 1024", {"upscale": "alone", "source": SQUARE, "size": 256}),
+    ("source", "260 x 65.*at most 256 pixels", {"upscale": True, "source": png(260, 65)}),
+    ("source", "1032 x 300.*at most 1024 pixels", {"upscale": "alone", "source": png(1032, 300)}),
+    ("embeds", "no embeddings", {"upscale": "alone", "source": SQUARE, "embeds": OWN}),
+    ("style", "Stage I and II", {"upscale": "alone", "source": SQUARE, "style": "in oil"}),
+    ("strength", "belongs to vary", {"upscale": True, "source": SQUARE, "strength": 0.5}),
+    ("width", "follows its source", {"upscale": True, "source": SQUARE, "width": 64}),
+    ("aspect_ratio", "follows its source", {"upscale": True, "source": SQUARE, "aspect_ratio": "3:2"}),
+    ("prompt", "say what the picture shows", {"upscale": True, "source": SQUARE, "prompt": ""}),
+    ("continues", "a picture of `candidates`", {"continues": "3f9c2a7be01d4c55"}),
     ("priority", "-100", {"priority": 101}),
     ("deadline", "above 0", {"deadline": 0.0}),
     ("tied", "true or false", {"tied": "yes"}),
@@ -208,6 +236,116 @@ def test_a_bad_wish_names_field_value_and_remedy(field: str, remedy: str, given:
         made(**given)
     assert error.value.field == field
     assert str(error.value).startswith(f"{field}: ")
+
+
+# ---- upscale, and two ways that are one
+
+
+@pytest.mark.parametrize(
+    ("given", "way"),
+    [
+        ({"upscale": True}, ("encoder", "upscaler", ("source",))),
+        ({"upscale": True, "size": 256, "keep": 60}, ("encoder", "stage_two", ("source",))),
+        ({"upscale": True, "embeds": OWN}, ("stage_two", "upscaler", ("source", "embeds"))),
+        ({"upscale": "alone"}, ("upscaler", "upscaler", ("source",))),
+        ({"upscale": "alone", "generator": STATE}, ("upscaler", "upscaler", ("source", "rng"))),
+    ],
+)
+def test_upscale(given: dict[str, Any], way: tuple[str, str, tuple[str, ...]]) -> None:
+    request, _ = made(source=png(256, 96), **given)
+    assert (request.task, request.first_stage, request.last_stage, request.brings) == ("upscale", *way)
+    assert made(source=SQUARE, upscale=False)[0].task == "vary"
+
+
+def kept(request: Request) -> Image:
+    """What comes of it."""
+    frame = pictures(request.last_stage)
+    return Image.published(Finished("first", "", len(frame), request.seed, True, (), SHA), frame, request, SQUARE, WIDE)
+
+
+def onwards(asked: Request, **given: Any) -> Request:
+    request, brought = made(given.pop("prompt", ""), continues=kept(asked), **given)
+    assert (brought.frame, brought.digest, brought.source, brought.mask) == (b"", SHA, SQUARE, WIDE)
+    assert brought.names == request.brings
+    return request
+
+
+def test_what_continues_is_asked_for_as_it_was_but_for_what_is_wished_anew() -> None:
+    settings = {"stage_one": {"steps": 9}, "stage_two": {"steps": 8, "positive_mixer": 0.2}, "upscaler": {"steps": 7}}
+    common: dict[str, Any] = {"negative": "a dog", "style": "in oil", "seed": 5, "width": 96, "priority": 3, "tied": True}
+    asked, _ = made(size=64, keep=60, deadline=9, settings=settings, **common)
+    whole = Request("a fox", 5, negative="a dog", style="in oil", width=96, priority=3, tied=True)
+    rest = replace(whole, first_stage="stage_two", brings=("embeds", "image64", "rng"), upload=SHA)
+    later = {"stage_two": Settings(steps=8, positive_mixer=0.2), "upscaler": Settings(steps=7)}
+    assert onwards(asked) == replace(rest, settings=later)
+    assert onwards(asked, prompt="a fox", negative="a dog") == replace(rest, settings=later)
+    anew = onwards(asked, size=256, settings={"stage_two": Settings(steps=3)}, keep=9, tied=False, format="webp", stages=False, deadline=5)
+    later["stage_two"] = Settings(steps=3)
+    assert anew == replace(rest, last_stage="stage_two", settings=later, keep=9.0, tied=False, format="webp", stages=False, deadline=5.0)
+    second = replace(rest, last_stage="stage_two", settings=later, keep=9.0)
+    last = replace(
+        whole, style="", first_stage="upscaler", settings={"upscaler": Settings(steps=7)}, brings=("image256", "rng"), upload=SHA
+    )
+    assert onwards(second) == last
+    assert onwards(second, prompt="an owl", negative="") == replace(last, prompt="an owl", negative="")
+
+
+def test_what_continues_a_varied_picture() -> None:
+    """Its strength goes on as well; after Stage II nothing of the source is needed, and the rest is as of any picture."""
+    asked, _ = made(source=SQUARE, mask=SQUARE, size=64, keep=60, strength=0.6, seeding="per_stage")
+    rest = onwards(asked)
+    assert (rest.task, rest.brings, rest.settings["stage_two"]) == (
+        "inpaint",
+        ("source", "mask", "embeds", "image64"),
+        Settings(strength=0.6),
+    )
+    assert onwards(asked, strength=0.9).settings["stage_two"] == Settings(strength=0.9) != rest.settings["stage_two"]
+    asked, _ = made(source=SQUARE, size=256, keep=60, strength=0.6)
+    rest = onwards(asked)
+    assert (rest.task, rest.first_stage, rest.brings, rest.settings) == ("generate", "upscaler", ("image256", "rng"), {})
+    with pytest.raises(BadRequest, match="belongs to vary"):
+        onwards(asked, strength=0.9)
+
+
+SKETCH = Request("a fox", 5, last_stage="stage_one", keep=60.0)
+FIXED: dict[str, Any] = {"style": "in oil", "seed": 5, "seeding": "per_stage", "generator": STATE, "embeds": OWN, "width": 64} | {
+    "height": 64,
+    "aspect_ratio": "3:2",
+    "upscale": True,
+    "source": SQUARE,
+    "mask": SQUARE,
+}
+
+
+@pytest.mark.parametrize("field", FIXED)
+def test_what_is_drawn_already_cannot_be_wished_anew(field: str) -> None:
+    with pytest.raises(BadRequest, match=rf"^{field}: .*has its own: leave it out"):
+        made("", continues=kept(SKETCH), **{field: FIXED[field]})
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "remedy", "given"),
+    [
+        (SKETCH, "prompt", "was encoded", {"prompt": "an owl"}),
+        (SKETCH, "negative", "was encoded", {"negative": "an owl"}),
+        (SKETCH, "size", "has got so far", {"size": 64}),
+        (replace(SKETCH, last_stage="stage_two"), "size", "has got so far", {"size": 256}),
+        (SKETCH, "size", "64, 256 or 1024", {"size": 512}),
+        (SKETCH, "keep", "nothing comes after upscaler", {"keep": 60}),
+        (SKETCH, "settings.upscaler.steps", "from 1 to 1000", {"settings": {"upscaler": {"steps": 0}}}),
+        (SKETCH, "sise", "did you mean size", {"sise": 64}),
+    ],
+)
+def test_a_bad_wish_for_what_continues(asked: Request, field: str, remedy: str, given: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest, match=remedy) as error:
+        made(given.pop("prompt", ""), continues=kept(asked), **given)
+    assert error.value.field == field
+
+
+def test_only_what_was_kept_can_be_continued() -> None:
+    for image in (replace(kept(SKETCH), kept=""), replace(kept(SKETCH), request=None)):
+        with pytest.raises(BadRequest, match=r"^continues: 'first': was not kept: ask for it with size=64 or 256, and keep=3600"):
+            made("", continues=image)
 
 
 @pytest.mark.parametrize("name", ["source", "mask"])

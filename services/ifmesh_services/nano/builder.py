@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -123,6 +124,9 @@ _PARTS_X4 = {
 }  # fmt: skip
 
 
+_CONFIGS = {"t5": _T5, "clip": _CLIP_TEXT, "one": _I, "two": _II, "x4": _X4, "vae": _VAE}
+Configs = Mapping[str, Mapping[str, Any]]
+
 _UNet: Any = UNet2DConditionModel  # diffusers does not type its constructors
 _VAEModel: Any = AutoencoderKL
 
@@ -148,16 +152,18 @@ def ensure() -> Path:
     return folder
 
 
-def build(folder: Path, base: int = 64, seed: int = 0, flagging: bool = False) -> None:
+def build(folder: Path, base: int = 64, seed: int = 0, flagging: bool = False, other: Configs = MappingProxyType({})) -> None:
     """Write cascade.json and the three repositories into `folder`, which must not exist.  Same arguments, same bytes.
 
-    base: 64, or 16 for tests.  flagging: the safety checker flags every picture (for tests); otherwise it flags none.
+    base: 64, or 16 for tests.  flagging: the safety checker flags every picture (for tests); otherwise it flags none.  other: what is
+    to be different in the configurations of "t5", "clip", "one", "two", "x4" and "vae", e.g. their widths (for tests).
     """
+    configs = {name: {**config, **other.get(name, {})} for name, config in _CONFIGS.items()}
     steps, over = STEPS[base], {stage: {task: {"steps": n} for task, n in of.items()} for stage, of in OVER[base].items()}
     folder.mkdir(parents=True)
-    _stage_one(folder / "IF-I-nano", base, seed, flagging)
-    _stage_two(folder / "IF-II-nano", folder / "IF-I-nano", 4 * base, seed)
-    _upscaler(folder / "x4-nano", base, seed)
+    _stage_one(folder / "IF-I-nano", base, seed, flagging, configs)
+    _stage_two(folder / "IF-II-nano", folder / "IF-I-nano", 4 * base, seed, configs)
+    _upscaler(folder / "x4-nano", base, seed, configs)
     recipe = {
         "name": NAME if base == 64 else f"{NAME}{base}",
         "stage_one": {"repo": "IF-I-nano", "steps": steps["stage_one"], "guidance": 7.0, **over["stage_one"]},
@@ -167,11 +173,11 @@ def build(folder: Path, base: int = 64, seed: int = 0, flagging: bool = False) -
     write_json(folder / "cascade.json", recipe, sort=False)
 
 
-def _stage_one(repo: Path, side: int, seed: int, flagging: bool) -> None:
+def _stage_one(repo: Path, side: int, seed: int, flagging: bool, configs: Configs) -> None:
     ids = write_t5(repo / "tokenizer")
     padded = -(-ids // 128) * 128  # as T5 pads 32,100 ids to 32,128
-    _weights(repo / "text_encoder", seed + 1, lambda: T5EncoderModel(T5Config(vocab_size=padded, **_T5)))
-    _weights(repo / "unet", seed + 2, lambda: _UNet(**_I, sample_size=side))
+    _weights(repo / "text_encoder", seed + 1, lambda: T5EncoderModel(T5Config(vocab_size=padded, **configs["t5"])))
+    _weights(repo / "unet", seed + 2, lambda: _UNet(**configs["one"], sample_size=side))
     _weights(repo / "safety_checker", seed + 3, lambda: _checker(flagging))
     _watermarker(repo / "watermarker")
     _config(repo / "scheduler" / "scheduler_config.json", _SCHEDULER_I)
@@ -179,21 +185,21 @@ def _stage_one(repo: Path, side: int, seed: int, flagging: bool) -> None:
     _config(repo / "model_index.json", {"_class_name": "IFPipeline", **_PARTS_IF})
 
 
-def _stage_two(repo: Path, first: Path, side: int, seed: int) -> None:
+def _stage_two(repo: Path, first: Path, side: int, seed: int, configs: Configs) -> None:
     for same in ("tokenizer", "text_encoder", "safety_checker", "watermarker", "feature_extractor"):
         shutil.copytree(first / same, repo / same)
-    _weights(repo / "unet", seed + 4, lambda: _UNet(**_II, sample_size=side))
+    _weights(repo / "unet", seed + 4, lambda: _UNet(**configs["two"], sample_size=side))
     _config(repo / "scheduler" / "scheduler_config.json", _SCHEDULER_II)
     _config(repo / "image_noising_scheduler" / "scheduler_config.json", _SCHEDULER_NOISING)
     noising = {"image_noising_scheduler": ["diffusers", "DDPMScheduler"]}
     _config(repo / "model_index.json", {"_class_name": "IFSuperResolutionPipeline", **_PARTS_IF, **noising})
 
 
-def _upscaler(repo: Path, base: int, seed: int) -> None:
+def _upscaler(repo: Path, base: int, seed: int, configs: Configs) -> None:
     ids = write_clip(repo / "tokenizer")
-    _weights(repo / "text_encoder", seed + 5, lambda: CLIPTextModel(CLIPTextConfig(vocab_size=ids, **_CLIP_TEXT)))
-    _weights(repo / "unet", seed + 6, lambda: _UNet(**_X4, sample_size=2 * base))
-    _weights(repo / "vae", seed + 7, lambda: _VAEModel(**_VAE, sample_size=4 * base))
+    _weights(repo / "text_encoder", seed + 5, lambda: CLIPTextModel(CLIPTextConfig(vocab_size=ids, **configs["clip"])))
+    _weights(repo / "unet", seed + 6, lambda: _UNet(**configs["x4"], sample_size=2 * base))
+    _weights(repo / "vae", seed + 7, lambda: _VAEModel(**configs["vae"], sample_size=4 * base))
     _config(repo / "scheduler" / "scheduler_config.json", _SCHEDULER_X4)
     _config(repo / "low_res_scheduler" / "scheduler_config.json", _SCHEDULER_X4_LOW)
     _config(repo / "model_index.json", {"_class_name": "StableDiffusionUpscalePipeline", "max_noise_level": 350, **_PARTS_X4})

@@ -1,0 +1,1 @@
+"""What `ifmesh bench` measures of the stages, beside diffusers' own pipelines in the same process."""
