@@ -180,4 +180,6 @@ def _print_machine(report: dict[str, Any]) -> None:
 
     of = report["machine"]
     device = of["card"] or f"{of['device']} ({of['capability']})"
-    screen.tell(f"{report['cascade']} on {device}, {of['threads']} thread, {of['clock']} seconds, torch {of['torch']}")
+    screen.tell(
+        f"{report['cascade']} on {device}, {of['threads']} thread{'s' * (of['threads'] > 1)}, {of['clock']} seconds, torch {of['torch']}"
+    )

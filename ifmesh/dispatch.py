@@ -62,18 +62,14 @@ class Dispatch(Ledger):
     def _soonest(self, job: Job) -> Worker | None:
         """The least loaded with room; rather one where it begins at once, because all that is there makes way for it."""
         worker = self.roster.least_loaded(job.at)
-        if worker is not None and self._urgency(worker) < job.request.priority:
+        if worker is not None and worker.urgency < job.request.priority:
             return worker
         return self._yielding(job, self.roster.usable(job.at)) or worker
 
-    def _urgency(self, worker: Worker) -> float:
-        """The highest priority of what it has in hand."""
-        return max((self.jobs[j].request.priority for j in worker.tasks), default=-inf)
-
     def _yielding(self, job: Job, workers: Iterable[Worker]) -> Worker | None:
         """A worker that has only less urgent jobs in hand.  Beside those it has one place more than its capacity."""
-        found = [w for w in workers if w.takes(w.hello.capacity + bool(w.tasks)) and self._urgency(w) < job.request.priority]
-        return min(found, key=lambda w: (self._urgency(w), len(w.tasks), w.life), default=None)
+        found = [w for w in workers if w.urgency < job.request.priority and w.takes(w.hello.capacity + bool(w.tasks))]
+        return min(found, key=lambda w: (w.urgency, len(w.tasks), w.life), default=None)
 
     def _paused(self, worker: Worker, job: Job) -> bool:
         """Does it make way, in that worker, for what is more urgent and began after it?"""
@@ -321,6 +317,9 @@ class Dispatch(Ledger):
 
     def check(self) -> None:
         super().check()
+        for worker in self.roster.lives.values():
+            urgent = max((self.jobs[j].request.priority for j in worker.tasks), default=-inf)
+            assert worker.urgency == urgent, f"{worker.life}: as urgent as {worker.urgency}, and has {urgent} in hand"
         if self._orphans or self.draining:
             return
         for job in self.jobs.values():

@@ -27,7 +27,7 @@ class Ledger:
         self.policy = policy or Policy()
         self.jobs: dict[str, Job] = {}
         self.ended: OrderedDict[str, Closed] = OrderedDict()
-        self.roster = Roster(tuple(s.name for s in cascade.stages))
+        self.roster = Roster(tuple(s.name for s in cascade.stages), lambda job: self.jobs[job].request.priority)
         self.queues = {s.name: Waiting() for s in cascade.stages}
         self.uploads = Uploads(self.policy.max_uploads)
         self.draining = False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from typing import Literal
 
 from ifmesh.protocol import Hello, Token
@@ -16,7 +18,7 @@ class Worker:
 
     tasks: what it was granted and has not finished.  outputs: jobs whose finished bag is in its outbox.  beat: number of its last
     Beat, 0 before the first; nothing is granted before it, because it may hold tasks of an earlier epoch.  reserved: the one job
-    that it is kept empty for.
+    that it is kept empty for.  urgency: the highest priority of its tasks.
     """
 
     hello: Hello
@@ -31,6 +33,7 @@ class Worker:
     done: int = 0
     tasks: dict[str, Token] = field(default_factory=dict)
     outputs: set[str] = field(default_factory=set)
+    urgency: float = -inf
 
     @property
     def life(self) -> str:
@@ -60,9 +63,13 @@ class Worker:
 
 
 class Roster:
-    """All workers, by life, by name and by stage; the least loaded with room comes first, found in a heap, not by a scan."""
+    """All workers, by life, by name and by stage; the least loaded with room comes first, found in a heap, not by a scan.
 
-    def __init__(self, stages: tuple[str, ...]) -> None:
+    priority: of a job, by its id.
+    """
+
+    def __init__(self, stages: tuple[str, ...], priority: Callable[[str], int]) -> None:
+        self._priority = priority
         self.lives: dict[str, Worker] = {}
         self.names: dict[str, Worker] = {}
         self.stages: dict[str, dict[str, Worker]] = {stage: {} for stage in stages}
@@ -80,6 +87,7 @@ class Roster:
 
     def offer(self, worker: Worker) -> None:
         """Its load or its state has changed: it may have room."""
+        worker.urgency = max(map(self._priority, worker.tasks), default=-inf)
         if worker.room and worker.name not in self.aside:
             heap = self._free[worker.stage]
             heapq.heappush(heap, (len(worker.tasks), next(self._serial), worker.life))

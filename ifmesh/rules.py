@@ -17,6 +17,7 @@ NEEDS = {"generate": (), "vary": ("source",), "inpaint": ("source", "mask"), "up
 MAY = {"upscale": ("embeds", "rng"), "encode": ()}  # and may be; the other tasks: whatever enters where they begin
 ORDER = ("source", "mask", "embeds", "image64", "image256", "rng")
 ENTERS = {"embeds": ("stage_one", "stage_two"), "image64": ("stage_two",), "image256": ("upscaler",)}  # as first stage
+WORDS = {"seeding": ("chained", "per_stage"), "format": ("png", "webp", "jpeg")}  # what these fields may say
 SKETCHED = ("vary", "inpaint")  # the tasks that draw over a source
 STRENGTH = STYLED = ("stage_one", "stage_two")  # the stages that start from a source; those that read the encoder's texts
 
@@ -40,6 +41,9 @@ def check_fields(request: Request) -> None:
     """BadRequest, naming field, value and remedy."""
     if request.task not in TASKS:
         raise BadRequest("task", request.task, f"one of {', '.join(TASKS)}")
+    for field, words in WORDS.items():
+        if (said := getattr(request, field)) not in words:
+            raise BadRequest(field, said, f"one of {', '.join(words)}")
     _check_texts(request)
     _check_numbers(request)
     _check_way(request)

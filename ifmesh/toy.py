@@ -4,7 +4,7 @@ For trying a mesh, for its tests and for breaking it on purpose.  What a stage g
 bag that came in (a hash of both picks the colours of a small tiled pattern), so a bag that went astray shows in the pixels.
 
 Options (the stage's section of ifmesh.toml): `steps` (default 5), `step_ms` (milliseconds per step, default 0), `slots` (jobs that
-step together, default 1).  A prompt may ask for trouble, with the stage's name: `toy:raise=stage_one` raises an error in the second
+step together, see `modes`).  A prompt may ask for trouble, with the stage's name: `toy:raise=stage_one` raises an error in the second
 step, `toy:abort=...` aborts the process there, `toy:hang=...` never returns from there, `toy:bad=...` calls the request wrong, and
 `toy:flag` makes the guard blank the pictures.  To the toy encoder a word is a token, and one with "zzz" in it is unknown.
 """

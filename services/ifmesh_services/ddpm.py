@@ -48,7 +48,7 @@ def together(draws: Sequence[Draw], answers: Iterable[Tensor]) -> None:
 
 def covered(draw: Draw) -> bool:
     """Is its step the one that is written here?"""
-    known = type(draw.scheduler) is DDPMScheduler and draw.scheduler.config.variance_type in VARIANCES
+    known = draw.scheduler.config.get("variance_type") in VARIANCES and type(draw.scheduler) is DDPMScheduler
     return known and draw.x.dtype == torch.float32
 
 
@@ -63,7 +63,7 @@ def stepped(draws: Sequence[Draw], told: Tensor) -> Tensor:
         x0 = threshold(x0, config.dynamic_thresholding_ratio, config.sample_max_value)
     elif config.clip_sample:
         x0 = x0.clamp(-config.clip_sample_range, config.clip_sample_range)
-    mean = of_x0 * x0 + of_x * x
+    mean: Tensor = of_x0 * x0 + of_x * x
 
     if config.variance_type == "learned_range":
         share = (spread + 1) / 2

@@ -163,7 +163,7 @@ def test_embeddings_and_a_generator_of_ones_own(mesh: Real, folder16: Path) -> N
     assert {name: p.data for name, p in plain.stages.items()} == {name: p.data for name, p in again.stages.items()}
     assert {name: p.data for name, p in plain.stages.items()} == {name: p.data for name, p in third.stages.items()}
     torch.randn(3, generator=generator)
-    assert mesh.client.generate(FOX, negative="red", generator=generator, settings=FEW).png != plain.png
+    assert mesh.client.generate(FOX, negative="red", generator=generator, settings=FEW).data != plain.data
 
 
 def test_a_picture_that_is_none_is_the_requests_fault(mesh: Real, folder16: Path) -> None:

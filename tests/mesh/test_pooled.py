@@ -17,7 +17,11 @@ pytestmark = pytest.mark.timeout(300)
 
 ONE, TWO = "stage_one", "stage_two"
 STAGES = ("encoder", ONE, TWO, "guard")
-POOLED = {f"services.{ONE}.options.mode": "pooled", f"services.{TWO}.options.mode": "pooled", f"services.{TWO}.options.rows": 4}
+POOLED: dict[str, str | int] = {
+    f"services.{ONE}.options.mode": "pooled",
+    f"services.{TWO}.options.mode": "pooled",
+    f"services.{TWO}.options.rows": 4,
+}
 """Stage I in calls of as many rows as there are, Stage II in calls of four: two guided requests, or one of each kind and a dummy."""
 
 

@@ -143,9 +143,10 @@ def test_the_selection_holds_every_pair_and_is_small() -> None:
 @pytest.mark.parametrize("task", ["generate", "vary", "inpaint", "upscale"])
 @pytest.mark.parametrize("cascade", ["nano16", "other16"])
 def test_every_named_list(request: pytest.FixtureRequest, cascade: str, task: str, name: str) -> None:
-    settings = {stage: Settings(schedule=name) for stage in (ONE, TWO)}
+    """In Stage I, and to upscale in Stage II."""
+    last = TWO if task == "upscale" else ONE
     stages = request.getfixturevalue({"nano16": "stages16", "other16": "others16"}[cascade])
-    asked = Request(FOX, 18, task, settings=settings, last_stage=TWO)
+    asked = Request(FOX, 18, task, settings={last: Settings(schedule=name)}, last_stage=last)
     compare(stages, request.getfixturevalue(cascade), asked, sketch(task, (16, 16)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,16 @@ def stages(nano16: Path, stages16: dict[str, Stage]) -> dict[str, Stage]:
     return {**stages16, "guard": guard}
 
 
+Alone = dict[str, tuple[dict[str, Bag], dict[str, Bag]]]
+
+
 @pytest.fixture(scope="module")
-def alone(stages: dict[str, Stage]) -> Mapping[str, tuple[dict[str, Bag], dict[str, Bag]]]:
+def alone(stages: dict[str, Stage]) -> Alone:
     """By stage, what enters, and what it gives to each when nobody else is there."""
     bags: dict[str, Bag] = {"long": {}, "urgent": {}}
-    made = {}
+    made: Alone = {}
     for name in STAGES:
-        entered = {
+        entered: dict[str, Bag] = {
             job: {blob.name: bags[job][blob.name] for blob in IF.enters(request, name)}
             for job, request in (("long", LONG), ("urgent", URGENT))
         }
@@ -51,9 +53,7 @@ def finish(stage: Stage, job: str, *paused: str) -> Bag:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_it_goes_on_as_if_nothing_had_been(
-    stages: dict[str, Stage], alone: Mapping[str, tuple[dict[str, Bag], dict[str, Bag]]], name: str
-) -> None:
+def test_it_goes_on_as_if_nothing_had_been(stages: dict[str, Stage], alone: Alone, name: str) -> None:
     """After each of its steps but the last."""
     stage, (entered, given) = stages[name], alone[name]
     steps = stage.admit("long", LONG, entered["long"])
@@ -68,7 +68,7 @@ def test_it_goes_on_as_if_nothing_had_been(
     assert not list(stage.step())
 
 
-def test_in_a_pool_too(nano16: Path, alone: Mapping[str, tuple[dict[str, Bag], dict[str, Bag]]]) -> None:
+def test_in_a_pool_too(nano16: Path, alone: Alone) -> None:
     entered, given = alone["stage_one"]
     stage = pooled(nano16, "stage_one")
     for job, request in (("long", LONG), ("urgent", URGENT)):

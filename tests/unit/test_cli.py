@@ -43,7 +43,22 @@ def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixtu
     assert [line.split()[0] for line in listed.splitlines() if line.strip()] == list(cli.cli.commands)
     meant = (exits.USAGE, exits.CONFIGURATION, exits.UNREACHABLE, exits.JOB_FAILED, exits.SOME_FAILED, exits.INTERRUPTED)
     assert [int(code) for code in re.findall(r"\d+", codes)] == [exits.OK, exits.FAILURE, *meant]
-    every = ["up", "down", "submit", "proceed", "encode", "show", "cancel", "demo", "ps", "logs", "coordinator", "worker", "completion"]
+    every = [
+        "up",
+        "down",
+        "submit",
+        "proceed",
+        "encode",
+        "show",
+        "cancel",
+        "demo",
+        "ps",
+        "logs",
+        "coordinator",
+        "worker",
+        "bench",
+        "completion",
+    ]
     assert list(cli.cli.commands) == every
 
 

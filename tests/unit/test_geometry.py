@@ -100,3 +100,18 @@ def test_the_limits_are_those_that_are_promised() -> None:
     assert geometry.FILE_BYTES == 16 * 1024 * 1024
     assert geometry.PIXELS == 25_000_000
     assert geometry.FORMATS == ("PNG", "JPEG", "WEBP")
+
+
+@pytest.mark.parametrize(
+    ("source", "seen"),
+    [
+        ((64, 64), (64, 64)),
+        ((100, 75), (96, 72)),  # 12.5 and 9.375 times 8
+        ((101, 77), (104, 80)),
+        ((259, 3), (256, 16)),
+        ((1, 1), (16, 16)),
+        ((1024, 683), (1024, 680)),
+    ],
+)
+def test_what_is_made_larger_lies_on_the_grid(source: tuple[int, int], seen: tuple[int, int]) -> None:
+    assert geometry.gridded(*source) == seen
