@@ -56,8 +56,10 @@ class _Job:
 class Guard:
     """Checks, marks and encodes the pictures a request publishes, one per step: one checker for all stages of the mesh.
 
-    A picture that the checker flags is blanked, and the result says so.  One of less than 17 x 17 pixels gets no watermark: it would be
-    less than a pixel wide, and IFWatermarker fails.  Floating point pictures are taken to 8 bits as diffusers' output_type="pil" does it.
+    A picture that the checker flags is blanked, and the result says so; as in diffusers it sees the middle square.  One of less than
+    17 x 17 pixels gets no watermark: it would be less than a pixel wide, and IFWatermarker fails.  Floating point pictures are taken to
+    8 bits as diffusers' output_type="pil" does it.
+
     A file holds pixels and nothing else, so that the same picture is the same file.  WebP keeps every bit; JPEG does not, and is what
     Pillow makes of the picture at quality 95.  Previews are PNG whatever their job's format: they are asked for by stage alone.
     """
@@ -82,7 +84,7 @@ class Guard:
         for part in (self._checker.vision_model, self._checker.p_head, self._checker.w_head):
             part.register_forward_hook(_sound)
         self._watermarker = loading.component(repo, "watermarker", IFWatermarker, terms=replace(terms, offload="none"))
-        stricter = "".join(f", {name} {value:g}" for name, value in self._thresholds.items() if value != LOGIT)
+        stricter = "".join(f", {name} {value}" for name, value in self._thresholds.items() if value != LOGIT)
         return loading.numeric_class(setup, self._dtype, self._checker, self._watermarker, terms=terms) + stricter
 
     def admit(self, job: str, request: Request, bag: Bag) -> int:

@@ -22,6 +22,7 @@ from ifmesh_services.nano import builder
 from ifmesh_services.tensors import to_blob
 from transformers import CLIPConfig, T5Config, T5EncoderModel
 
+from ifmesh.cascade import DRAWN
 from ifmesh.protocol import Request, Settings
 from ifmesh.stage import Bag, Setup, Stage
 from tests.services.chained import KINDS, run
@@ -71,7 +72,7 @@ def _made(kind: str, config: Any) -> Any:
 
 def measured(name: str, small: str, large: str, dtype: str, how: str) -> str:
     setups = [Setup(cascade=folder, dtype=dtype, options={"offload": how}) for folder in (small, large)]
-    _asked(name, _loaded(name, setups[0]), setups[0])
+    _ask(name, _loaded(name, setups[0]))
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
@@ -79,7 +80,7 @@ def measured(name: str, small: str, large: str, dtype: str, how: str) -> str:
     stage = _loaded(name, setups[1])
     loaded = _status("VmHWM") - before
     if dtype == "fp32":  # others are slow on a CPU
-        _asked(name, stage, setups[1])
+        _ask(name, stage)
     models = [value for value in vars(stage).values() if isinstance(value, torch.nn.Module)]
     weights = sum(p.numel() * p.element_size() for model in models for p in model.parameters())
     return f"{weights} {loaded / weights} {(_status('VmHWM') - before) / weights}"
@@ -91,15 +92,15 @@ def _loaded(name: str, setup: Setup) -> Stage:
     return stage
 
 
-def _asked(name: str, stage: Stage, setup: Setup) -> None:
+def _ask(name: str, stage: Stage) -> None:
     noise = {key: to_blob(torch.randn(3, 8, 8)) for key in ("image64", "image256")}
     unet: Any = getattr(stage, "_unet", None)
-    first = name if unet is not None else "encoder"
+    first = name if unet is not None else "encoder"  # of the encoder and the guard
     bag: Bag = noise | {"rng": to_blob(torch.Generator().get_state()), "tokens": to_blob(torch.zeros(2, 3, dtype=torch.int64))}
     if unet is not None:
         bag = {**bag, "embeds": to_blob(torch.zeros(2, 77, unet.config.encoder_hid_dim or unet.config.cross_attention_dim))}
-    few = {stage: Settings(steps=1) for stage in ("stage_one", "stage_two", "upscaler")}
-    last = "upscaler" if name == "upscaler" else "stage_two" if name == "stage_two" else "stage_one"
+    last = name if name in DRAWN else "stage_one"
+    few = {stage: Settings(steps=1) for stage in DRAWN}
     run(stage, "a", Request("a fox", 1, first_stage=first, last_stage=last, settings=few), bag)
 
 
@@ -111,6 +112,7 @@ def _status(key: str) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for case in sys.argv[3:]:
-        stage, dtype, how = case.split(",")
-        print(measured(stage, *sys.argv[1:3], dtype, how), flush=True)
+    _, nano, heavy, *cases = sys.argv
+    for case in cases:
+        name, dtype, how = case.split(",")
+        print(measured(name, nano, heavy, dtype, how), flush=True)

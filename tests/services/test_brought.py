@@ -189,7 +189,7 @@ def test_without_a_generator_the_seed_begins_anew(stages16: dict[str, Stage]) ->
 
 
 def test_any_range_is_taken_as_the_pipelines_take_it(stages16: dict[str, Stage], nano16: Path) -> None:
-    """Ten times too wide: Stage II just sees it, the upscaler clamps."""
+    """Ten times too wide for Stage II."""
     wild = 10 * torch.randn(3, 16, 24, generator=generator(1))
     embeds = passed(stages16, Request(FOX, 0, "encode", last_stage="encoder"))["embeds"]
     bag = {"embeds": embeds, "image64": to_blob(wild)}

@@ -126,7 +126,12 @@ def test_who_steps_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that differ in timestep only; a threshold, a shape or a kind of its own is a step of its own."""
     sizes: list[int] = []
     stepped = ddpm.stepped
-    monkeypatch.setattr(ddpm, "stepped", lambda draws, told: (sizes.append(len(draws)), stepped(draws, told))[1])
+
+    def counted(draws: Sequence[Draw], told: Tensor) -> Tensor:
+        sizes.append(len(draws))
+        return stepped(draws, told)
+
+    monkeypatch.setattr(ddpm, "stepped", counted)
     kind = template()
     several = [*draws(kind, [*SETTINGS[:4], *SETTINGS[5:6], *BESIDE], 1), *draws(kind, SETTINGS[:2], 2, (8, 16))]
     with torch.inference_mode():

@@ -32,7 +32,7 @@ STEPS = 3
 TOKENS = to_blob(torch.tensor([[1, 1, 0], [80, 77, 3]]))
 
 
-def guard(cascade: Path | str, dtype: str = "", **options: str | float | bool) -> Guard:
+def guard(cascade: Path | str, options: Mapping[str, str | float | bool] | None = None, dtype: str = "") -> Guard:
     made = Guard()
     assert made.load(Setup(cascade=str(cascade), dtype=dtype, options=options))
     return made
@@ -255,6 +255,14 @@ def test_a_preview_has_no_texts(guard64: Guard) -> None:
     assert set(done.output) == {"picture_stage_two", "flagged"}
 
 
+def test_a_paused_job_stays_as_it_is(guard64: Guard) -> None:
+    whole = through(guard64, Request("a fox", 1), bag(16))[-1].output
+    assert guard64.admit("a", Request("a fox", 1), bag(16)) == 3
+    assert [advance.step for advance in guard64.step()] == [1]
+    assert not list(guard64.step({"a"}))
+    assert [(advance.step, advance.output) for _ in range(2) for advance in guard64.step()] == [(2, None), (3, whole)]
+
+
 def test_a_missing_picture_is_refused_and_a_dropped_job_forgotten(guard64: Guard) -> None:
     given = bag(16)
     with pytest.raises(ValueError, match="image64"):
@@ -294,7 +302,7 @@ def test_thresholds_are_diffusers_or_stricter(nano16: Path, tmp_path: Path, head
     to = {f"{head}_weight": torch.zeros_like, f"{head}_bias": lambda bias: torch.full_like(bias, 0.2)}
     cascade = altered(nano16, tmp_path / "near", **to)
     name = f"{head}_threshold"
-    assert [sees(guard(cascade, **said)) for said in ({}, {name: 0.5}, {name: 0}, {name: 0.19})] == [False, False, True, True]
+    assert [sees(guard(cascade, said)) for said in ({}, {name: 0.5}, {name: 0}, {name: 0.19})] == [False, False, True, True]
     classes = [Guard().load(Setup(cascade=cascade, options=said)) for said in ({}, {name: 0.5}, {name: 0})]
     assert classes[0] == classes[1] != classes[2]
 
@@ -318,7 +326,7 @@ def test_thresholds_are_diffusers_or_stricter(nano16: Path, tmp_path: Path, head
 )
 def test_a_wrong_option_is_named_with_what_to_do(nano16: Path, options: Mapping[str, str | float | bool], said: str) -> None:
     with pytest.raises(Misconfigured) as caught:
-        guard(nano16, **options)
+        guard(nano16, options)
     assert said in str(caught.value)
 
 
@@ -333,9 +341,9 @@ def test_the_checker_computes_as_it_is_told(nano16: Path, tmp_path: Path) -> Non
     assert all(one == made[0] for one in made)
     wild = altered(nano16, tmp_path / "wild", p_weight=lambda weight: weight * 1e9)
     sees(guard(wild))
-    sees(guard(wild, "bf16"))
+    sees(guard(wild, dtype="bf16"))
     with pytest.raises(ArithmeticError, match=r"the safety checker has overflowed in torch.float16: let the guard compute in fp32"):
-        sees(guard(wild, "fp16"))
+        sees(guard(wild, dtype="fp16"))
 
 
 def test_its_options_about_weights(nano16: Path) -> None:

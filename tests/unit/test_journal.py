@@ -261,7 +261,7 @@ def test_what_a_death_has_left_half_written_is_no_upload(tmp_path: Path) -> None
 
 def test_what_is_held_is_known_after_a_restart_and_for_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wall = 1_000_000.0
-    monkeypatch.setattr(journal_file.time, "time", lambda: wall)
+    monkeypatch.setattr("time.time", lambda: wall)
     with opened(tmp_path) as it:
         it.commit([Hold("a" * 64, ("embeds", "rng"), 10.0), Hold("b" * 64, ("source",), 0.5)])
         wall += 1.0
