@@ -83,7 +83,7 @@ class Guard:
         self._checker = loading.component(repo, "safety_checker", IFSafetyChecker, self._dtype, setup.device, terms)
         for part in (self._checker.vision_model, self._checker.p_head, self._checker.w_head):
             part.register_forward_hook(_sound)
-        self._watermarker = loading.component(repo, "watermarker", IFWatermarker, terms=replace(terms, offload="none"))
+        self._watermarker = loading.component(repo, "watermarker", IFWatermarker, terms=terms)
         stricter = "".join(f", {name} {value}" for name, value in self._thresholds.items() if value != LOGIT)
         return loading.numeric_class(setup, self._dtype, self._checker, self._watermarker, terms=terms) + stricter
 

@@ -6,8 +6,7 @@ missing, not fetch 20 GB.  Even then only what the stage loads is fetched, and o
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import get_token, snapshot_download
@@ -19,14 +18,10 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import (  # type: ignore[attr-defined]
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
 
 from ifmesh.errors import Misconfigured
 
+from .bars import no_bars
 from .recipes import is_hub_name
 
 LICENCE = "DeepFloyd/IF-I-XL-v1.0"  # accepted once, for all repositories of DeepFloyd
@@ -123,16 +118,3 @@ def variant_of(path: Path) -> str:
     """ "fp16" of model.fp16.safetensors, model.fp16-00001-of-00002.safetensors and model-00001-of-00002.fp16.safetensors; else ""."""
     parts = path.name.removesuffix(".safetensors").split(".")[1:]
     return parts[0].partition("-")[0] if parts else ""
-
-
-@contextlib.contextmanager
-def no_bars() -> Iterator[None]:
-    """No progress bars of the hub's client: a worker's log is no terminal."""
-    shown = not are_progress_bars_disabled()
-    if shown:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bars()

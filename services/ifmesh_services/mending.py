@@ -13,7 +13,7 @@ from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from . import hub
+from . import bars
 
 
 def mend_safety_checker() -> None:
@@ -63,9 +63,9 @@ def _heed_size(kind: Any) -> None:
 
 @contextlib.contextmanager
 def no_bars() -> Iterator[None]:
-    """No progress bars of the libraries, as hub.no_bars."""
+    """No progress bars of the libraries, as bars.no_bars."""
     ours = [log for log in (transformers_logging, diffusers_logging) if log.is_progress_bar_enabled()]
-    with hub.no_bars():
+    with bars.no_bars():
         for log in ours:
             log.disable_progress_bar()
         try:

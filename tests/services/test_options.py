@@ -6,6 +6,7 @@ dtype: test_parity.py; quantize: test_encoder.py; download: test_hub.py; the gua
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,18 +16,21 @@ from typing import Any
 
 import pytest
 import torch
-from ifmesh_services import offload
+from ifmesh_services import offload, pooled
+from ifmesh_services.guard import THRESHOLDS
 from ifmesh_services.loading import DTYPES
 from ifmesh_services.tensors import to_torch
-from ifmesh_services.terms import OFFLOAD, Terms
+from ifmesh_services.terms import OFFLOAD, OPTIONS, Terms
 from safetensors.torch import load_file
 
+from ifmesh import config
 from ifmesh.errors import Misconfigured
 from ifmesh.protocol import Request, Settings
 from ifmesh.stage import Bag, Setup, Stage
 from tests.services.chained import KINDS, passed, run
 from tests.services.test_offload import Largest
 
+ROOT = Path(__file__).parents[2]
 MAKES = {"encoder": "embeds", "stage_one": "image64", "stage_two": "image256", "upscaler": "image1024"}
 DRAWING = ("stage_one", "stage_two", "upscaler")
 FOX = Request("a fox", 3, negative="blurry", settings={stage: Settings(steps=2) for stage in DRAWING}, seeding="per_stage")
@@ -180,6 +184,17 @@ def test_a_wrong_option_is_named_with_what_to_do(nano16: Path, name: str, option
     with pytest.raises(Misconfigured) as caught:
         loaded(nano16, name, options)
     assert said in str(caught.value)
+
+
+def test_every_option_is_explained(tmp_path: Path) -> None:
+    """In ifmesh.toml: no more, no fewer.  And what the README shows can be read."""
+    shown = set(re.findall(r"^#   (\w+) = ", (ROOT / "deploy/ifmesh.toml").read_text(), re.MULTILINE))
+    assert shown == {name for names in OPTIONS.values() for name in names} | {*pooled.OPTIONS, "cache", *THRESHOLDS}
+    [text] = re.findall(r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "ifmesh.toml").write_text(text)
+    services = config.read(tmp_path / "ifmesh.toml", {"HOME": str(tmp_path)}, {}).services
+    assert Terms.read("encoder", services["encoder"].options, "cuda").quantize == "int8"
+    assert all(Terms.read(name, services[name].options, "cuda", beside=()) for name in KINDS)
 
 
 COMPILED = """

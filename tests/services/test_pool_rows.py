@@ -17,6 +17,8 @@ from ifmesh.stage import Bag, Stage
 from tests.services.chained import run
 from tests.services.together import ONE, TWO, UP, Jobs, alone, every, pooled, requests, together
 
+FEW = ("three steps", "listed", "no guidance", "wide")  # of the upscaler, which takes long
+
 
 @pytest.fixture(scope="module")
 def jobs(stages16: dict[str, Stage]) -> dict[str, Jobs]:
@@ -39,7 +41,7 @@ def slim16(nano16: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(nano16, folder)
     unet = folder / "IF-I-nano" / "unet"
     kind: Any = UNet2DConditionModel
-    config = kind.load_config(unet) | {"block_out_channels": [8, 16], "cross_attention_dim": 16, "sample_size": 8}
+    config = kind.load_config(unet) | {"block_out_channels": [16, 32], "cross_attention_dim": 32, "sample_size": 8}
     for blocks in ("down_block_types", "up_block_types"):
         config[blocks] = [config[blocks][0], config[blocks][-1]]
     shutil.rmtree(unet)
@@ -83,7 +85,8 @@ def test_a_hundred_compositions_and_orders(slim16: Path, jobs: dict[str, Jobs]) 
 
 @pytest.mark.parametrize(("stage", "rows", "number"), [(ONE, 8, 5), (ONE, 6, 3), (TWO, 8, 2), (TWO, 5, 1), (UP, 6, 1)])
 def test_every_stage(nano16: Path, jobs: dict[str, Jobs], stage: str, rows: int, number: int) -> None:
-    assert differing(as_on_a_card(nano16, stage, rows), jobs[stage], number, rows) == []
+    some = {job: jobs[stage][job] for job in (FEW if stage == UP else jobs[stage])}
+    assert differing(as_on_a_card(nano16, stage, rows), some, number, rows) == []
 
 
 def test_the_comparison_notices(nano16: Path, slim16: Path, jobs: dict[str, Jobs]) -> None:
