@@ -148,7 +148,8 @@ def _print_stages(report: dict[str, Any]) -> None:
         of = f"{row['requests']} request{'s' * (row['requests'] > 1)}"
         screen.tell(f"{row['stage']}, {of}: time in the models: exact {row['exact']:.1%}, pooled {row['pooled']:.1%}")
     if first := report.get("first_picture"):
-        screen.tell("Stage I until its first picture: " + ", ".join(f"{way} {seconds:.3g} s" for way, seconds in first.items()))
+        said = ", ".join(f"{way} {seconds:.3g} s" for way, seconds in first["seconds"].items())
+        screen.tell(f"Stage I until its first picture, {first['steps']} steps: {said}")
     if cost := report.get("overhead"):
         screen.tell(f"the pool with one request against diffusers' pipeline: {cost['share']:+.1%} time")
     for row in report.get("overlapping", ()):

@@ -10,8 +10,8 @@ rows    pooled only: every call has exactly so many rows (a guided request has t
 What pooled gives up, on a CPU in fp32 (measured): guided requests keep the bits of exact (skinny.py); one without guidance differs in
 the last bits, by its neighbours, unless `rows` is set: then its bytes are always the same, but not those of exact.  On a card all may
 differ in the last bits (on a CPU, without that care: 1e-5 in Stage I, 2e-4 in Stage II, 0.2 there for lists from timestep 999), and
-`rows` is meant to make them independent of the neighbours; `ifmesh bench tolerance` measures it.  In half precision the pool keeps x in fp32 and casts at
-the UNet's door, where exact follows the scheduler's own arithmetic: other last bits, and finer ones.
+`rows` is meant to make them independent of the neighbours; `ifmesh bench tolerance` measures it.  In half precision the pool keeps x in
+fp32 and casts at the UNet's door, where exact follows the scheduler's own arithmetic: other last bits, and finer ones.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def test_the_report_is_complete(report: dict[str, Any], nano16: Path) -> None:
     ]
     assert {(row["stage"], row["requests"]) for row in report["share"]} == {(stage, n) for stage in (ONE, TWO, UP) for n in (1, 2)}
     assert all(0.2 < row[way] < 1 for row in report["share"] for way in (stages.EXACT, stages.POOLED))
-    assert report["first_picture"].keys() == {stages.EXACT, stages.POOLED, stages.LOOP}
+    assert report["first_picture"]["steps"] == 1
+    assert report["first_picture"]["seconds"].keys() == {stages.EXACT, stages.POOLED, stages.LOOP}
     assert [row["side"] for row in report["overlapping"]] == [16]
 
 

@@ -43,22 +43,25 @@ def pipeline(name: str, stage: Any) -> Any:
 
 def drawn(name: str, stage: Any, pipe: Any, asked: Asked) -> Tensor:
     """The requests' pictures, [B, 3, h, w], about -1 to 1 (the upscaler's 0 to 1), as one static batch; all want what the first wants."""
-    first = asked[0][0]
-    plan: Plan = planned(stage._defaults[first.task], first.settings.get(name))
-    walk: dict[str, Any] = {"num_inference_steps": plan.steps} if plan.timesteps is None else {"timesteps": list(plan.timesteps)}
+    want = plan(name, stage, asked[0][0])
+    walk: dict[str, Any] = {"num_inference_steps": want.steps} if want.timesteps is None else {"timesteps": list(want.timesteps)}
     sources = [torch.Generator("cpu").manual_seed(request.seed) for request, _ in asked]
-    walk |= {"guidance_scale": plan.guidance, "generator": sources, "output_type": "pt"}
+    walk |= {"guidance_scale": want.guidance, "generator": sources, "output_type": "pt"}
     if name == "upscaler":
         low = (_stacked(stage, asked, IMAGE256.name) / 2 + 0.5).clamp(0, 1)  # it takes 0 to 1
         texts = {"prompt": [request.prompt for request, _ in asked], "negative_prompt": [request.negative for request, _ in asked]}
-        walk |= {"image": low, **texts, "noise_level": plan.noise_level}
+        walk |= {"image": low, **texts, "noise_level": want.noise_level}
     else:
         both = _stacked(stage, asked, EMBEDS.name)
         walk |= {"negative_prompt_embeds": both[:, 0], "prompt_embeds": both[:, 1]}
     if name == "stage_two":
-        walk |= {"image": _stacked(stage, asked, IMAGE64.name), "noise_level": plan.noise_level}
+        walk |= {"image": _stacked(stage, asked, IMAGE64.name), "noise_level": want.noise_level}
     pictures: Tensor = pipe(**walk).images
     return pictures
+
+
+def plan(name: str, stage: Any, request: Request) -> Plan:
+    return planned(stage._defaults[request.task], request.settings.get(name))
 
 
 def _stacked(stage: Any, asked: Asked, name: str) -> Tensor:

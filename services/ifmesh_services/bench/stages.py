@@ -148,16 +148,17 @@ def _shares(name: str, stage: Any, wanted: Wanted, meter: Meter) -> list[dict[st
     return made
 
 
-def _first_picture(stage: Any, wanted: Wanted, meter: Meter) -> dict[str, float]:
-    """Seconds from the embeddings to Stage I's picture, for a single request with the cascade's own settings."""
-    jobs, pipe, pooled = crowd.requests("stage_one", stage, 1, Settings()), rivals.pipeline("stage_one", stage), crowd.pooled(stage)
-    [asked] = jobs.values()
+def _first_picture(stage: Any, wanted: Wanted, meter: Meter) -> dict[str, Any]:
+    """Seconds from the embeddings to Stage I's picture, for a single request; without --steps with the cascade's own settings."""
+    jobs, pooled = crowd.requests("stage_one", stage, 1, Settings(steps=wanted.steps or None)), crowd.pooled(stage)
+    pipe, [asked] = rivals.pipeline("stage_one", stage), jobs.values()
     ways: dict[str, Way] = {
         EXACT: lambda: crowd.one_by_one(stage, jobs),
         POOLED: lambda: crowd.one_by_one(pooled, jobs),
         LOOP: lambda: rivals.drawn("stage_one", stage, pipe, [asked]),
     }
-    return {way: median(taken) for way, taken in meter.in_turn(ways, wanted.rounds, wanted.seconds).items()}
+    steps = rivals.plan("stage_one", stage, asked[0]).steps
+    return {"steps": steps, "seconds": {way: median(taken) for way, taken in meter.in_turn(ways, wanted.rounds, wanted.seconds).items()}}
 
 
 def _overhead(stage: Any, wanted: Wanted, meter: Meter) -> dict[str, Any]:

@@ -82,6 +82,6 @@ def check_real(wanted: Wanted) -> None:
     if wanted.device == "auto" and wanted.chosen == "cpu":
         size = published.size(wanted.real, wanted.stages, 4) / 1e9
         raise Misconfigured(
-            f"--real {wanted.real}: torch sees no card here, and on a CPU a step of the real sizes takes from half a minute up; "
+            f"--real {wanted.real}: torch sees no card here, and on a CPU each step of the real sizes takes seconds to minutes; "
             f"--device cpu if that is meant ({size:.1f} GB of weights in fp32, on disk and in memory)"
         )
