@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from ifmesh.embeds import Embeds
     from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
     from ifmesh.image import Image, Picture, Preview
-    from ifmesh.protocol import Request, Settings
+    from ifmesh.request import Request, Settings
     from ifmesh.wishes import Wishes
 
 __all__ = [

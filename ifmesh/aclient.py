@@ -23,7 +23,8 @@ from ifmesh.embeds import Embeds
 from ifmesh.file import Event
 from ifmesh.image import Image
 from ifmesh.many import Race, Series
-from ifmesh.protocol import Books, Ended, Request
+from ifmesh.protocol import Books, Ended
+from ifmesh.request import Request
 from ifmesh.talk import Pause, Talk, Work
 from ifmesh.wishes import Brought, Wishes
 

@@ -20,7 +20,8 @@ from ifmesh.embeds import Embeds
 from ifmesh.errors import BadRequest, Lost, MeshError
 from ifmesh.file import File
 from ifmesh.image import Image
-from ifmesh.protocol import Books, Ended, Request
+from ifmesh.protocol import Books, Ended
+from ifmesh.request import Request
 from ifmesh.talk import Talk, Work
 from ifmesh.wishes import Brought
 

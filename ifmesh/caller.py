@@ -23,12 +23,12 @@ from ifmesh.protocol import (
     Hi,
     Preview,
     Refused,
-    Request,
     Result,
     ToClient,
     Wanted,
     Welcome,
 )
+from ifmesh.request import Request
 
 KEEPALIVE: Final = 10.0  # seconds between two Hi while a job is open: who is silent for long counts as gone
 BURST: Final = 20  # repeats leave in groups of so many ...

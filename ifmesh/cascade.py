@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ifmesh import rules
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import STAGES, Request
+from ifmesh.request import STAGES, Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from ifmesh.embeds import Embeds
 from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, MeshBusy, MeshError
 from ifmesh.file import Event, File
 from ifmesh.image import Image, Preview
-from ifmesh.protocol import Ended, Failed, Finished, Refused, Request
+from ifmesh.protocol import Ended, Failed, Finished, Refused
+from ifmesh.request import Request
 from ifmesh.talk import Talk
 
 

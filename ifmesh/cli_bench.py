@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from ifmesh.errors import Misconfigured
-from ifmesh.protocol import STAGES
+from ifmesh.request import STAGES
 
 F = TypeVar("F", bound=Callable[..., Any])
 MEASURED = STAGES[:4]  # the guard draws nothing

@@ -13,7 +13,7 @@ import click
 
 from ifmesh import cli_options as options
 from ifmesh.errors import Lost, Misconfigured
-from ifmesh.protocol import STAGES
+from ifmesh.request import STAGES
 
 if TYPE_CHECKING:
     from ifmesh.config import Config

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ifmesh.protocol import STAGES
+from ifmesh.request import STAGES
 
 if TYPE_CHECKING:
     from ifmesh.client import Client

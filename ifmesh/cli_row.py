@@ -17,7 +17,7 @@ from ifmesh.errors import Lost, MeshBusy, MeshError
 if TYPE_CHECKING:
     from ifmesh.client import Client, Job
     from ifmesh.image import Image
-    from ifmesh.protocol import Request
+    from ifmesh.request import Request
     from ifmesh.wishes import Brought
 
 

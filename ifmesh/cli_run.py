@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ifmesh.cli_progress import Board
     from ifmesh.client import Client, Job
     from ifmesh.image import Image
-    from ifmesh.protocol import Request
+    from ifmesh.request import Request
 
 NAMED = 10  # jobs that an interrupted command names
 ENDINGS = (JobFailed, DeadlineExceeded, JobCancelled, MeshBusy)  # what --json tells of one job, instead of failing

@@ -18,7 +18,7 @@ from ifmesh.errors import BadRequest
 from ifmesh.rules import DRAW, STRENGTH
 
 if TYPE_CHECKING:
-    from ifmesh.protocol import Request
+    from ifmesh.request import Request
     from ifmesh.wishes import Brought
 
 N = TypeVar("N", int, float, str)

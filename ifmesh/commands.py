@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ifmesh.protocol import Ended, Endpoint, Request, StageRun, ToClient, Token, ToParent, ToWorker
+from ifmesh.protocol import Ended, Endpoint, StageRun, ToClient, Token, ToParent, ToWorker
+from ifmesh.request import Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from ifmesh import typed
 from ifmesh.errors import Misconfigured
-from ifmesh.protocol import STAGES
+from ifmesh.request import STAGES
 
 FILE = "ifmesh.toml"  # read when it lies in the current folder and no other is named
 PUBLISHED = ("if-xl", "if-l", "if-m")

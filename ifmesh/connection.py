@@ -18,7 +18,8 @@ from ifmesh import caller, sockets, wire
 from ifmesh.errors import Lost, MeshError, Misconfigured
 from ifmesh.file import File
 from ifmesh.parcels import Parcels
-from ifmesh.protocol import ClientMessage, Refused, Request, Result, ToClient, Welcome
+from ifmesh.protocol import ClientMessage, Refused, Result, ToClient, Welcome
+from ifmesh.request import Request
 from ifmesh.talk import Pause, Signal, Talk
 
 log = logging.getLogger(__name__)

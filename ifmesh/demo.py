@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from ifmesh import exits, lease, screen, supervisor
 from ifmesh.errors import MeshError
-from ifmesh.protocol import STAGES, Finished, Progress, Queued, Started
+from ifmesh.protocol import Finished, Progress, Queued, Started
+from ifmesh.request import STAGES
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

@@ -14,7 +14,7 @@ from ifmesh import bags
 from ifmesh.cascade import EMBEDS, TOKENS
 from ifmesh.errors import BadRequest
 from ifmesh.notes import notes
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Tensor
 from ifmesh.wire import Garbled
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ifmesh.protocol import Cancel, ClientMessage, Fetch, Inspect, Preview, Progress, Request, Submit, ToClient, Watch
+from ifmesh.protocol import Cancel, ClientMessage, Fetch, Inspect, Preview, Progress, Submit, ToClient, Watch
+from ifmesh.request import Request
 
 
 @dataclass(slots=True, eq=False)

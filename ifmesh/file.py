@@ -19,7 +19,6 @@ from ifmesh.protocol import (
     Progress,
     Queued,
     Refused,
-    Request,
     Result,
     Started,
     ToClient,
@@ -27,6 +26,7 @@ from ifmesh.protocol import (
     Welcome,
 )
 from ifmesh.protocol import Preview as Shown
+from ifmesh.request import Request
 from ifmesh.talk import Signal
 
 log = logging.getLogger(__name__)

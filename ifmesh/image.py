@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 from ifmesh import bags, formats, parameters, wire
 from ifmesh.cascade import DRAWN, FLAGGED, PICTURE, TOKENS, Blob
 from ifmesh.notes import notes
-from ifmesh.protocol import Finished, Request, StageRun
+from ifmesh.protocol import Finished, StageRun
+from ifmesh.request import Request
 from ifmesh.stage import Tensor
 
 if TYPE_CHECKING:

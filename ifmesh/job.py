@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from ifmesh.protocol import NEVER, Request, StageRun, Token
+from ifmesh.protocol import NEVER, StageRun, Token
+from ifmesh.request import Request
 
 
 class State(Enum):

@@ -19,7 +19,8 @@ from pathlib import Path
 from ifmesh import wire
 from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Hold
 from ifmesh.errors import Misconfigured
-from ifmesh.protocol import Ended, Request, StageRun
+from ifmesh.protocol import Ended, StageRun
+from ifmesh.request import Request
 
 SCHEMA = 3
 REMEMBER = 10000  # endings given back after a restart, the newest

@@ -29,7 +29,6 @@ from ifmesh.protocol import (
     Received,
     Refused,
     Release,
-    Request,
     Run,
     Step,
     Token,
@@ -38,6 +37,7 @@ from ifmesh.protocol import (
     Who,
     WorkerMessage,
 )
+from ifmesh.request import Request
 
 Frame = bytes | memoryview
 """A bag as one safetensors frame."""

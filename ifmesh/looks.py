@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ifmesh.cascade import DRAWN
-from ifmesh.protocol import Endpoint, Request, Token
+from ifmesh.protocol import Endpoint, Token
+from ifmesh.request import Request
 
 LOOKS = 8  # remembered at once, those that run included
 

@@ -15,7 +15,7 @@ from ifmesh.asker import Asker
 from ifmesh.case import Case
 from ifmesh.errors import BadRequest, MeshBusy
 from ifmesh.image import Image
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.talk import Pause, Signal, Talk, Work
 from ifmesh.wishes import Brought
 

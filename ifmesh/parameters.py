@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ifmesh import typed
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 
 BODY: Final = 33  # bytes to the end of IHDR: where other chunks may begin
 NAMES: Final = {"stage_one": "Stage I", "stage_two": "Stage II", "upscaler": "Upscaler"}

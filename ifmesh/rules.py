@@ -7,7 +7,7 @@ import re
 
 from ifmesh import respacing, samplers
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import STAGES, TASKS, Request, Settings
+from ifmesh.request import STAGES, TASKS, Request, Settings
 
 PROMPT_CHARACTERS = 2000
 PROMPT_BYTES = 4096

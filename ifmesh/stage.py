@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from typing import IO
 
 from ifmesh import exits, lease
 from ifmesh.config import Config
-from ifmesh.protocol import STAGES
+from ifmesh.request import STAGES
 
 ENDINGS = {
     exits.OK: "ended by itself",

@@ -25,7 +25,7 @@ import xxhash
 from ifmesh import modes, rules
 from ifmesh.cascade import DRAWN, EMBEDS, FLAGGED, IF, IMAGE64, IMAGE256, IMAGE1024, PICTURE, RNG, TOKENS
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Advance, Bag, Setup, Tensor
 
 TILE = 16

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from ifmesh.errors import BadRequest
 from ifmesh.job import Job
-from ifmesh.protocol import Request, Submit
+from ifmesh.protocol import Submit
+from ifmesh.request import Request
 
 WAITING = 1000  # Submits that wait for their uploads; beyond, the one that was said longest ago is forgotten
 FILES = 10_000  # uploads on disk, however small

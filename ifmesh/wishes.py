@@ -14,7 +14,7 @@ from ifmesh.cascade import BROUGHT, RNG
 from ifmesh.embeds import Embeds
 from ifmesh.errors import BadRequest
 from ifmesh.image import Image
-from ifmesh.protocol import STAGES, Request, Settings
+from ifmesh.request import STAGES, Request, Settings
 from ifmesh.stage import Tensor
 
 LAST = {64: "stage_one", 256: "stage_two", 1024: "upscaler"}  # pixels -> the stage that draws them

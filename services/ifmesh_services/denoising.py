@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ifmesh.cascade import EMBEDS, RNG, Blob
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Advance, Bag
 
 from . import generators, offload

@@ -12,7 +12,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 
 from ifmesh.cascade import EMBEDS, IF, RNG, TOKENS
 from ifmesh.errors import Misconfigured
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Advance, Bag, Setup
 
 from . import loading, offload, recipes, terms

@@ -26,7 +26,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from ifmesh.cascade import DRAWN, FLAGGED, IF, PICTURE
 from ifmesh.errors import BadRequest, Misconfigured
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Advance, Bag, Setup, Tensor
 from ifmesh_services.tensors import take
 

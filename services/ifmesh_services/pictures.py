@@ -14,7 +14,7 @@ from torch import Tensor
 from ifmesh import geometry, jpeg
 from ifmesh.cascade import MASK, SOURCE, Blob
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Bag
 
 from .tensors import take

@@ -11,7 +11,7 @@ from typing import Any
 
 from ifmesh.cascade import DRAWN, IF
 from ifmesh.errors import BadRequest, Misconfigured
-from ifmesh.protocol import STAGES, Request, Settings
+from ifmesh.request import STAGES, Request, Settings
 from ifmesh.rules import NEEDS, SKETCHED, STRENGTH, STYLED
 
 UPSCALER = "stabilityai/stable-diffusion-x4-upscaler"

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ifmesh import rules, samplers
 from ifmesh.errors import BadRequest, Misconfigured
-from ifmesh.protocol import Settings
+from ifmesh.request import Settings
 
 from .samplers import alike, thresholded
 

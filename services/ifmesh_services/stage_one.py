@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from ifmesh.cascade import IMAGE64
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Advance, Bag, Setup
 
 from . import loading, recipes

@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch.nn import functional
 
 from ifmesh.cascade import IMAGE64, IMAGE256
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Advance, Bag, Setup
 
 from . import loading, recipes

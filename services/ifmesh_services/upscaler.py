@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditi
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ifmesh.cascade import IMAGE256, IMAGE1024, RNG, SOURCE
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Advance, Bag, Setup
 
 from . import loading, recipes

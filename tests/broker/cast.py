@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from tests.broker.patron import ONWARDS, Wish
 from tests.broker.toyland import EMPTY, luggage, sha
 

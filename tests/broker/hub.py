@@ -15,7 +15,6 @@ from ifmesh.protocol import (
     Finished,
     Header,
     Preview,
-    Request,
     Result,
     StageRun,
     Submit,
@@ -24,6 +23,7 @@ from ifmesh.protocol import (
     Wanted,
     Watch,
 )
+from ifmesh.request import Request
 from tests.broker.service import first_bag
 from tests.broker.toyland import EMPTY, apart, digest, left, names, published, sha
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ifmesh.caller import Caller, Command, Rebuild, Send, Tell, Upload
-from ifmesh.protocol import NEVER, Accepted, Cancelled, Endpoint, Failed, Finished, Header, Preview, Refused, Request, Result, Welcome
+from ifmesh.protocol import NEVER, Accepted, Cancelled, Endpoint, Failed, Finished, Header, Preview, Refused, Result, Welcome
+from ifmesh.request import Request
 from tests.broker.links import Down, Link
 from tests.broker.toyland import EMPTY, digest, left, names, previewed, published
 

@@ -21,7 +21,8 @@ from ifmesh.broker import Broker
 from ifmesh.cascade import BROUGHT, IF, kept
 from ifmesh.commands import Blame, Book, Booked, Close, Closed, Discard, Give, Hand, Hold, Note, Policy, Send
 from ifmesh.keeper import Keeper
-from ifmesh.protocol import Beat, Done, Endpoint, Exited, Header, Held, Hello, Raised, Received, Request, StageRun, Step, Token
+from ifmesh.protocol import Beat, Done, Endpoint, Exited, Header, Held, Hello, Raised, Received, StageRun, Step, Token
+from ifmesh.request import Request
 from tests.broker.world import Minds
 
 INLET = (Endpoint("", "tcp://hub"),)

@@ -16,7 +16,6 @@ from ifmesh.broker import Broker
 from ifmesh.cascade import IF
 from ifmesh.commands import Close, Closed, Discard, Give, Hold, Policy, Send
 from ifmesh.protocol import (
-    STAGES,
     Accepted,
     Beat,
     Bye,
@@ -32,7 +31,6 @@ from ifmesh.protocol import (
     Raised,
     Received,
     Refused,
-    Request,
     Step,
     Submit,
     ToClient,
@@ -42,6 +40,7 @@ from ifmesh.protocol import (
     Wanted,
     Watch,
 )
+from ifmesh.request import STAGES, Request
 from ifmesh.uploads import FILES
 from ifmesh.wire import TO_CLIENT, TO_PARENT, TO_WORKER
 

@@ -19,13 +19,13 @@ from ifmesh.protocol import (
     Hello,
     Kill,
     Raised,
-    Request,
     Run,
     Step,
     Submit,
     ToCoordinator,
     Token,
 )
+from ifmesh.request import Request
 
 FOX, HURRY, NOW = (Request("a fox", 1, "encode", last_stage="encoder", priority=p) for p in (0, 5, 9))
 

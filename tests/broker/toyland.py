@@ -7,7 +7,7 @@ from functools import cache
 from hashlib import blake2b, sha256
 
 from ifmesh.cascade import BROUGHT, DRAWN, IF, Cascade, kept
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 
 EMPTY = b"the empty bag"
 """The first bag of a job that brings nothing."""

@@ -18,7 +18,8 @@ from ifmesh.caller import Caller
 from ifmesh.cascade import IF
 from ifmesh.commands import Policy
 from ifmesh.keeper import Keeper
-from ifmesh.protocol import Cancelled, Endpoint, Exited, Failed, Finished, Header, Request, ToCoordinator
+from ifmesh.protocol import Cancelled, Endpoint, Exited, Failed, Finished, Header, ToCoordinator
+from ifmesh.request import Request
 from tests.broker.cast import Cast
 from tests.broker.hub import Hub
 from tests.broker.links import Links

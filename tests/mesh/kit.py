@@ -24,7 +24,6 @@ from ifmesh.cascade import BROUGHT, IF
 from ifmesh.config import Config
 from ifmesh.protocol import (
     NEVER,
-    STAGES,
     Accepted,
     Books,
     Cancelled,
@@ -36,7 +35,6 @@ from ifmesh.protocol import (
     Hi,
     Inspect,
     Preview,
-    Request,
     Result,
     ServiceRow,
     Submit,
@@ -45,6 +43,7 @@ from ifmesh.protocol import (
     Wanted,
     Welcome,
 )
+from ifmesh.request import STAGES, Request
 from ifmesh.stage import Bag, Setup, Stage, Tensor
 from ifmesh.wire import HEADER, TO_CLIENT, TO_COORDINATOR
 

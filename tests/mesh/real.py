@@ -20,7 +20,8 @@ from ifmesh_services.nano import builder
 from safetensors.torch import load_file
 
 from ifmesh import Client, Job, MeshError, sockets
-from ifmesh.protocol import STAGES, Books, Progress
+from ifmesh.protocol import Books, Progress
+from ifmesh.request import STAGES
 from tests.mesh.kit import Mesh, Process
 
 LIMIT = 180.0

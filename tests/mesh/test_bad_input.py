@@ -14,7 +14,8 @@ import pytest
 import zmq
 
 from ifmesh import BadRequest, Client, Request, Settings
-from ifmesh.protocol import STAGES, VERSION, Hello, Refused, Submit
+from ifmesh.protocol import VERSION, Hello, Refused, Submit
+from ifmesh.request import STAGES
 from ifmesh.wire import TO_WORKER
 from tests.mesh.conftest import Make
 from tests.mesh.kit import LIMIT, Mesh

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ifmesh import typed
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from tests.mesh.kit import LIMIT
 from tests.mesh.test_cli_mesh import LONG, SLOW, Done, Shell, Terminal
 

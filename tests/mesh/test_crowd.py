@@ -19,7 +19,7 @@ import pytest
 
 from ifmesh import Client
 from ifmesh.cascade import DRAWN, PICTURE
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from tests.mesh.conftest import Make
 from tests.mesh.kit import LIMIT, Mesh, Process, expected
 

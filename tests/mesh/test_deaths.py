@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from ifmesh import Image, Request, Settings
-from ifmesh.protocol import STAGES
+from ifmesh.request import STAGES
 from tests.mesh.kit import Mesh
 from tests.mesh.real import LIMIT, Real, cascade, reached
 

@@ -19,7 +19,8 @@ import pytest
 import zmq
 
 from ifmesh import bags, sockets
-from ifmesh.protocol import STAGES, VERSION, Bye, Header, Kind, Progress, Request, Settings
+from ifmesh.protocol import VERSION, Bye, Header, Kind, Progress
+from ifmesh.request import STAGES, Request, Settings
 from ifmesh.stage import Tensor
 from ifmesh.wire import HEADER
 from tests.mesh.conftest import Make

@@ -16,7 +16,8 @@ from ifmesh.bell import Bell
 from ifmesh.cascade import BROUGHT, kept
 from ifmesh.journal import Journal
 from ifmesh.log import Garbage
-from ifmesh.protocol import Accepted, Cancel, Cancelled, Finished, Request, Wanted
+from ifmesh.protocol import Accepted, Cancel, Cancelled, Finished, Wanted
+from ifmesh.request import Request
 from ifmesh.stage import Tensor
 from ifmesh.writer import Landed, Stored, Unstored, Writer
 from tests.mesh.conftest import Make

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ifmesh import bags
 from ifmesh.cascade import FLAGGED, PICTURE
-from ifmesh.protocol import STAGES, Finished, Header, Preview, Progress, Request, Watch
+from ifmesh.protocol import Finished, Header, Preview, Progress, Watch
+from ifmesh.request import STAGES, Request
 from ifmesh.stage import Tensor
 from ifmesh.wire import HEADER
 from tests.mesh.conftest import Make

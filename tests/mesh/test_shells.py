@@ -17,7 +17,6 @@ import zmq
 from ifmesh import bags, exits
 from ifmesh.parent import classify
 from ifmesh.protocol import (
-    STAGES,
     VERSION,
     Accepted,
     Beat,
@@ -29,13 +28,12 @@ from ifmesh.protocol import (
     Hi,
     Progress,
     Refused,
-    Request,
     Run,
-    Settings,
     Started,
     Welcome,
     Who,
 )
+from ifmesh.request import STAGES, Request, Settings
 from ifmesh.wire import HEADER, TO_COORDINATOR, TO_WORKER
 from tests.mesh.conftest import Make
 from tests.mesh.kit import Mesh, Speaker, expected, published

@@ -21,7 +21,8 @@ import pytest
 
 from ifmesh import Client
 from ifmesh.cascade import DRAWN, PICTURE
-from ifmesh.protocol import STAGES, Cancelled, Failed, Finished, Request
+from ifmesh.protocol import Cancelled, Failed, Finished
+from ifmesh.request import STAGES, Request
 from tests.mesh.conftest import Make
 from tests.mesh.kit import LIMIT, Mesh, Process, expected
 

@@ -15,7 +15,8 @@ import pytest
 from ifmesh import Client, MeshBusy, bags
 from ifmesh.cascade import DRAWN, PICTURE
 from ifmesh.geometry import FILE_BYTES
-from ifmesh.protocol import Accepted, Failed, Progress, Refused, Request, Wanted
+from ifmesh.protocol import Accepted, Failed, Progress, Refused, Wanted
+from ifmesh.request import Request
 from ifmesh.stage import Tensor
 from tests.mesh.conftest import Make
 from tests.mesh.kit import LIMIT, Mesh, bringing, expected, published, uploaded

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from ifmesh.protocol import STAGES, Cancel, Cancelled, Finished, Progress, Request, Settings, Started
+from ifmesh.protocol import Cancel, Cancelled, Finished, Progress, Started
+from ifmesh.request import STAGES, Request, Settings
 from tests.mesh.kit import Mesh, Speaker, expected, published
 
 SHORT = {stage: Settings(steps=2) for stage in ("stage_one", "stage_two", "upscaler")}

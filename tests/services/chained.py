@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from ifmesh import bags
 from ifmesh.cascade import BROUGHT, IF
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Bag, Setup, Stage, Tensor
 from tests.services import oracle
 

@@ -31,7 +31,7 @@ from diffusers.pipelines.deepfloyd_if import timesteps as published
 from PIL import Image
 
 from ifmesh import respacing
-from ifmesh.protocol import Settings
+from ifmesh.request import Settings
 
 ALONE = {"safety_checker": None, "feature_extractor": None, "watermarker": None, "requires_safety_checker": False}
 EXTRA: dict[str, dict[str, Any]] = {

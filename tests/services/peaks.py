@@ -23,7 +23,7 @@ from ifmesh_services.tensors import to_blob
 from transformers import CLIPConfig, T5Config, T5EncoderModel
 
 from ifmesh.cascade import DRAWN
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Bag, Setup, Stage
 from tests.services.chained import KINDS, run
 from tests.services.test_loading import rewritten

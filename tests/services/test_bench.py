@@ -16,7 +16,7 @@ from ifmesh_services.tensors import to_torch
 
 from ifmesh import cli, exits
 from ifmesh.errors import Misconfigured
-from ifmesh.protocol import Settings
+from ifmesh.request import Settings
 from ifmesh.stage import Setup
 from tests.services.together import ONE, TWO, UP
 

@@ -15,7 +15,7 @@ from transformers import T5Tokenizer
 
 from ifmesh import cascade
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Stage, Tensor
 from tests.services import oracle
 from tests.services.chained import assert_equal, bringing, compare, drawn, file, passed

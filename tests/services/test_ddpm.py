@@ -16,7 +16,7 @@ from ifmesh_services.nano.builder import _SCHEDULER_I
 from ifmesh_services.schedules import planned, scheduled
 from torch import Tensor
 
-from ifmesh.protocol import Settings
+from ifmesh.request import Settings
 
 ONE = "stage_one"
 PUBLISHED: dict[str, Any] = {key: value for key, value in _SCHEDULER_I.items() if key not in ("_class_name", "lambda_min_clipped")}

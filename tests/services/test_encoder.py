@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5EncoderModel
 
 from ifmesh.errors import Misconfigured
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Setup
 from tests.services.test_loading import rewritten
 

@@ -23,7 +23,7 @@ from transformers import CLIPImageProcessorPil
 
 from ifmesh.cascade import IF
 from ifmesh.errors import BadRequest, Misconfigured
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Advance, Bag, Setup, Tensor
 from tests.services.chained import run
 from tests.services.test_loading import rewritten

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, T5EncoderModel, T5Tokenizer
 
 from ifmesh.errors import Misconfigured
-from ifmesh.protocol import STAGES, Settings
+from ifmesh.request import STAGES, Settings
 from ifmesh.stage import Setup
 
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 from ifmesh import config
 from ifmesh.errors import Misconfigured
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Bag, Setup, Stage
 from tests.services.chained import KINDS, passed, run
 from tests.services.test_offload import Largest

@@ -17,7 +17,7 @@ from ifmesh_services.tensors import to_torch
 
 from ifmesh import bags
 from ifmesh.errors import BadRequest, Misconfigured
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.respacing import NAMED
 from ifmesh.samplers import SAMPLERS
 from ifmesh.stage import Bag, Stage

@@ -8,7 +8,7 @@ import pytest
 from ifmesh_services.guard import Guard
 
 from ifmesh.cascade import IF
-from ifmesh.protocol import STAGES, Request
+from ifmesh.request import STAGES, Request
 from ifmesh.stage import Bag, Setup, Stage
 from tests.services.chained import run
 from tests.services.together import every, pooled

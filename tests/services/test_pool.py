@@ -15,7 +15,7 @@ from ifmesh_services.skinny import Skinny
 from ifmesh_services.tensors import to_torch
 
 from ifmesh.errors import Misconfigured
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Bag, Setup, Stage
 from tests.services.chained import KINDS, run
 from tests.services.together import GUIDED, ONE, PICTURES, TWO, UP, Jobs, alone, apart, every, pooled, requests, together

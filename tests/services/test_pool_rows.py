@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from ifmesh_services.pooled import Pooled
 
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Bag, Stage
 from tests.services.chained import run
 from tests.services.together import ONE, TWO, UP, Jobs, alone, every, pooled, requests, together

@@ -14,7 +14,7 @@ from ifmesh_services.schedules import Plan, planned, scheduled
 
 from ifmesh import respacing, wishes
 from ifmesh.errors import BadRequest, Misconfigured
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.samplers import SAMPLERS
 from ifmesh.stage import Stage
 from tests.services import oracle

@@ -15,7 +15,7 @@ from ifmesh_services.encoder import Encoder
 from ifmesh_services.tensors import to_blob, to_torch
 
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Bag, Setup, Stage
 from tests.services import oracle
 from tests.services.chained import as_anybody_loads, assert_equal, bringing, drawn, file, loaded, passed, run

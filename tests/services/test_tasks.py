@@ -25,7 +25,7 @@ from PIL import Image
 
 from ifmesh.errors import BadRequest
 from ifmesh.geometry import fitted
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Bag, Stage
 from tests.services.chained import bringing, compare, drawn, file, loaded, run
 from tests.services.pairwise import Case, pairs, pairwise, whole

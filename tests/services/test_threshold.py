@@ -18,7 +18,7 @@ from diffusers import (
 from ifmesh_services import threshold
 from torch import Tensor
 
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Stage
 from tests.services.chained import compare
 

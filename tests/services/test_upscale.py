@@ -14,7 +14,7 @@ from ifmesh_services.tensors import to_blob
 from PIL import Image
 
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Stage
 from tests.services import oracle
 from tests.services.chained import bringing, compare, drawn, file, loaded, passed

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from ifmesh_services.tensors import to_torch
 
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Bag, Setup, Stage
 from tests.services.chained import KINDS, bringing, file, run
 from tests.services.photos import photo, saved, stencil

@@ -31,7 +31,6 @@ from ifmesh.protocol import (
     Preview,
     Progress,
     Refused,
-    Request,
     Result,
     StageRun,
     Started,
@@ -41,6 +40,7 @@ from ifmesh.protocol import (
     Watch,
     Welcome,
 )
+from ifmesh.request import Request
 from ifmesh.stage import Tensor
 
 STAGES = ("encoder", "stage_one", "stage_two", "upscaler", "guard")

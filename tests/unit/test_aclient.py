@@ -23,21 +23,9 @@ from ifmesh.client import Client, Job
 from ifmesh.connection import Connection
 from ifmesh.errors import BadRequest, JobCancelled, JobFailed, Lost, MeshError
 from ifmesh.image import Preview
-from ifmesh.protocol import (
-    Accepted,
-    Cancel,
-    Cancelled,
-    ClientMessage,
-    Failed,
-    Finished,
-    Inspect,
-    Progress,
-    Request,
-    Submit,
-    ToClient,
-    Watch,
-)
+from ifmesh.protocol import Accepted, Cancel, Cancelled, ClientMessage, Failed, Finished, Inspect, Progress, Submit, ToClient, Watch
 from ifmesh.protocol import Preview as Shown
+from ifmesh.request import Request
 from ifmesh.talk import Work
 from tests.unit.stand_in import BOOKS, StandIn, finished, heard, kept, on, png, until
 

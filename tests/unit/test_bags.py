@@ -17,7 +17,7 @@ import torch
 from ifmesh import bags
 from ifmesh.bags import FRAME_LIMIT, HEADER_LIMIT, decode, digest, encode
 from ifmesh.cascade import EMBEDS, FLAGGED, IF, IMAGE64, IMAGE256, RNG, Blob
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Tensor
 from ifmesh.wire import Garbled
 

@@ -27,7 +27,6 @@ from ifmesh.protocol import (
     Progress,
     Queued,
     Refused,
-    Request,
     Result,
     Started,
     Submit,
@@ -36,6 +35,7 @@ from ifmesh.protocol import (
     Watch,
     Welcome,
 )
+from ifmesh.request import Request
 
 FOX = Request("a fox", 7)
 SHA = "5e" * 32

@@ -10,7 +10,7 @@ import pytest
 from ifmesh import rules
 from ifmesh.cascade import BROUGHT, DRAWN, IF, PICTURE, Blob, Cascade, StageSpec, kept
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import STAGES, TASKS, Request, Settings
+from ifmesh.request import STAGES, TASKS, Request, Settings
 
 SHA = "5e" * 32
 FOX = Request("a fox", 7)

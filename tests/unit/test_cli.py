@@ -22,7 +22,8 @@ from ifmesh.cli_timeline import Span
 from ifmesh.cli_wishes import Order
 from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
 from ifmesh.image import Image as Picture
-from ifmesh.protocol import ClientMessage, Inspect, JobRow, Settings, ToClient
+from ifmesh.protocol import ClientMessage, Inspect, JobRow, ToClient
+from ifmesh.request import Settings
 from tests.unit.stand_in import BOOKS, StandIn
 
 COMMANDS = sorted(cli.cli.commands)

@@ -15,7 +15,8 @@ from PIL import Image
 
 from ifmesh import cli_candidates
 from ifmesh.cli import run
-from ifmesh.protocol import ClientMessage, Failed, Request, Settings, Submit, ToClient
+from ifmesh.protocol import ClientMessage, Failed, Submit, ToClient
+from ifmesh.request import Request, Settings
 from tests.unit.stand_in import Rule, StandIn, heard, kept
 
 

@@ -33,13 +33,12 @@ from ifmesh.protocol import (
     Progress,
     Queued,
     Refused,
-    Request,
-    Settings,
     Started,
     Submit,
     ToClient,
     Watch,
 )
+from ifmesh.request import Request, Settings
 from tests.unit.stand_in import BOOKS, RUN, StandIn, finished, flat, heard, named, on, png
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ifmesh.config import KEYS, Config, locate, read, setting
 from ifmesh.errors import Misconfigured
-from ifmesh.protocol import STAGES
+from ifmesh.request import STAGES
 
 ROOT = Path(__file__).parents[2]
 Write = Callable[[str], Path]

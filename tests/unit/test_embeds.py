@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from ifmesh import bags, wire
 from ifmesh.embeds import Embeds
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Tensor
 
 REQUEST = Request('a "fox", 狐狸\nin the snow', 0, "encode", "blurry", last_stage="encoder")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ifmesh.farewell import AGAIN, LEAVING, READ, Farewell
-from ifmesh.protocol import Accepted, Finished, Refused, Request, Result, ToClient
+from ifmesh.protocol import Accepted, Finished, Refused, Result, ToClient
+from ifmesh.request import Request
 
 FINISHED = Finished("j", "ff", 3, 4, True, ())
 

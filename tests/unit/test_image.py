@@ -14,7 +14,8 @@ from PIL import Image as pillow
 
 from ifmesh import bags, formats, wire
 from ifmesh.image import Image, Preview
-from ifmesh.protocol import Finished, Request, Settings, StageRun
+from ifmesh.protocol import Finished, StageRun
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Tensor
 
 REQUEST = Request(

@@ -14,7 +14,7 @@ import ifmesh
 LIGHT = Path(ifmesh.__file__).parent
 HEAVY = LIGHT.parent / "services" / "ifmesh_services"
 
-VOCABULARY = {"errors", "protocol", "respacing", "samplers", "rules", "geometry", "jpeg", "formats", "cascade", "modes", "stage"}
+VOCABULARY = {"errors", "request", "protocol", "respacing", "samplers", "rules", "geometry", "jpeg", "formats", "cascade", "modes", "stage"}
 MINDS = {
     "job",
     "broker",
@@ -39,7 +39,20 @@ CODECS = {"typed", "wire", "bags", "config"}
 PURE = VOCABULARY | MINDS
 WORLD = {"time", "threading", "asyncio", "random", "secrets", "os", "subprocess", "socket", "signal", "select", "multiprocessing"}
 HEAVY_PACKAGES = {"torch", "numpy", "diffusers", "transformers", "accelerate", "ifmesh_services"}
-OPEN_TO_SERVICES = {"stage", "modes", "protocol", "samplers", "rules", "geometry", "jpeg", "formats", "cascade", "bags", "errors"}
+OPEN_TO_SERVICES = {
+    "stage",
+    "modes",
+    "request",
+    "protocol",
+    "samplers",
+    "rules",
+    "geometry",
+    "jpeg",
+    "formats",
+    "cascade",
+    "bags",
+    "errors",
+}
 
 
 def dotted(path: Path) -> str:

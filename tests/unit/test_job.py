@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from ifmesh.job import MOVES, Cause, IllegalMove, Job, State
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 
 TABLE = """
 queued  assigned  running

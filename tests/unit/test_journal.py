@@ -20,7 +20,8 @@ from ifmesh import journal as journal_file
 from ifmesh.broker import Blame, Book, Close, Closed, Command, Hold, Note
 from ifmesh.errors import Misconfigured
 from ifmesh.journal import Journal
-from ifmesh.protocol import VERSION, Cancelled, Ended, Failed, Finished, Request, Settings, StageRun
+from ifmesh.protocol import VERSION, Cancelled, Ended, Failed, Finished, StageRun
+from ifmesh.request import Request, Settings
 
 ROOT = Path(journal_file.__file__).parents[1]
 FOX = Request("a fox", 2**63 - 1, settings={"stage_one": Settings(timesteps=(999, 0), guidance=7.0)}, deadline=60.0)

@@ -26,13 +26,13 @@ from ifmesh.protocol import (
     Received,
     Refused,
     Release,
-    Request,
     Run,
     Step,
     Token,
     Verdicts,
     Who,
 )
+from ifmesh.request import Request
 
 FOX = Request("a fox", 1)
 ELK = Request("an elk", 2, priority=5)

@@ -14,7 +14,8 @@ import pytest
 from ifmesh import many, source
 from ifmesh.client import Client
 from ifmesh.errors import BadRequest, JobFailed, MeshBusy, MeshError
-from ifmesh.protocol import Accepted, Cancel, Cancelled, ClientMessage, Failed, Refused, Request, Submit, ToClient, Watch
+from ifmesh.protocol import Accepted, Cancel, Cancelled, ClientMessage, Failed, Refused, Submit, ToClient, Watch
+from ifmesh.request import Request
 from ifmesh.talk import Pause
 from tests.unit.stand_in import StandIn, finished, heard, kept, on, png
 

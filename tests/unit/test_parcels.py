@@ -13,8 +13,9 @@ from ifmesh.client import Client
 from ifmesh.connection import Connection
 from ifmesh.errors import BadRequest, MeshBusy
 from ifmesh.image import Preview
-from ifmesh.protocol import Accepted, ClientMessage, Finished, Progress, Refused, Request, Started, Submit, ToClient, Wanted, Watch
+from ifmesh.protocol import Accepted, ClientMessage, Finished, Progress, Refused, Started, Submit, ToClient, Wanted, Watch
 from ifmesh.protocol import Preview as Shown
+from ifmesh.request import Request
 from tests.unit.stand_in import SHOWN, StandIn, finished, on, png, until
 
 SOURCE, MASK = png(64), png(128)

@@ -9,7 +9,7 @@ import pytest
 
 from ifmesh import rules
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.respacing import FORMS
 
 SHA = "5e" * 32

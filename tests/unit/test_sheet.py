@@ -10,7 +10,8 @@ from PIL import Image as pillow
 
 from ifmesh import bags
 from ifmesh.image import Image, Picture
-from ifmesh.protocol import Finished, Request, StageRun
+from ifmesh.protocol import Finished, StageRun
+from ifmesh.request import Request
 from ifmesh.sheet import CAPTION, GAP, MARGIN, NARROWEST, SMALL, TOP, several
 from ifmesh.stage import Tensor
 

@@ -14,7 +14,7 @@ from PIL import Image
 from ifmesh import bags, toy
 from ifmesh.cascade import DRAWN, IF, PICTURE
 from ifmesh.errors import BadRequest
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Bag, Setup, Stage, Tensor
 
 FOX = Request("a fox", seed=7)

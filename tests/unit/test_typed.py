@@ -12,7 +12,8 @@ from typing import Any, Literal, Optional
 import pytest
 
 from ifmesh import typed
-from ifmesh.protocol import Request, Settings, Token
+from ifmesh.protocol import Token
+from ifmesh.request import Request, Settings
 from ifmesh.typed import Mismatch, build, plain
 
 

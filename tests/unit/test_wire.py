@@ -30,16 +30,15 @@ from ifmesh.protocol import (
     JobRow,
     Queued,
     Refused,
-    Request,
     Result,
     Run,
     ServiceRow,
-    Settings,
     StageRun,
     Submit,
     Verdicts,
     Welcome,
 )
+from ifmesh.request import STAGES, Request, Settings
 from ifmesh.wire import HEADER, TO_CLIENT, TO_COORDINATOR, TO_PARENT, TO_WORKER, Door, Garbled, VersionMismatch, pack, unpack
 
 DOORS: list[Door[Any]] = [TO_COORDINATOR, TO_WORKER, TO_CLIENT, TO_PARENT, HEADER]
@@ -198,7 +197,7 @@ def test_what_we_could_not_read_is_not_sent() -> None:
 
 def test_the_largest_of_what_we_send_fits() -> None:
     text = "\N{GRINNING FACE}" * 1000
-    settings = {s: Settings(timesteps=tuple(range(999, -1, -1)), strength=0.3) for s in protocol.STAGES}
+    settings = {s: Settings(timesteps=tuple(range(999, -1, -1)), strength=0.3) for s in STAGES}
     request = replace(BROUGHT, prompt=text, negative=text, settings=settings, brings=("source", "mask", "embeds", "rng"))
     assert TO_COORDINATOR.decode(TO_COORDINATOR.encode(Submit("a", request)))
     assert TO_WORKER.decode(TO_WORKER.encode(Run("a", (1, 2), request)))
@@ -207,9 +206,9 @@ def test_the_largest_of_what_we_send_fits() -> None:
     assert TO_WORKER.decode(TO_WORKER.encode(Verdicts(1, tuple(("j" * 64, (2**60, 2**60)) for _ in range(1000)))))
     service = ServiceRow("s" * 40, "stage_one", 1, "h" * 16, "cuda:0", "draining", 1, 1, 1, 0.1, "n" * 300)
     job = JobRow("j" * 64, "running", "stage_one", 1, 1, "w" * 40, 0.1, "\N{GRINNING FACE}" * 60)
-    books = Books(0, 1, (service,) * 100, (job,) * 100, dict.fromkeys(protocol.STAGES, 1), (), ((0.1, "s" * 300),) * 200, (RUN,) * 5)
+    books = Books(0, 1, (service,) * 100, (job,) * 100, dict.fromkeys(STAGES, 1), (), ((0.1, "s" * 300),) * 200, (RUN,) * 5)
     assert TO_CLIENT.decode(TO_CLIENT.encode(books)) == books
-    welcome = Welcome(protocol.STAGES, 3, 2000, (Endpoint("h" * 16, "ipc://" + "x" * 107), Endpoint("", "tcp://127.0.0.1:65535")))
+    welcome = Welcome(STAGES, 3, 2000, (Endpoint("h" * 16, "ipc://" + "x" * 107), Endpoint("", "tcp://127.0.0.1:65535")))
     assert TO_CLIENT.decode(TO_CLIENT.encode(welcome)) == welcome
     result = Result("j" * 64, "f" * 64, request)
     assert TO_CLIENT.decode(TO_CLIENT.encode(result)) == result

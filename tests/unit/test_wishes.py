@@ -17,7 +17,8 @@ from ifmesh.embeds import Embeds
 from ifmesh.errors import BadRequest
 from ifmesh.geometry import FILE_BYTES
 from ifmesh.image import Image
-from ifmesh.protocol import Failed, Finished, Request, Settings
+from ifmesh.protocol import Failed, Finished
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Tensor
 from tests.unit.stand_in import EMBEDS, pictures, png
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ifmesh.cascade import EMBEDS, IMAGE64, IMAGE256, Blob
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Bag, Setup
 
 from ..cache import Cache

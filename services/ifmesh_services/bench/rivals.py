@@ -11,7 +11,7 @@ from diffusers import IFPipeline, IFSuperResolutionPipeline, StableDiffusionUpsc
 from torch import Tensor
 
 from ifmesh.cascade import EMBEDS, IMAGE64, IMAGE256
-from ifmesh.protocol import Request
+from ifmesh.request import Request
 from ifmesh.stage import Bag
 
 from ..schedules import Plan, planned

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ifmesh.protocol import Settings
+from ifmesh.request import Settings
 
 from ..ddpm import together
 from ..denoising import Pool, exact

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ifmesh.protocol import Request, Settings
+from ifmesh.request import Request, Settings
 from ifmesh.stage import Bag
 
 from ..ddpm import together
