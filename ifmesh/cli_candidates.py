@@ -184,7 +184,7 @@ def proceed(
     with options.door(config_file) as client:
         found = {number: _fetched(client, job, output) for number, job in enumerate(dict.fromkeys(jobs), 1)}
         for image in found.values():
-            if not image.kept:
+            if not image.kept and not (image.request and image.request.keep):
                 raise BadRequest(
                     "JOB", image.job, "was not kept: ask for it with --candidates, or with --size 64 --keep-for 3600 (seconds)"
                 )

@@ -164,10 +164,15 @@ class Image(Picture):
         )
 
     def after(self, earlier: Image) -> Image:
-        """The same, with the pictures of the job where it went on, if the request wants the earlier ones at all."""
-        if self.request is not None and not self.request.stages:
-            return self
-        return replace(self, stages={**earlier.stages, **self.stages}, flagged=self.flagged or earlier.flagged)
+        """The same, with what is known of the job where it went on; its pictures, if the request wants the earlier ones at all."""
+        shown = self.request is None or self.request.stages
+        return replace(
+            self,
+            stages={**earlier.stages, **self.stages} if shown else self.stages,
+            flagged=self.flagged or (shown and earlier.flagged),
+            reproducible=self.reproducible and earlier.reproducible,
+            notes=(*earlier.notes, *self.notes),
+        )
 
     def save(self, path: str | Path, parameters: bool = True) -> Path:
         """Write it; the suffix chooses the format.  That of the guard's file: its pixels, bit by bit.  ValueError: a suffix Pillow

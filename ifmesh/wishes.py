@@ -237,6 +237,8 @@ def _onwards(prompt: object, given: object, mask: object, wishes: Mapping[str, A
     if not isinstance(image, Image):
         raise BadRequest("continues", image, "a picture of `candidates`, or of a job with keep=...")
     asked = image.request
+    if asked is not None and asked.keep and not image.kept:
+        raise BadRequest("continues", image.job, "was not kept, for want of room in the mesh: draw it whole, with its seed")
     if asked is None or not image.kept:
         raise BadRequest("continues", image.job, "was not kept: ask for it with size=64 or 256, and keep=3600 (seconds)")
     for name, value in {"source": given, "mask": mask, **{name: wishes.get(name) for name in FIXED}}.items():
@@ -249,6 +251,10 @@ def _onwards(prompt: object, given: object, mask: object, wishes: Mapping[str, A
     for name, value, own in (("prompt", prompt, asked.prompt), ("negative", wishes.get("negative"), asked.negative)):
         if value and value != own and not alone:
             raise BadRequest(name, value, "Stage II reads what was encoded for the picture that is continued: leave it out")
+    said = wishes.get("settings")
+    for stage in said if isinstance(said, Mapping) else ():
+        if stage in STAGES and STAGES.index(stage) < STAGES.index(first):
+            raise BadRequest("settings", stage, "has drawn the picture that is continued: leave it out")
     task = "generate" if alone else asked.task
     names = {blob.name for blob in cascade.kept(asked)}
     known = tuple(name for name in BROUGHT if name in names)
@@ -300,15 +306,16 @@ def _seed(seed: object, brought: Brought) -> object:
 def _settings(
     settings: object, strength: object, task: str, sketched: tuple[str, ...], known: Mapping[str, object] | None = None
 ) -> object:
-    """Plain data.  sketched: the stages whose strength is said by `strength`.  known: where nothing else is said of a stage."""
+    """Plain data.  sketched: the stages whose strength is said by `strength`.  known: what holds of a stage where nothing else is said."""
     if settings is None:
         settings = {}
     if not isinstance(settings, Mapping):
         return settings  # the Request says what it would be
     try:
-        plain = {**(known or {}), **{stage: typed.plain(s) if isinstance(s, Settings) else s for stage, s in settings.items()}}
+        said = {stage: typed.plain(s) if isinstance(s, Settings) else s for stage, s in settings.items()}
     except typed.Mismatch as error:
         raise BadRequest("settings", error.value, error.remedy) from None
+    plain = {**(known or {}), **{stage: _anew((known or {}).get(stage), s) for stage, s in said.items()}}
     if strength is None:
         return plain
     if task not in rules.SKETCHED:
@@ -317,9 +324,23 @@ def _settings(
         raise BadRequest("strength", strength, "above 0, at most 1; 1 keeps nothing of the source")
     for stage in sketched:
         own = plain.get(stage, {})
-        if isinstance(own, Mapping) and (stage not in settings or own.get("strength") is None):
+        anew = settings.get(stage)
+        mine = anew.strength if isinstance(anew, Settings) else anew.get("strength") if isinstance(anew, Mapping) else None
+        if isinstance(own, Mapping) and mine is None:
             plain[stage] = {**own, "strength": strength}
     return plain
+
+
+WALK = ("steps", "timesteps", "schedule")  # of these a stage's settings say one
+
+
+def _anew(known: object, said: object) -> object:
+    """One stage's settings: what is said over what is known, field by field."""
+    if not isinstance(known, Mapping) or not isinstance(said, Mapping):
+        return said
+    own = {name: value for name, value in said.items() if value is not None}
+    held = {name: value for name, value in known.items() if name not in WALK or not own.keys() & set(WALK)}
+    return held | own
 
 
 def _shape(aspect: object, wishes: Mapping[str, Any], task: str) -> dict[str, object]:

@@ -120,7 +120,9 @@ def test_an_image_after_another_has_its_pictures_as_well() -> None:
     ]
     assert (whole.data, whole.stage, whole.flagged) == (second.data, "upscaler", True)
     alone = replace(second, request=replace(REQUEST, stages=False))
-    assert alone.after(first) is alone
+    assert alone.after(first) == alone  # its picture, and what the checker said, are those of drawing it whole
+    doubtful = second.after(replace(first, reproducible=False, notes=("cut",)))
+    assert (doubtful.reproducible, doubtful.notes) == (False, ("cut",))
 
 
 def test_an_image_is_only_made_of_what_a_guard_publishes() -> None:

@@ -281,7 +281,7 @@ def test_what_continues_is_asked_for_as_it_was_but_for_what_is_wished_anew() -> 
     assert onwards(asked) == replace(rest, settings=later)
     assert onwards(asked, prompt="a fox", negative="a dog") == replace(rest, settings=later)
     anew = onwards(asked, size=256, settings={"stage_two": Settings(steps=3)}, keep=9, tied=False, format="webp", stages=False, deadline=5)
-    later["stage_two"] = Settings(steps=3)
+    later["stage_two"] = Settings(steps=3, positive_mixer=0.2)
     assert anew == replace(rest, last_stage="stage_two", settings=later, keep=9.0, tied=False, format="webp", stages=False, deadline=5.0)
     second = replace(rest, last_stage="stage_two", settings=later, keep=9.0)
     last = replace(
@@ -289,6 +289,16 @@ def test_what_continues_is_asked_for_as_it_was_but_for_what_is_wished_anew() -> 
     )
     assert onwards(second) == last
     assert onwards(second, prompt="an owl", negative="") == replace(last, prompt="an owl", negative="")
+
+
+def test_a_stage_is_wished_anew_field_by_field() -> None:
+    asked, _ = made(size=64, keep=60, settings={"stage_two": {"steps": 8, "guidance": 3.0}})
+    assert onwards(asked, settings={"stage_two": {"guidance": 6.0}}).settings == {"stage_two": Settings(steps=8, guidance=6.0)}
+    assert onwards(asked, settings={"stage_two": {"schedule": "fast27"}}).settings == {
+        "stage_two": Settings(schedule="fast27", guidance=3.0)
+    }
+    with pytest.raises(BadRequest, match="settings: 'stage_one': has drawn the picture that is continued"):
+        onwards(asked, settings={"stage_one": {"steps": 3}})
 
 
 def test_what_continues_a_varied_picture() -> None:
@@ -344,9 +354,11 @@ def test_a_bad_wish_for_what_continues(asked: Request, field: str, remedy: str, 
 
 
 def test_only_what_was_kept_can_be_continued() -> None:
-    for image in (replace(kept(SKETCH), kept=""), replace(kept(SKETCH), request=None)):
+    for image in (replace(kept(replace(SKETCH, keep=0.0)), kept=""), replace(kept(SKETCH), request=None)):
         with pytest.raises(BadRequest, match=r"^continues: 'first': was not kept: ask for it with size=64 or 256, and keep=3600"):
             made("", continues=image)
+    with pytest.raises(BadRequest, match="^continues: 'first': was not kept, for want of room in the mesh"):
+        made("", continues=replace(kept(SKETCH), kept=""))
 
 
 @pytest.mark.parametrize("name", ["source", "mask"])
