@@ -16,6 +16,7 @@ from ifmesh.luggage import Luggage
 from ifmesh.protocol import (
     Accepted,
     Books,
+    Cancel,
     Cancelled,
     ClientMessage,
     Failed,
@@ -107,7 +108,8 @@ class Caller:
     def submit(self, now: float, job: str, request: Request, previews: bool = False, kept: bool = False) -> list[Command]:
         """Repeated until Accepted or Refused; from then on the job is watched to its end.  previews: as in `watch`.
 
-        kept: what it brings is not here, the mesh keeps it.  Should the mesh want it all the same, that is told, and the answer.
+        kept: what it brings is not here, the mesh keeps it.  Should the mesh want it all the same, that is told, and the answer:
+        the job is cancelled.
         """
         return self._wish_job(now, job, request, previews, kept=kept)
 
@@ -305,7 +307,7 @@ class Caller:
         wish = self._jobs.get(message.job)
         if wish is not None and wish.kept and wish.request is not None and wish.request.upload == message.digest:
             self._answered(wish)
-            return [Tell(message.job, message)]
+            return [Send(Cancel(message.job)), Tell(message.job, message)]  # or the Submit would wait there, and run for nobody
         if wish is None or not self._luggage.wanted(message.job, message.digest):
             return []
         wish.due = now + wish.wait

@@ -45,7 +45,10 @@ PICTURE = {stage: Blob(f"picture_{stage}", ("bytes_" + stage,), "U8") for stage 
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """A stage as the mesh sees it.  patience: seconds without a step after which a running worker counts as stalled."""
+    """A stage as the mesh sees it.
+
+    patience: seconds without a step after which a running worker counts as stalled; for the largest picture on two cores of a CPU.
+    """
 
     name: str
     needs: Callable[[Request], tuple[Blob, ...]]
@@ -151,8 +154,8 @@ IF = Cascade(
     (
         StageSpec("encoder", lambda r: (), _encoded),
         StageSpec("stage_one", _stage_one, lambda r: (IMAGE64, RNG)),
-        StageSpec("stage_two", _stage_two, lambda r: (IMAGE256, RNG)),
-        StageSpec("upscaler", _upscaler, lambda r: (IMAGE1024, RNG)),
+        StageSpec("stage_two", _stage_two, lambda r: (IMAGE256, RNG), patience=120.0),
+        StageSpec("upscaler", _upscaler, lambda r: (IMAGE1024, RNG), patience=300.0),
         StageSpec(
             "guard",
             lambda r: (*(DRAWN[s] for s in _drawn(r)), *_read(r), *kept(r)),

@@ -8,7 +8,7 @@ import secrets
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
@@ -17,7 +17,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from ifmesh.cli_targets import SUFFIX
-from ifmesh.cli_wishes import Order
+from ifmesh.cli_wishes import Order, gone_through
 from ifmesh.errors import BadRequest, Lost, MeshBusy, MeshError
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def _order(line: bytes, shared: Order, base: Path, out: Path) -> Order:
             raise BadRequest(key, value, f"no such wish; {f'did you mean {near[0]}?' if near else 'one of ' + ', '.join(sorted(names))}")
     files: dict[str, Any] = {key: _file(key, told[key], base) for key in FILES if told.get(key) is not None}
     wishes = {**shared.wishes, **{key: value for key, value in told.items() if key not in ("prompt", "out", *FILES) and value is not None}}
+    if told.get("settings") is None and isinstance(flags := shared.wishes.get("settings"), Mapping):
+        wishes["settings"] = {stage: flags[stage] for stage in flags if stage in gone_through(told.get("upscale"))}
     target = None if told.get("out") is None else out / _name(told["out"], wishes.get("format"))
     [order] = replace(shared, **files, prompt=told.get("prompt", shared.prompt), wishes=wishes, target=target, place=out).times(1)
     return order

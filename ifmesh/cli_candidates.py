@@ -35,8 +35,8 @@ def orders(whole: Order, count: int) -> list[Order]:
     """So many seeds of Stage I alone.  BadRequest: they, or the rest of the way, can never work."""
     if whole.wishes["size"] == 64:
         raise click.UsageError(f"--candidates: --size 64 is Stage I alone, and nothing comes after: -n {count}, or a larger size")
-    if whole.wishes.get("upscale"):
-        raise click.UsageError("--candidates: --upscale leaves out Stage I: -n instead, or leave one of them out")
+    if upscale := whole.wishes.get("upscale"):
+        raise click.UsageError(f"--candidates: {wishes.UPSCALE[upscale]} leaves out Stage I: -n instead, or leave one of them out")
     begun = {**whole.wishes, "size": 64, "format": "png", "stages": False, "keep": whole.wishes.get("keep", HOUR)}
     with wishes.flagged():
         replace(whole, wishes={**whole.wishes, "seed": 0, "keep": 0.0}).made()
@@ -125,6 +125,8 @@ def _asked(found: Mapping[int, Image]) -> tuple[int, ...]:
         print(f"continue with which? (e.g. 2,5; {NONE}) ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.buffer.readline().decode(errors="replace")
         try:
+            if not line.endswith("\n"):  # Ctrl-D
+                print(file=sys.stderr)
             return chosen(line if line else NONE, found)
         except ValueError as error:
             screen.say(str(error), "yellow")
@@ -175,7 +177,7 @@ def proceed(
     ifmesh proceed 3f9c2a7be01d4c55 -o fox.png
     ifmesh proceed 3f9c2a7be01d4c55 9b1d02c4aa7e6f10 -o fox.png --guidance II=6    # fox-1.png, fox-2.png
     """
-    onwards = wishes.wished(**given, stages=stages_dir is not None)
+    onwards = wishes.wished(**given, stages=stages_dir is not None, way=wishes.DRAW[1:])
     output = Output(stages_dir, not no_parameters, as_json)
     targets.check_folder(stages_dir, "--stages-dir")
     targets.check_file(out)

@@ -66,8 +66,8 @@ def _upscaling(name: str, value: object, text: str) -> Callable[[F], F]:
 BROUGHT = (
     click.option("--image", type=FILE, metavar="PATH|URL", help="Vary this picture: PNG, JPEG or WebP."),
     click.option("--mask", type=FILE, metavar="PATH|URL", help="With --image: draw anew what is white in it."),
-    _upscaling("--upscale", True, "With --image: make it larger, by Stage II and the upscaler."),
-    _upscaling("--upscale-alone", "alone", "The same, by the upscaler alone."),
+    _upscaling("--upscale", True, "With --image: make it larger, by Stage II and the upscaler, four times by each."),
+    _upscaling("--upscale-alone", "alone", "The same, by the upscaler alone: four times."),
     click.option("--embeds", type=FILE, metavar="FILE", help="Texts from `ifmesh encode`; then PROMPT may be left out."),
 )
 TEXTS = (

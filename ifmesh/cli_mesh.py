@@ -92,7 +92,8 @@ def ps(jobs: bool, ready: bool, as_json: bool, config_file: Path | None) -> int:
         return 4
     lacking = not_ready(pages[0])
     if lacking and not as_json:
-        screen.say(f"no ready worker for {', '.join(lacking)}", "yellow")
+        loading = {row.stage for row in pages[0].services if row.state == "loading"}
+        screen.say(f"no ready worker for {', '.join(s + ' (loading)' * (s in loading) for s in lacking)}", "yellow")
     return 4 if ready and lacking else 0
 
 

@@ -76,7 +76,8 @@ def submit(
     {"prompt": "a wolf", "image": "fox.png", "settings": {"stage_one": {"steps": 50, "strength": 0.6}}}
     ifmesh submit --batch prompts.jsonl -o pictures --json
     """
-    shared = Order(prompt or "", wishes.wished(**given, stages=stages_dir is not None), image, mask, embeds)
+    wished = wishes.wished(**given, stages=stages_dir is not None, way=wishes.gone_through(given["upscale"]))
+    shared = Order(prompt or "", wished, image, mask, embeds)
     output = Output(stages_dir, not no_parameters, as_json)
     targets.check_folder(stages_dir, "--stages-dir")
     keep = _choice(choice, candidates, batch, count, no_wait)
@@ -85,7 +86,7 @@ def submit(
     elif prompt is None and embeds is None:
         raise click.MissingParameter(param_type="argument", param_hint="'PROMPT'", message="say what to draw, or --batch FILE")
     elif given["upscale"] and image is None:
-        raise click.UsageError("--upscale: what? give a picture, too: --image PATH|URL")
+        raise click.UsageError(f"{wishes.UPSCALE[given['upscale']]}: what? give a picture, too: --image PATH|URL")
     else:
         targets.check_file(out)
         shared = replace(shared, target=out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ class Output:
         """Write every stage's picture."""
         if self.stages_dir is not None:
             for picture in image.stages.values():
-                save(picture.save, self._stage(image.job, picture), image.job)
+                save(partial(_settled, picture), self._stage(image.job, picture), image.job)
 
     def finished(self, image: Image, order: Order, seconds: float, board: Board) -> None:
         """Write it, and say so.  MeshError: it cannot be written."""
@@ -121,6 +122,13 @@ class Output:
     def _stage(self, job: str, picture: Picture) -> Path:
         assert self.stages_dir is not None
         return self.stages_dir / f"{job}-{PIXELS[picture.stage]}{SUFFIX[picture.format]}"
+
+
+def _settled(picture: Picture, path: Path) -> None:
+    """Write it in the place of its preview, which may have been of another format."""
+    picture.save(path)
+    for suffix in set(SUFFIX.values()) - {path.suffix}:
+        path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def remark(image: Image, path: Path, board: Board) -> None:

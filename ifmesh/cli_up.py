@@ -138,8 +138,8 @@ def _detached(config: Config, flags: list[str], wait: bool, timeout: float) -> i
         services = told.get("services")
         hopeless = [row for row in services if row.get("code") == exits.CONFIGURATION] if isinstance(services, list) else []
         if wait and hopeless and told.get("pid") == process.pid and hopeless[0]["service"] != "coordinator":
-            name = hopeless[0]["service"]
-            screen.say(f"ifmesh: {name} cannot run: {_last_line(state, name)}", "red")
+            for name in (row["service"] for row in hopeless):
+                screen.say(f"ifmesh: {name} cannot run: {_last_line(state, name)}", "red")
             screen.say("the rest of the mesh runs, and goes on trying: `ifmesh logs`, `ifmesh ps`, `ifmesh down`")
             return 3
         if time.monotonic() >= until:

@@ -37,6 +37,7 @@ SAMPLE = {"steps": "I=27", "guidance": "I=7.5", "strength": "I=0.7", "noise-leve
     "threshold-max": "I=2",
     "positive-mixer": "I=0.25",
 }
+UPSCALE = {True: "--upscale", "alone": "--upscale-alone"}  # wish -> its flag
 PIXELS = ("stage_one", "stage_two")  # those that draw pixels, not latents, by lists of timesteps
 
 
@@ -129,6 +130,11 @@ def flag(field: str) -> str:
     return FLAGS.get(field, field)
 
 
+def gone_through(upscale: object) -> tuple[str, ...]:
+    """The drawing stages, by the wish for upscale."""
+    return DRAW[1:] if upscale is True else DRAW[2:] if upscale == "alone" else DRAW
+
+
 def per_stage(texts: Iterable[str], kind: type[N], option: str, every: tuple[str, ...] = DRAW) -> dict[str, N]:
     """{"stage_one": 27, "stage_two": 5} of ["I=27,II=5"].  A bare number is for `every` stage that is not named."""
     found: dict[str, N] = {}
@@ -144,8 +150,8 @@ def per_stage(texts: Iterable[str], kind: type[N], option: str, every: tuple[str
     return found
 
 
-def schedules(texts: Iterable[str]) -> dict[str, str]:
-    """{"stage_one": "fast27", "stage_two": "10,10,5"} of ["I=fast27,II=10,10,5"].  One without a stage is for all that are not named."""
+def schedules(texts: Iterable[str], every: tuple[str, ...] = PIXELS) -> dict[str, str]:
+    """{"stage_one": "fast27", "stage_two": "10,10,5"} of ["I=fast27,II=10,10,5"].  One without a stage is for `every` that is not named."""
     said: list[tuple[tuple[str, ...], str]] = []
     for text in texts:
         for number, part in enumerate(text.split(",")):
@@ -155,7 +161,7 @@ def schedules(texts: Iterable[str]) -> dict[str, str]:
             elif number:  # a comma within the schedule
                 said[-1] = (said[-1][0], f"{said[-1][1]},{part}")
             else:
-                said.append((PIXELS, part))
+                said.append((every, part))
     found: dict[str, str] = {}
     for stages, value in sorted(said, key=lambda one: len(one[0]), reverse=True):
         found |= dict.fromkeys(stages, value.strip())
@@ -192,22 +198,30 @@ def wished(
     threshold_ratio: Iterable[str] = (),
     threshold_max: Iterable[str] = (),
     positive_mixer: Iterable[str] = (),
+    way: tuple[str, ...] = DRAW,
     **plain: Any,
 ) -> dict[str, Any]:
-    """The wishes that the flags say, as the client takes them; what was not said is left out."""
+    """The wishes that the flags say, as the client takes them; what was not said is left out.
+
+    way: the stages that are gone through; a bare number is for those of them that know what it says.
+    """
+
+    def every(*able: str) -> tuple[str, ...]:
+        return tuple(stage for stage in able if stage in way) or able  # none: the request says that it does not apply
+
     settings: dict[str, dict[str, object]] = {}
     bare = [text for text in strength if "=" not in text]
     staged: dict[str, Mapping[str, object]] = {
-        "steps": per_stage(steps, int, "steps"),
+        "steps": per_stage(steps, int, "steps", every(*DRAW)),
         "timesteps": timesteps(timesteps_of),
-        "guidance": per_stage(guidance, float, "guidance"),
+        "guidance": per_stage(guidance, float, "guidance", every(*DRAW)),
         "strength": per_stage((text for text in strength if "=" in text), float, "strength", STRENGTH),
-        "noise_level": per_stage(noise_level, int, "noise-level", ("stage_two", "upscaler")),
-        "schedule": schedules(schedule),
-        "scheduler": per_stage(scheduler, str, "scheduler"),
-        "threshold_ratio": per_stage(threshold_ratio, float, "threshold-ratio", PIXELS),
-        "threshold_max": per_stage(threshold_max, float, "threshold-max", PIXELS),
-        "positive_mixer": per_stage(positive_mixer, float, "positive-mixer", PIXELS),
+        "noise_level": per_stage(noise_level, int, "noise-level", every("stage_two", "upscaler")),
+        "schedule": schedules(schedule, every(*PIXELS)),
+        "scheduler": per_stage(scheduler, str, "scheduler", every(*DRAW)),
+        "threshold_ratio": per_stage(threshold_ratio, float, "threshold-ratio", every(*PIXELS)),
+        "threshold_max": per_stage(threshold_max, float, "threshold-max", every(*PIXELS)),
+        "positive_mixer": per_stage(positive_mixer, float, "positive-mixer", every(*PIXELS)),
     }
     for key, values in staged.items():
         for stage, value in values.items():

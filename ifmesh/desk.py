@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 from ifmesh.books import books
-from ifmesh.cascade import kept
+from ifmesh.cascade import IMAGE64, IMAGE256, kept
 from ifmesh.commands import Book, Command, Hand
 from ifmesh.dispatch import Dispatch
 from ifmesh.errors import BadRequest
 from ifmesh.job import Cause
 from ifmesh.protocol import Accepted, Cancel, Cancelled, Fetch, Finished, Hi, Inspect, Refused, Submit, Wanted, Watch, Welcome
 from ifmesh.rules import PROMPT_CHARACTERS
+
+LEFT = {IMAGE64.name, IMAGE256.name}
+"""What a client brings only where another job has left it: the mesh keeps it, or nobody has it."""
 
 
 class Desk(Dispatch):
@@ -64,12 +67,14 @@ class Desk(Dispatch):
             why = "the mesh is being stopped" if self.draining else f"{len(self.jobs)} jobs are under way, the limit"
             self._send(peer, Refused(m.job, "busy", why, self.policy.retry_after))
         elif m.request.upload and self.uploads.sound(m.request.upload) is None:
-            if self.uploads.full:
-                why = f"{self.uploads.size} bytes of uploads, {len(self.uploads.stored)} in number, are on disk, the limit"
-                self._send(peer, Refused(m.job, "busy", why, self.policy.retry_after))
-            else:
+            if not self.uploads.full:
                 self._want(now, peer, m)
                 return
+            if LEFT.isdisjoint(m.request.brings):
+                why = f"{self.uploads.size} bytes of uploads, {len(self.uploads.stored)} in number, are on disk, the limit"
+                self._send(peer, Refused(m.job, "busy", why, self.policy.retry_after))
+            else:  # that it is here no more is an answer; room for it would be none
+                self._send(peer, Wanted(m.job, m.request.upload))
         else:
             job = self._book(now, m.job, m.request)
             self._out.append(Book(m.job, m.request))

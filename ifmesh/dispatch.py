@@ -60,9 +60,9 @@ class Dispatch(Ledger):
                     break  # nobody has room; but one that must run alone, further back, may have its worker ready
 
     def _soonest(self, job: Job) -> Worker | None:
-        """The least loaded with room; rather one where it begins at once, because all that is there makes way for it."""
+        """The least loaded with room; rather one where it begins at once: a slot is free, or else all that is there makes way for it."""
         worker = self.roster.least_loaded(job.at)
-        if worker is not None and worker.urgency < job.request.priority:
+        if worker is not None and (len(worker.tasks) < worker.slots or worker.urgency < job.request.priority):
             return worker
         return self._yielding(job, self.roster.usable(job.at)) or worker
 
@@ -71,11 +71,11 @@ class Dispatch(Ledger):
         found = [w for w in workers if w.urgency < job.request.priority and w.takes(w.hello.capacity + bool(w.tasks))]
         return min(found, key=lambda w: (w.urgency, len(w.tasks), w.life), default=None)
 
-    def _paused(self, worker: Worker, job: Job) -> bool:
-        """Does it make way, in that worker, for what is more urgent and began after it?"""
-        others = (self.jobs[j] for j in worker.tasks)
-        before = [o for o in others if o.running and o.request.priority > job.request.priority and o.started_at >= job.started_at]
-        return len(before) >= worker.slots
+    def _paused(self, worker: Worker) -> list[str]:
+        """What began there and makes way.  As the worker does it: the slots go to the most urgent, then to the older."""
+        running = [job for j in worker.tasks if (job := self.jobs[j]).running]
+        running.sort(key=lambda job: (-job.request.priority, job.started_at, job.token))
+        return [job.id for job in running[worker.slots :]]
 
     def _pick(self, job: Job) -> Worker | None:
         """A worker for a job with a past: alone after deaths, in its numeric class if one serves it, away from where it raised."""
@@ -145,12 +145,12 @@ class Dispatch(Ledger):
         if job.running and (step, steps) <= (job.step, job.steps):
             return
         if not job.running:
+            before = self._paused(worker)
             job.running, job.started_at = True, now
             self._story(now, job, f"{job.at}: begun on {worker.name}")
             self._tell(job, Started(job.id, job.at, worker.name))
-            for other in (self.jobs[j] for j in worker.tasks):
-                if other.running and self._paused(worker, other):
-                    self._story(now, other, f"{other.at}: makes way for what is more urgent")
+            for other in (self.jobs[j] for j in self._paused(worker) if j not in before):
+                self._story(now, other, f"{other.at}: makes way for what is more urgent")
         job.step, job.steps = step, steps
         worker.progressed = now
         if steps:
@@ -254,7 +254,7 @@ class Dispatch(Ledger):
         """This worker is no more.  own: the death is of its own making, and held against what ran in it."""
         self.roster.remove(worker)
         self._note("", f"{worker.name} is lost: {why}")
-        ran = {j for j in worker.tasks if self.jobs[j].running and not self._paused(worker, self.jobs[j])}
+        ran = {j for j in worker.tasks if self.jobs[j].running}.difference(self._paused(worker))
         self._suspects[worker.life] = (worker.name, ran)
         while len(self._suspects) > 1000:
             self._suspects.pop(next(iter(self._suspects)))

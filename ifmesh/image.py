@@ -74,7 +74,8 @@ class Picture:
         from PIL import Image as pillow
 
         file = io.BytesIO()
-        self.pil.save(file, pillow.registered_extensions()[suffix], quality=95)  # for JPEG and WebP; the others do not mind
+        how = {"lossless": True} if SUFFIXES.get(suffix) == "webp" else {"quality": 95}  # the quality is for JPEG; the others do not mind
+        self.pil.save(file, pillow.registered_extensions()[suffix], **how)
         return file.getvalue()
 
     def _repr_png_(self) -> bytes | None:
@@ -106,7 +107,7 @@ class Image(Picture):
     """A finished job.  It is the picture of the last stage, and knows the others.
 
     job: its id; seed: of its one generator.  stages: name -> Picture, in the order of the cascade, the last one included; earlier
-    ones only when the request asked for them.  timings: what each stage did.  flagged: the safety checker blanked a picture.
+    ones only when the request asked for them.  timings: what each stage did for it.  flagged: the safety checker blanked a picture.
     reproducible: every stage stayed within one numeric class, so the same request gives the same pixels there.
 
     request: what was asked.  source, mask: the files that were sent with it, where this client knows them.  notes: what the encoder
@@ -164,13 +165,16 @@ class Image(Picture):
         )
 
     def after(self, earlier: Image) -> Image:
-        """The same, with what is known of the job where it went on; its pictures, if the request wants the earlier ones at all."""
+        """The same, as if both jobs had been one: what was asked, what each stage did, and the pictures, if the request wants them."""
         shown = self.request is None or self.request.stages
+        mine = {run.stage for run in self.timings}
         return replace(
             self,
             stages={**earlier.stages, **self.stages} if shown else self.stages,
+            timings=(*(run for run in earlier.timings if run.stage not in mine), *self.timings),
             flagged=self.flagged or (shown and earlier.flagged),
             reproducible=self.reproducible and earlier.reproducible,
+            request=_joined(earlier.request, self.request),
             notes=(*earlier.notes, *self.notes),
         )
 
@@ -196,6 +200,14 @@ class Image(Picture):
         steps = {run.stage: run.steps for run in self.timings}
         readable = parameters.readable(self.request, self.seed, self.stage, self.size, steps)
         return parameters.told(png, readable, parameters.whole(self.request, self.seed, self.stage, self.reproducible))
+
+
+def _joined(earlier: Request | None, later: Request | None) -> Request | None:
+    """The request that draws in one go what these two drew one after the other; where texts differ there is none, and it is the later."""
+    if earlier is None or later is None or (earlier.prompt, earlier.negative) != (later.prompt, later.negative):
+        return later
+    onwards = ("last_stage", "stages", "format", "priority", "deadline", "tied", "keep")
+    return replace(earlier, settings={**earlier.settings, **later.settings}, **{name: getattr(later, name) for name in onwards})
 
 
 def _fits(tensor: Tensor, blob: Blob) -> bool:

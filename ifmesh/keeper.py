@@ -206,13 +206,14 @@ class Keeper:
     def take(self, now: float, urgent: bool = False) -> tuple[Task | None, list[Command]]:
         """The next task to start, for a compute thread with a free slot: higher priority first, then the older grant.
 
-        urgent: no slot is free; only a task that is more urgent than all that run.
-        That it begins is told at once: should the process die of it, the coordinator must know what ran.  With no task at all,
+        urgent: no slot is free, or as many run as there are, because one came beyond them; only a task that is more urgent than all
+        that run.  That it begins is told at once: should the process die of it, the coordinator must know what ran.  With no task at all,
         a glance at an early picture, of which nobody is told.
         """
         ready = [(-t.request.priority, t.token, job) for job, t in self.tasks.items() if t.frame is not None and not t.running]
+        running = [-t.request.priority for t in self.tasks.values() if t.running]
+        urgent = urgent or len(running) >= self.hello.slots
         if urgent:
-            running = [-t.request.priority for t in self.tasks.values() if t.running]
             ready = [one for one in ready if running and one[0] < min(running)]
         if not ready:
             return None if urgent else self._glance(), []

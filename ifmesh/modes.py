@@ -45,7 +45,7 @@ def _way(row: ServiceRow) -> str:
     pooled = re.search(r", pooled, rows (any|\d+)$", row.numeric)
     if pooled is None:
         return f"exact, {together}: always the same bits"
-    kept = "" if row.stage == "encoder" else "guided requests keep exact's bits in fp32 on a CPU; others "
+    kept = "texts" if row.stage == "encoder" else "guided requests keep exact's bits in fp32 on a CPU; others"
     if pooled[1] == "any":
-        return f"pooled, {together}: {kept}may differ in the last bits, by what runs beside them"
-    return f"pooled, {together}, {pooled[1]} rows a call: {kept}may differ from exact in the last bits, always alike"
+        return f"pooled, {together}: {kept} may differ in the last bits, by what runs beside them"
+    return f"pooled, {together}: {kept} may differ from exact in the last bits, always alike; every call costs {pooled[1]} rows"

@@ -280,6 +280,11 @@ class Hello:
     capacity: int
     numeric: str
 
+    @property
+    def slots(self) -> int:
+        """How many of its jobs step together; one more is prefetched."""
+        return max(1, self.capacity - 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Held:

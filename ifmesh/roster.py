@@ -49,8 +49,7 @@ class Worker:
 
     @property
     def slots(self) -> int:
-        """How many of its tasks step together; one more is prefetched."""
-        return max(1, self.hello.capacity - 1)
+        return self.hello.slots
 
     @property
     def room(self) -> bool:

@@ -19,6 +19,7 @@ ORDER = ("source", "mask", "embeds", "image64", "image256", "rng")
 ENTERS = {"embeds": ("stage_one", "stage_two"), "image64": ("stage_two",), "image256": ("upscaler",)}  # as first stage
 WORDS = {"seeding": ("chained", "per_stage"), "format": ("png", "webp", "jpeg")}  # what these fields may say
 SKETCHED = ("vary", "inpaint")  # the tasks that draw over a source
+NEVER = {"upscale": ("stage_one",), "encode": DRAW}  # what a task never goes through; the other tasks: all, from their first stage on
 STRENGTH = STYLED = ("stage_one", "stage_two")  # the stages that start from a source; those that read the encoder's texts
 
 
@@ -56,6 +57,7 @@ def check_fields(request: Request) -> None:
             _check_strength(request.task, stage, settings)
         if settings.positive_mixer is not None:
             _check_mixer(request, stage, settings.positive_mixer)
+        _check_passed(request, stage, settings)
 
 
 def _check_texts(request: Request) -> None:
@@ -154,6 +156,16 @@ def _check_settings(stage: str, s: Settings) -> None:
             f"settings.{stage}.noise_level", s.noise_level, f"from 0 to {most}" if most >= 0 else "Stage I has none: leave it out"
         )
     _check_thresholds(stage, s)
+
+
+def _check_passed(request: Request, stage: str, s: Settings) -> None:
+    """Not those after last_stage: they are for whoever goes on from there."""
+    never = stage in NEVER.get(request.task, ())
+    if never or STAGES.index(stage) < STAGES.index(request.first_stage):
+        remedy = f"{request.task} does not go through {stage}" if never else f"what begins with {request.first_stage} does not go through it"
+        for name in Settings.__dataclass_fields__:
+            if (value := getattr(s, name)) is not None:
+                raise BadRequest(f"settings.{stage}.{name}", value, f"{remedy}: leave it out")
 
 
 def _check_schedule(stage: str, s: Settings) -> None:

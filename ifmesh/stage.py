@@ -42,7 +42,8 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """One job went one step further.  output: set with the last step; what the stage gives, without what rides along."""
+    """One job went one step further.  output: what the stage gives, without what rides along; set when it is done, which may be some
+    turns after the last of `steps`."""
 
     job: str
     step: int

@@ -1,10 +1,11 @@
 """Stages without weights: the same names, tensors and sizes as the real cascade in fp16, in a millisecond, without torch.
 
 For trying a mesh, for its tests and for breaking it on purpose.  What a stage gives is a pure function of the request and of the
-bag that came in (a hash of both picks the colours of a small tiled pattern), so a bag that went astray shows in the pixels.
+bag that came in (a hash of both picks the colours of a small tiled pattern), so a bag that went astray shows in the pixels.  Sizes
+follow the source's header, and not its EXIF orientation; a source without a header counts as 64 x 64.
 
-Options (the stage's section of ifmesh.toml): `steps` (default 5), `step_ms` (milliseconds per step, default 0), `slots` (jobs that
-step together, see `modes`).  A prompt may ask for trouble, with the stage's name: `toy:raise=stage_one` raises an error in the second
+Options (the stage's section of ifmesh.toml): `steps` (default 5), `step_ms` (milliseconds per step, default 0), `mode`, `slots` and
+`rows` (how many jobs step together, and what the numeric class says of it; see `modes`).  A prompt may ask for trouble, with the stage's name: `toy:raise=stage_one` raises an error in the second
 step, `toy:abort=...` aborts the process there, `toy:hang=...` never returns from there, `toy:bad=...` calls the request wrong, and
 `toy:flag` makes the guard blank the pictures.  To the toy encoder a word is a token, and one with "zzz" in it is unknown.
 """
@@ -22,14 +23,15 @@ from hashlib import blake2b, shake_128
 
 import xxhash
 
-from ifmesh import modes, rules
-from ifmesh.cascade import DRAWN, EMBEDS, FLAGGED, IF, IMAGE64, IMAGE256, IMAGE1024, PICTURE, RNG, TOKENS
+from ifmesh import formats, geometry, modes, rules
+from ifmesh.cascade import DRAWN, EMBEDS, FLAGGED, IF, IMAGE64, IMAGE256, IMAGE1024, PICTURE, RNG, SOURCE, TOKENS
 from ifmesh.errors import BadRequest
 from ifmesh.request import Request
 from ifmesh.stage import Advance, Bag, Setup, Tensor
 
 TILE = 16
 CHANNELS = 4096
+FITTED = {"stage_one": 64, "stage_two": 256}  # pixels of the shorter side where a source is drawn over
 HALVES = tuple(struct.pack("<e", level / 127.5 - 1) for level in range(256))
 """A grey level 0..255 as the F16 within -1..1 that stands for it."""
 LEVELS = {struct.unpack("<H", half)[0]: level for level, half in enumerate(HALVES)}
@@ -58,11 +60,13 @@ class Toy:
         self.slots = modes.slots(options)
         self._steps = int(options.get("steps", 5))
         self._pause = float(options.get("step_ms", 0)) / 1000
-        return "toy/1"
+        return "toy/1" + modes.numeric("pooled" if options.get("mode") == "pooled" else "exact", int(options.get("rows", 0)))
 
     def admit(self, job: str, request: Request, bag: Bag) -> int:
         if f"toy:bad={self.name}" in request.prompt:
             raise BadRequest("prompt", request.prompt, f"asks {self.name} to call it wrong: leave that word out")
+        if SOURCE in IF[self.name].needs(request):
+            _check_source(self.name, request, bag)
         settings = request.settings.get(self.name)
         steps = (settings.steps or len(rules.listed(settings) or ()) or self._steps) if settings else self._steps
         self._work[job] = Work(request, bag, steps)
@@ -119,7 +123,7 @@ class StageOne(Toy):
 
     def draw(self, request: Request, bag: Bag) -> Bag:
         source = _mix(self.name, request, bag)
-        return {IMAGE64.name: _halves(source, *_sides(request, 1)), RNG.name: _rng(source)}
+        return {IMAGE64.name: _halves(source, *_sides(self.name, request, bag)), RNG.name: _rng(source)}
 
 
 class StageTwo(Toy):
@@ -127,7 +131,7 @@ class StageTwo(Toy):
 
     def draw(self, request: Request, bag: Bag) -> Bag:
         source = _mix(self.name, request, bag)
-        return {IMAGE256.name: _halves(source, *_sides(request, 4)), RNG.name: _rng(source)}
+        return {IMAGE256.name: _halves(source, *_sides(self.name, request, bag)), RNG.name: _rng(source)}
 
 
 class Upscaler(Toy):
@@ -135,7 +139,7 @@ class Upscaler(Toy):
 
     def draw(self, request: Request, bag: Bag) -> Bag:
         source = _mix(self.name, request, bag)
-        height, width = _sides(request, 16)
+        height, width = _sides(self.name, request, bag)
         data = b"".join(_planes(source, height, width, bytes))
         return {IMAGE1024.name: Tensor("U8", (3, height, width), data), RNG.name: _rng(source)}
 
@@ -176,9 +180,36 @@ def _rng(source: bytes) -> Tensor:
     return Tensor("U8", (5056,), shake_128(b"rng" + source).digest(5056))
 
 
-def _sides(request: Request, scale: int) -> tuple[int, int]:
-    """(height, width) in pixels."""
-    return (request.height or 64) * scale, (request.width or 64) * scale
+def _sides(stage: str, request: Request, bag: Bag) -> tuple[int, int]:
+    """(height, width) in pixels: of the source, or four times what the stage before has drawn."""
+    if request.task in rules.SKETCHED and stage in FITTED:
+        width, height = geometry.fitted(*_source(bag), FITTED[stage])
+        return height, width
+    if SOURCE in IF[stage].needs(request):  # to be made larger
+        width, height = geometry.gridded(*_source(bag))
+    elif stage == "stage_one":
+        return request.height or geometry.BASE, request.width or geometry.BASE
+    else:
+        _, height, width = bag[(IMAGE64 if stage == "stage_two" else IMAGE256).name].shape
+    return 4 * height, 4 * width
+
+
+def _source(bag: Bag) -> tuple[int, int]:
+    """(width, height) in pixels."""
+    try:
+        return formats.size(bytes(bag[SOURCE.name].data))
+    except ValueError:
+        return geometry.BASE, geometry.BASE
+
+
+def _check_source(stage: str, request: Request, bag: Bag) -> None:
+    """As the real stages do: what would become too large is refused."""
+    size = _source(bag)
+    shown = "{} x {}".format(*size)
+    if max(size) > geometry.ASPECT * min(size):
+        raise BadRequest(SOURCE.name, shown, f"the longer side is more than {geometry.ASPECT} times the shorter: crop it")
+    if request.task == "upscale" and max(size) > geometry.MOST[stage]:
+        raise BadRequest(SOURCE.name, shown, f"at most {geometry.MOST[stage]} pixels a side: make it smaller")
 
 
 def _halves(source: bytes, height: int, width: int) -> Tensor:

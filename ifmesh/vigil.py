@@ -46,7 +46,7 @@ class Vigil(Desk):
     def _stalled(self, now: float, worker: Worker) -> None:
         """It beats, but nothing advances."""
         self._send(parent_of(worker.life), Kill(worker.life))
-        self._lose(now, worker, f"stalled: no step for {now - worker.progressed:.0f} s", own=True)
+        self._lose(now, worker, f"stalled: no step for {now - worker.progressed:.0f} s (services.{worker.stage}.patience)", own=True)
         self._bury(worker.life)
 
     def _patience(self, stage: str) -> float:

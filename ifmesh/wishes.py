@@ -38,8 +38,8 @@ class Wishes(TypedDict, total=False):
     side of 64.  stages: the earlier pictures too.  format: "png", "webp" (lossless) or "jpeg", of the files that the mesh publishes.
 
     upscale: make the source larger, anew after the prompt: True, by Stage II and the upscaler (size 256: by Stage II); "alone", by the
-    upscaler.  keep: seconds, at most a day, for which the mesh keeps what it takes to go on from there, at size 64 or 256.  continues:
-    an Image of a job with keep: go on where it ended, see `proceed`.
+    upscaler; four times larger by each stage, whatever the size.  keep: seconds, at most a day, for which the mesh keeps what it takes to
+    go on from there, at size 64 or 256.  continues: an Image of a job with keep: go on where it ended, see `proceed`.
 
     priority: -100 to 100, higher goes first.  deadline: seconds from acceptance to the end.  tied: the job is cancelled when this
     client is gone.
@@ -216,7 +216,7 @@ def _way(wishes: Mapping[str, Any], brought: Brought) -> tuple[str, str, str]:
             raise BadRequest("size", wishes["size"], "upscale begins with Stage II: 256 or 1024 pixels")
         return "upscale", "stage_two" if own else "encoder", last
     if last != "upscaler":
-        raise BadRequest("size", wishes["size"], "the upscaler alone draws 1024 pixels: leave it out")
+        raise BadRequest("size", wishes["size"], "the upscaler alone draws four times its source: leave it out")
     if own:
         raise BadRequest("embeds", "embeddings", "the upscaler alone reads the prompt, and no embeddings: leave them out")
     return "upscale", "upscaler", last
@@ -246,7 +246,7 @@ def _onwards(prompt: object, given: object, mask: object, wishes: Mapping[str, A
             raise BadRequest(name, value, "the picture that is continued has its own: leave it out")
     first, last = STAGES[STAGES.index(asked.last_stage) + 1], _last(wishes.get("size", 1024))
     if STAGES.index(last) < STAGES.index(first):
-        raise BadRequest("size", wishes["size"], "the picture that is continued has got so far: a larger one, or leave it out")
+        raise BadRequest("size", wishes["size"], "the picture that is continued has got that far already: a larger one, or leave it out")
     alone = first == "upscaler"
     for name, value, own in (("prompt", prompt, asked.prompt), ("negative", wishes.get("negative"), asked.negative)):
         if value and value != own and not alone:

@@ -102,9 +102,10 @@ class Terms:
 
     @property
     def numeric(self) -> str:
-        """What they add to the numeric class: offloading changes no bits, and the weights speak for themselves."""
+        """What they add to the numeric class.  Offloading changes no bits."""
         sliced = f", attention slices {self.attention_slicing}" if self.attention_slicing != "none" else ""
-        return f"{', compiled' * self.compile}{sliced}{', VAE tiles' * self.vae_tiling}"
+        quantised = f", {self.quantize}" if self.quantize else ""
+        return f"{quantised}{', compiled' * self.compile}{sliced}{', VAE tiles' * self.vae_tiling}"
 
 
 def _shapes(where: str, said: object) -> tuple[tuple[int, int], ...]:

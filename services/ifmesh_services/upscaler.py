@@ -26,7 +26,7 @@ SCALING = 0.08333  # of the latents.  The pipeline sets it, whatever the VAE's c
 
 
 class Upscaler:
-    """Needs image256 [3, h, w], about -1 to 1, and rng; gives image1024 U8 [3, 4h, 4w] and rng.  The last step decodes the latents.
+    """Needs image256 [3, h, w], about -1 to 1, and rng; gives image1024 U8 [3, 4h, 4w] and rng.  One step more decodes the latents.
 
     Alone it needs source in the place of image256, as enlarging makes it.  The prompt comes with the request: this model was trained
     with CLIP, not T5.
@@ -73,16 +73,16 @@ class Upscaler:
         embeds = torch.cat([self._embeds(text) for text in texts])
         draw = Draw(latents, embeds, plan.guidance, scheduler, source, low, level.repeat(len(embeds)))
         self._pool.admit(job, draw)
-        return draw.steps + 1
+        return draw.steps
 
     def step(self, paused: Collection[str] = ()) -> list[Advance]:
-        """One denoising step, or the decode, for each admitted job that is not paused."""
+        """One denoising step, or the decode, which counts as none, for each admitted job that is not paused."""
         decoded = {job: self._drawn.pop(job) for job in list(self._drawn) if job not in paused}
-        made = [Advance(job, draw.steps + 1, draw.steps + 1, self._output(draw)) for job, draw in decoded.items()]
+        made = [Advance(job, draw.steps, draw.steps, self._output(draw)) for job, draw in decoded.items()]
         for job, draw in self._pool.step(paused):
             if draw.done == draw.steps:
                 self._drawn[job] = draw
-            made.append(Advance(job, draw.done, draw.steps + 1))
+            made.append(Advance(job, draw.done, draw.steps))
         return made
 
     def drop(self, job: str) -> None:

@@ -79,7 +79,7 @@ def test_a_later_command_goes_on(toy: Shell) -> None:
     assert len(jobs) == 3
     told = fine(toy.run("proceed", jobs[2], jobs[0], "-o", "later.png", "--no-parameters", "--stages-dir", "stages", "--json"))
     for line, seed in zip(map(json.loads, told.splitlines()), (5, 3), strict=True):
-        assert [run["stage"] for run in line["stages"]] == ["stage_two", "upscaler", "guard"]
+        assert [run["stage"] for run in line["stages"]] == ["encoder", "stage_one", "stage_two", "upscaler", "guard"]
         assert line["seed"] == seed
         assert sorted(path.name for path in (toy.folder / "stages").glob(f"{line['job']}*")) == [
             f"{line['job']}-{n}.png" for n in (1024, 256, 64)

@@ -84,7 +84,7 @@ def test_it_is_said_which_mode_runs(mesh: Real) -> None:
     lines = [
         "encoder-0, guard-0: exact, one at a time: always the same bits",
         f"{ONE}-0: pooled, up to 8 at once: {beside} in the last bits, by what runs beside them",
-        f"{TWO}-0: pooled, up to 8 at once, 4 rows a call: {beside} from exact in the last bits, always alike",
+        f"{TWO}-0: pooled, up to 8 at once: {beside} from exact in the last bits, always alike; every call costs 4 rows",
     ]
     assert [line for line in told.splitlines() if line in lines] == lines
     assert "no worker for upscaler (copies = 0)" in mesh.said, "up is ready without the stages that it was told not to run"

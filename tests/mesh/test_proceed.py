@@ -7,6 +7,7 @@ import io
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -54,7 +55,7 @@ def client(mesh: Mesh) -> Client:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_best_of_several_is_what_drawing_it_whole_gives(calm: Mesh, way: str) -> None:
+def test_the_best_of_several_is_what_drawing_it_whole_gives(calm: Mesh, way: str, tmp_path: Path) -> None:
     wishes = WAYS[way]
     with client(calm) as mesh:
         sketches = mesh.candidates("a fox", 3, seed=40, **wishes)
@@ -65,7 +66,11 @@ def test_the_best_of_several_is_what_drawing_it_whole_gives(calm: Mesh, way: str
         assert pictures(best) == pictures(whole)
         assert list(pictures(best)) == list(DRAWN)
         assert (best.source, best.mask) == (whole.source, whole.mask)
-        steps = Counter(run.stage for image in (*sketches, best) for run in image.timings)
+        assert [run.stage for run in best.timings] == ["encoder", "stage_one", "stage_two", "upscaler", "guard"]
+        assert best.request == whole.request
+        files = [image.save(tmp_path / f"{number}.png").read_bytes() for number, image in enumerate((best, whole))]
+        assert files[0] == files[1], "pixels, and what the file tells of them"
+        steps = Counter(run.stage for image in (*sketches, best) for run in mesh.status(image.job).runs)
         assert {stage: steps[stage] for stage in ("encoder", *DRAWN)} == {"encoder": 3, "stage_one": 3, "stage_two": 1, "upscaler": 1}
 
 

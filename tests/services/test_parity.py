@@ -263,8 +263,8 @@ def test_neighbours_at_other_timesteps_change_nothing(stages16: dict[str, Stage]
 def test_a_dropped_job_is_gone_and_may_come_again(stages16: dict[str, Stage]) -> None:
     request = Request(FOX, 23, settings=FEW)
     bag: Bag = {}
-    for stage in stages16.values():
-        steps = stage.admit("job", request, bag)
+    for name, stage in stages16.items():
+        steps = stage.admit("job", request, bag) + (name == UP)
         for taken in range(steps):  # dropped after every possible step, and in the upscaler also before the decode
             if taken:
                 stage.admit("job", request, bag)

@@ -53,8 +53,8 @@ def test_services_of_one_way_share_a_line_and_those_that_load_have_none() -> Non
         ]
     )
     assert told == [
-        "encoder-0: pooled, up to 8 at once, 16 rows a call: may differ from exact in the last bits, always alike",
+        "encoder-0: pooled, up to 8 at once: texts may differ from exact in the last bits, always alike; every call costs 16 rows",
         "stage_one-0, guard-0: exact, one at a time: always the same bits",
         f"stage_two-0, stage_two-1: pooled, up to 4 at once: {guided}may differ in the last bits, by what runs beside them",
-        f"upscaler-0: pooled, up to 4 at once, 8 rows a call: {guided}may differ from exact in the last bits, always alike",
+        f"upscaler-0: pooled, up to 4 at once: {guided}may differ from exact in the last bits, always alike; every call costs 8 rows",
     ]

@@ -357,7 +357,7 @@ def test_only_what_was_kept_can_be_continued() -> None:
     for image in (replace(kept(replace(SKETCH, keep=0.0)), kept=""), replace(kept(SKETCH), request=None)):
         with pytest.raises(BadRequest, match=r"^continues: 'first': was not kept: ask for it with size=64 or 256, and keep=3600"):
             made("", continues=image)
-    with pytest.raises(BadRequest, match="^continues: 'first': was not kept, for want of room in the mesh"):
+    with pytest.raises(BadRequest, match=r"^continues: 'first': was not kept, for want of room in the mesh"):
         made("", continues=replace(kept(SKETCH), kept=""))
 
 
