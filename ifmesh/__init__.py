@@ -81,7 +81,7 @@ _HOME = {
     **dict.fromkeys(("Client", "Job"), "client"),
     "Embeds": "embeds",
     **dict.fromkeys(("Image", "Picture", "Preview"), "image"),
-    **dict.fromkeys(("Request", "Settings"), "protocol"),
+    **dict.fromkeys(("Request", "Settings"), "request"),
     "Wishes": "wishes",
 }
 

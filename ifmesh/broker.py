@@ -146,12 +146,14 @@ class Broker(Vigil):
     def landed(self, now: float, job: str, token: Token, digest: str, size: int, beside: str = "") -> list[Command]:
         """The result is on disk.  digest: SHA-256 (hex) of the frame.  Only the first counts: afterwards the job is gone.
 
-        beside: SHA-256 of what is kept beside it, which is `stored`; "": nothing is, or there is no room for it.
+        beside: SHA-256 of what was to be kept beside it; it is, if it is `stored`, now or for another.  "": nothing was.
         """
         known = self.jobs.get(job)
         if known is not None and self.expects(job, token):
             runs = tuple(known.runs[i] for i in sorted(known.runs))
             self._move(now, known, Cause.COMPLETED, f"{size} bytes on disk")
+            if self.uploads.sound(beside) is None:
+                beside = ""
             if beside:
                 self._hold(now, beside, known.request.keep)
                 self._out.append(Hold(beside, self.uploads.stored[beside].names, self.uploads.stored[beside].idle - now))

@@ -21,6 +21,7 @@ from ifmesh import exits, screen
 from ifmesh.cli_targets import Output
 from ifmesh.cli_wishes import Order
 from ifmesh.errors import BadRequest
+from ifmesh.rules import DRAW
 
 if TYPE_CHECKING:
     from ifmesh.client import Client
@@ -177,7 +178,7 @@ def proceed(
     ifmesh proceed 3f9c2a7be01d4c55 -o fox.png
     ifmesh proceed 3f9c2a7be01d4c55 9b1d02c4aa7e6f10 -o fox.png --guidance II=6    # fox-1.png, fox-2.png
     """
-    onwards = wishes.wished(**given, stages=stages_dir is not None, way=wishes.DRAW[1:])
+    onwards = wishes.wished(**given, stages=stages_dir is not None, way=DRAW[1:])
     output = Output(stages_dir, not no_parameters, as_json)
     targets.check_folder(stages_dir, "--stages-dir")
     targets.check_file(out)

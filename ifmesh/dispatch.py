@@ -72,9 +72,13 @@ class Dispatch(Ledger):
         return min(found, key=lambda w: (w.urgency, len(w.tasks), w.life), default=None)
 
     def _paused(self, worker: Worker) -> list[str]:
-        """What began there and makes way.  As the worker does it: the slots go to the most urgent, then to the older."""
+        """What began there and makes way.  As the worker does it: the slots go to the most urgent, then to the older.
+
+        Nothing begins there only to make way: if it seems so, another has ended, and that was not heard.
+        """
         running = [job for j in worker.tasks if (job := self.jobs[j]).running]
-        running.sort(key=lambda job: (-job.request.priority, job.started_at, job.token))
+        newest = max((job.started_at for job in running), default=0.0)
+        running.sort(key=lambda job: (job.started_at < newest, -job.request.priority, job.started_at))
         return [job.id for job in running[worker.slots :]]
 
     def _pick(self, job: Job) -> Worker | None:

@@ -162,7 +162,7 @@ def _check_passed(request: Request, stage: str, s: Settings) -> None:
     """Not those after last_stage: they are for whoever goes on from there."""
     never = stage in NEVER.get(request.task, ())
     if never or STAGES.index(stage) < STAGES.index(request.first_stage):
-        remedy = f"{request.task} does not go through {stage}" if never else f"what begins with {request.first_stage} does not go through it"
+        remedy = f"{request.task} does not go through {stage}" if never else f"drawing begins with {request.first_stage}"
         for name in Settings.__dataclass_fields__:
             if (value := getattr(s, name)) is not None:
                 raise BadRequest(f"settings.{stage}.{name}", value, f"{remedy}: leave it out")

@@ -5,9 +5,10 @@ bag that came in (a hash of both picks the colours of a small tiled pattern), so
 follow the source's header, and not its EXIF orientation; a source without a header counts as 64 x 64.
 
 Options (the stage's section of ifmesh.toml): `steps` (default 5), `step_ms` (milliseconds per step, default 0), `mode`, `slots` and
-`rows` (how many jobs step together, and what the numeric class says of it; see `modes`).  A prompt may ask for trouble, with the stage's name: `toy:raise=stage_one` raises an error in the second
-step, `toy:abort=...` aborts the process there, `toy:hang=...` never returns from there, `toy:bad=...` calls the request wrong, and
-`toy:flag` makes the guard blank the pictures.  To the toy encoder a word is a token, and one with "zzz" in it is unknown.
+`rows` (how many jobs step together, and what the numeric class says of it; see `modes`).  A prompt may ask for trouble, with the
+stage's name: `toy:raise=stage_one` raises an error in the second step, `toy:abort=...` aborts the process there, `toy:hang=...` never
+returns from there, `toy:bad=...` calls the request wrong, and `toy:flag` makes the guard blank the pictures.  To the toy encoder a word
+is a token, and one with "zzz" in it is unknown.
 """
 
 from __future__ import annotations

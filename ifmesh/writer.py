@@ -26,8 +26,8 @@ UPLOADS = 4  # ... and a client pushes again
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """This job's result is on disk.  digest: SHA-256 (hex) of the frame; size: bytes; kept: SHA-256 of what is kept beside it, which is
-    Stored; "": nothing."""
+    """This job's result is on disk.  digest: SHA-256 (hex) of the frame; size: bytes; kept: SHA-256 of what was to be kept beside it; it is
+    Stored, if there was room.  "": nothing was."""
 
     job: str
     token: Token
@@ -91,7 +91,7 @@ class Writer:
                 self._journal.discard_upload(digest)
 
     def result(self, job: str, token: Token, frame: bytes, apart: Collection[str] = (), keep: bool = True) -> None:
-        """apart: names of its tensors that are no part of what is published; keep: on disk, then, as an upload."""
+        """apart: names of its tensors that are no part of what is published; keep: on disk, then, as an upload: there is room."""
         if len(self._results) < RESULTS:
             self._begin(self._results, (job, token), partial(self._store, (job, token), frame, apart, keep))
 
@@ -144,14 +144,15 @@ class Writer:
             return [Landed(*key, *self._journal.store(key[0], frame))]
         bag = bags.decode(frame)
         landed = Landed(*key, *self._journal.store(key[0], bags.encode({name: bag[name] for name in bag if name not in apart})))
-        if not keep:
-            return [landed]
         kept = bags.encode({name: bag[name] for name in apart})
         digest = hashlib.sha256(kept).hexdigest()
+        landed = replace(landed, kept=digest)
+        if not keep:
+            return [landed]
         with self._lock:
             self._beside[key] = digest
         self._journal.store_upload(digest, kept)
-        return [Stored(digest, len(kept), tuple(name for name in BROUGHT if name in apart)), replace(landed, kept=digest)]
+        return [Stored(digest, len(kept), tuple(name for name in BROUGHT if name in apart)), landed]
 
     def _store_upload(self, digest: str, frame: bytes) -> list[_Done]:
         if hashlib.sha256(frame).hexdigest() != digest:  # a stranger's: the true one may still come

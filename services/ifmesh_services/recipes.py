@@ -108,7 +108,7 @@ def _read(folder: Path) -> Recipe:
         raise Misconfigured(f"{path}: cannot be read as JSON: {error}") from error
     _check_keys(path, "", data, {"name", *DRAWN})
     repos: list[str] = []
-    defaults: dict[str, dict[str, Settings]] = {task: {} for task in DEFAULTS}
+    defaults: dict[str, dict[str, Settings]] = {task: {} for task in ("generate", *SKETCHED)}
     for stage in DRAWN:
         entry = data.get(stage)
         own = SKETCHED if stage in STRENGTH else ()
@@ -120,11 +120,12 @@ def _read(folder: Path) -> Recipe:
         if not beside.is_dir() and not is_hub_name(repo):
             raise Misconfigured(f"{path}: {stage}.repo: no folder {beside}")
         repos.append(str(beside) if beside.is_dir() else repo)
-        for task in DEFAULTS:
+        for task in defaults:
             said, where = (entry.get(task, {}), f"{stage}.{task}") if task in own else (entry, stage)
             if task in own:
                 _check_keys(path, f"{where}.", said, SETTINGS)
             defaults[task][stage] = _settings(path, where, task, stage, said)
+    defaults["upscale"] = defaults["generate"]
     one, two, upscaler = repos
     return Recipe(str(data.get("name", folder.name)), _repos(one, two, upscaler), defaults)
 

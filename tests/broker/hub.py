@@ -200,9 +200,9 @@ class Hub:
         elif self.broker.expects(header.job, header.token):
             self.world.say("hub", "stores", header)
             pictures, kept = apart(frame)
-            kept = kept if self.broker.keeps(self.clock(), header.job, len(frame)) else b""
-            self._storing[sha(kept)] += bool(kept)
-            self.world.later(self.world.rng.uniform(0.002, 0.2), self._stored, epoch, header, pictures, kept)
+            keeps = self.broker.keeps(self.clock(), header.job, len(frame))
+            self._storing[sha(kept)] += keeps
+            self.world.later(self.world.rng.uniform(0.002, 0.2), self._stored, epoch, header, pictures, kept, keeps)
         else:
             self.world.say("hub", "does not expect", header)
 
@@ -228,12 +228,12 @@ class Hub:
             self._inbox.append((upload, len(frame), names(frame)))
             self._soon(0.0)
 
-    def _stored(self, epoch: int, header: Header, frame: bytes, kept: bytes) -> None:
+    def _stored(self, epoch: int, header: Header, frame: bytes, kept: bytes, keeps: bool) -> None:
         if self.alive and epoch == self.epoch:
             row = self.disk.rows.get(header.job)
             if row is None or row.ending is None or header.job not in self.disk.results:
                 self.disk.results[header.job] = frame
-            if kept:
+            if keeps:
                 self.disk.uploads[sha(kept)] = self.disk.brought[sha(kept)] = kept
                 self._inbox.append((sha(kept), len(kept), names(kept)))
             self._inbox.append((header.job, header.token, sha(frame), len(frame), sha(kept) if kept else ""))

@@ -42,6 +42,7 @@ REQUESTS = {
     "verse": Request("a verse", 11, "encode", last_stage="encoder"),
     "hen": Request("a hen", 13, last_stage="stage_one", keep=100.0),
     "duck": Request("a hen", 13, last_stage="stage_one", keep=300.0),
+    "goose": Request("a goose", 14, last_stage="stage_one", keep=100.0),
     "bird": Request(
         "a bird", 13, first_stage="stage_two", last_stage="stage_two", brings=("embeds", "image64", "rng"), upload=UPLOADS["egg"]
     ),
@@ -144,6 +145,7 @@ class BrokerStory(_Teller):
         self._rows: dict[str, tuple[float, Request, int]] = {}
         self._closed: dict[str, Closed] = {}
         self._uploads: dict[str, int] = {}  # on disk
+        self._kept: dict[str, bool] = {}  # by job: what was said of the room for what is kept of it
         self._holds: dict[str, tuple[tuple[str, ...], float]] = {}  # of what tensors, and until when
 
     def begin(self, line: str) -> bool:
@@ -230,12 +232,13 @@ class BrokerStory(_Teller):
         return [f"expects: {self._broker.expects(job, (int(epoch), int(number)))}"]
 
     def _keeps(self, job: str, size: str) -> list[str]:
-        return [f"keeps: {self._broker.keeps(self.now, job, int(size))}"]
+        self._kept[job] = self._broker.keeps(self.now, job, int(size))
+        return [f"keeps: {self._kept[job]}"]
 
     def _landed(self, job: str, epoch: str, number: str, beside: str = "") -> list[str]:
-        """beside: what is kept of it, under which name."""
+        """beside: what was to be kept of it, under which name; it is, unless the mesh has said that there is no room."""
         token, upload, out = (int(epoch), int(number)), UPLOADS.get(beside, ""), []
-        if upload:
+        if upload and self._kept.get(job, True):
             blobs = {blob.name for blob in kept(self._rows[job][1])}
             out = self._stored(beside, *(name for name in BROUGHT if name in blobs))
         return out + self._said(self._broker.landed(self.now, job, token, f"sha-{job}", 1000, upload))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from ifmesh.broker import Broker
 from ifmesh.cascade import IF
 from ifmesh.commands import Blame, Command, Send
+from ifmesh.compute import Compute, _Work
+from ifmesh.keeper import Keeper
 from ifmesh.protocol import (
     Beat,
     Cancel,
@@ -15,6 +19,7 @@ from ifmesh.protocol import (
     Endpoint,
     Exited,
     Failed,
+    Header,
     Held,
     Hello,
     Kill,
@@ -26,8 +31,9 @@ from ifmesh.protocol import (
     Token,
 )
 from ifmesh.request import Request
+from ifmesh.stage import Setup
 
-FOX, HURRY, NOW = (Request("a fox", 1, "encode", last_stage="encoder", priority=p) for p in (0, 5, 9))
+LATER, FOX, HURRY, NOW = (Request("a fox", 1, "encode", last_stage="encoder", priority=p) for p in (-10, 0, 5, 9))
 
 
 class Hub:
@@ -39,8 +45,11 @@ class Hub:
         self.runs: dict[str, tuple[str, Token]] = {}  # job to the life that was granted it last, and under which token
         self.beats = 0
         for life in lives:
-            self.hear(life, Hello("encoder", life, life.partition(".")[0], 1, "here", "cpu", (), capacity, "cpu"))
-            self.beat(life)
+            self.join(life, capacity)
+
+    def join(self, life: str, capacity: int) -> None:
+        self.hear(life, Hello("encoder", life, life.partition(".")[0], 1, "here", "cpu", (), capacity, "cpu"))
+        self.beat(life)
 
     def hear(self, who: str, message: ToCoordinator) -> list[Command]:
         said = self.broker.receive(self.now, who.encode(), message)
@@ -114,6 +123,18 @@ def test_it_goes_where_it_begins_at_once() -> None:
     assert "d" in hub.where()[free], hub.where()
 
 
+@pytest.mark.parametrize(("there", "first", "then"), [(FOX, NOW, HURRY), (LATER, FOX, FOX)])
+def test_nothing_makes_way_while_a_slot_is_free(there: Request, first: Request, then: Request) -> None:
+    """Seven of eight are, beside what is as urgent or more."""
+    hub = Hub("full.1", capacity=9)
+    for n in range(9):
+        hub.submit(f"p{n}", there)
+    hub.join("free.1", 9)
+    hub.submit("a", first)
+    hub.submit("b", then)
+    assert hub.where()["free.1"] == {"a", "b"}
+
+
 @pytest.mark.parametrize("hindrance", ["the outbox is full", "kept empty for another", "draining"])
 def test_a_closed_door_is_closed_to_the_urgent_too(hindrance: str) -> None:
     hub = Hub("enc.1")
@@ -150,6 +171,16 @@ def test_what_makes_way_is_not_blamed() -> None:
     assert hub.blamed(hub.hear("enc.1/parent", Exited("enc.1", "crashed", "signal 6"))) == {"b"}
 
 
+def test_making_way_is_told_once() -> None:
+    hub = Hub("enc.1")
+    for job, request in (("a", FOX), ("b", HURRY), ("c", NOW)):
+        hub.now += 1.0
+        hub.submit(job, request)
+        hub.begins(job)
+    told = {job: sum("makes way" in text for _, text in hub.broker.jobs[job].story) for job in "abc"}
+    assert told == {"a": 1, "b": 1, "c": 0}
+
+
 def test_what_goes_on_is_blamed() -> None:
     """The urgent one has ended: what makes way no more is what runs."""
     hub = Hub("enc.1")
@@ -160,6 +191,46 @@ def test_what_goes_on_is_blamed() -> None:
     hub.begins("b")
     hub.hear("bob", Cancel("b"))
     assert hub.blamed(hub.hear("enc.1/parent", Exited("enc.1", "crashed", "signal 6"))) == {"a"}
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(10))
+def test_the_worker_and_the_coordinator_agree_on_what_makes_way(slots: int, seed: int) -> None:
+    """Whatever comes and ends: to blame is what the compute thread does step."""
+    dice = random.Random(seed)
+    hub, compute = Hub("enc.1", capacity=1 + slots), Compute("encoder", "", Setup(), IF, None, lambda _: None)
+    keeper = Keeper(hub.broker.roster.lives["enc.1"].hello)
+    for n in range(40):
+        job = f"j{n}"
+        hub.submit(job, dice.choice((FOX, FOX, HURRY, NOW)))
+        for granted, (_, token) in hub.runs.items():
+            if granted in hub.where()["enc.1"]:
+                keeper.receive(hub.now, Run(granted, token, hub.broker.jobs[granted].request))
+                keeper.arrived(hub.now, Header("bag", granted, "encoder", token, ""), b"")
+        while (task := keeper.take(hub.now)[0]) is not None:
+            hub.now += 0.1
+            hub.begins(task.job)
+            compute._work[task.job] = _Work(task, {})
+        if dice.random() < 0.5 and (able := sorted(compute._work.keys() - compute._paused(slots))):
+            ended = dice.choice(able)
+            work = compute._work.pop(ended)
+            keeper.completed(hub.now, ended, work.task.token, b"", "d", 1.0)
+            hub.done(ended)
+        steps = compute._work.keys() - compute._paused(slots)
+        told = {j for j in compute._work if "makes way" in "".join(text for _, text in hub.broker.jobs[j].story)}
+        assert compute._paused(slots) <= told
+    assert hub.blamed(hub.hear("enc.1/parent", Exited("enc.1", "crashed", "signal 6"))) == steps
+
+
+def test_what_began_last_is_blamed_though_another_was_not_heard_to_end() -> None:
+    """The worker has one slot, and so the first is done; its Done was lost, and no Beat has come since."""
+    hub = Hub("enc.1")
+    hub.submit("a", HURRY)
+    hub.submit("b", FOX)
+    hub.begins("a")
+    hub.now = 0.5
+    hub.begins("b")
+    assert "b" in hub.blamed(hub.hear("enc.1/parent", Exited("enc.1", "crashed", "signal 6")))
 
 
 def test_where_there_is_a_slot_for_both_both_are_blamed() -> None:

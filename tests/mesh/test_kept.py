@@ -240,7 +240,7 @@ def test_what_is_kept_is_told_before_its_result_and_not_discarded_until_then(wri
     assert landed(write, bell) == [
         kept, Landed("a", (1, 1), told, len(picture), digest),
         kept, Landed("b", (1, 2), told, len(picture), digest),
-        Landed("c", (1, 3), told, len(picture)),
+        Landed("c", (1, 3), told, len(picture), digest),
     ]  # fmt: skip
     write.discard(digest)
     assert journal.uploads() == {}

@@ -52,9 +52,10 @@ def file(data: bytes) -> Tensor:
 
 
 def bringing(request: Request, brought: Bag) -> Request:
-    """The request with an upload, as the client says it."""
+    """The request with an upload, as the client says it, and with settings for the stages on its way alone."""
     names = tuple(name for name in BROUGHT if name in brought)
-    return replace(request, brings=names, upload=hashlib.sha256(bags.encode(brought)).hexdigest() if names else "")
+    digest = hashlib.sha256(bags.encode(brought)).hexdigest() if names else ""
+    return replace(request, brings=names, upload=digest, settings={s: request.settings[s] for s in request.settings if s in IF.route(request)})
 
 
 def passed(stages: Mapping[str, Stage], request: Request, brought: Bag | None = None) -> dict[str, Tensor]:

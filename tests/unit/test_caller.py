@@ -406,7 +406,7 @@ def test_what_the_mesh_keeps_is_nothing_to_push_and_when_it_is_wanted_that_is_th
     assert not caller.needs(SHA)
     caller.watch(0.1, "a", previews=True)
     assert caller.receive(0.2, Wanted("a", OTHER)) == [], "late, of another request"
-    assert caller.receive(0.3, Wanted("a", SHA)) == [Tell("a", Wanted("a", SHA))]
+    assert caller.receive(0.3, Wanted("a", SHA)) == [Send(Cancel("a")), Tell("a", Wanted("a", SHA))]
     assert caller.receive(0.4, Wanted("a", SHA)) == []
     assert run(caller, 0.4, 60.0) == [], "nothing is asked any more"
     caller.submit(61.0, "b", VARY, kept=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import pty
@@ -18,10 +19,13 @@ from PIL import Image
 
 from ifmesh import cli, cli_batch, cli_options, cli_targets, cli_timeline, cli_up, cli_wishes, exits
 from ifmesh.cli import exit_code, run
+from ifmesh.cli_targets import Output
 from ifmesh.cli_timeline import Span
 from ifmesh.cli_wishes import Order
 from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
 from ifmesh.image import Image as Picture
+from ifmesh.image import Picture as OfStage
+from ifmesh.image import Preview
 from ifmesh.protocol import ClientMessage, Inspect, JobRow, ToClient
 from ifmesh.request import Settings
 from tests.unit.stand_in import BOOKS, StandIn
@@ -105,6 +109,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["submit", "--batch", "-", "-o", "file"], "file: a file; the name of a folder"),
         (["submit", "a fox", "--tied", "--no-wait"], "--tied: with --no-wait this command is gone at once"),
         (["submit", "a fox", "--upscale"], "--upscale: what? give a picture, too: --image"),
+        (["submit", "a fox", "--upscale-alone"], "--upscale-alone: what? give a picture, too: --image"),
         (["submit", "a fox", "--positive-mixer", "I=some"], "STAGE=NUMBER, as in I=0.25"),
         (["submit", "a fox", "--keep-for", "0"], "'--keep-for': 0.0 is not in the range x>0"),
         (["submit", "a fox", "--format", "gif"], "'gif' is not one of 'png', 'webp', 'jpeg'"),
@@ -119,6 +124,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["submit", "--batch", "-", "--candidates", "8"], "--batch: not with --candidates"),
         (["submit", "a fox", "--candidates", "8", "--size", "64"], "nothing comes after: -n 8, or a larger size"),
         (["submit", "a fox", "--candidates", "8", "--image", "file", "--upscale"], "--upscale leaves out Stage I"),
+        (["submit", "a fox", "--candidates", "8", "--image", "file", "--upscale-alone"], "--upscale-alone leaves out Stage I"),
         (["proceed"], "Missing argument 'JOB...'"),
         (["proceed", "job1", "--size", "64"], "'64' is not one of '256', '1024'"),
         (["proceed", "job1", "-o", "gone/out.png"], "no folder gone"),
@@ -244,7 +250,9 @@ def wished(*flags: str) -> dict[str, object]:
         names = ("strength", "negative", "seed", "size", "width", "height", "steps", "timesteps_of", "guidance", "noise_level", "schedule")
         more = ("scheduler", "threshold_ratio", "threshold_max", "aspect_ratio", "seeding", "priority", "deadline", "tied")
         new = ("style", "positive_mixer", "upscale", "format", "keep")
-        return cli_wishes.wished(**{name: context.params[name] for name in (*names, *more, *new)})
+        return cli_wishes.wished(
+            **{name: context.params[name] for name in (*names, *more, *new)}, way=cli_wishes.gone_through(context.params["upscale"])
+        )
 
 
 PLAIN = {"size": 1024, "priority": 0, "tied": False}
@@ -285,6 +293,9 @@ MIXED = {"stage_one": {"positive_mixer": 0.2}, "stage_two": {"positive_mixer": 1
         (["--style", "oil", "--positive-mixer", "I=0.2,1"], {"style": "oil", "settings": MIXED}),
         (["--upscale"], {"upscale": True}),
         (["--upscale-alone"], {"upscale": "alone"}),
+        (["--upscale", "--steps", "4"], {"upscale": True, "settings": {stage: {"steps": 4} for stage in ("stage_two", "upscaler")}}),
+        (["--upscale-alone", "--steps", "4"], {"upscale": "alone", "settings": {"upscaler": {"steps": 4}}}),
+        (["--upscale", "--threshold-max", "2"], {"upscale": True, "settings": {"stage_two": {"threshold_max": 2.0}}}),
         (["--format", "webp", "--keep-for", "60"], {"format": "webp", "keep": 60.0}),
         (["--strength", "0.5"], {"strength": 0.5}),
         (["--strength", "I=0.5,II=0.75"], {"settings": {"stage_one": {"strength": 0.5}, "stage_two": {"strength": 0.75}}}),
@@ -391,6 +402,10 @@ def test_what_is_made_larger() -> None:
         (["a fox", "--image", "large.png", "--upscale"], "--image: '512 x 512': at most 256 pixels a side by Stage II"),
         (["a fox", "--image", "fox.png", "--upscale", "--size", "64"], "--size: 64: upscale begins with Stage II"),
         (["a fox", "--image", "fox.png", "--upscale", "--strength", "0.5"], "--strength: 0.5: belongs to vary and inpaint"),
+        (["a fox", "--image", "fox.png", "--upscale", "--steps", "I=5"], "--steps I: 5: upscale does not go through stage_one"),
+        (["a fox", "--image", "fox.png", "--upscale-alone", "--steps", "II=5"], "--steps II: 5: drawing begins with upscaler"),
+        (["a fox", "--image", "fox.png", "--upscale-alone", "--schedule", "fast27"], "--schedule I: 'fast27': upscale does not go"),
+        (["a fox", "--image", "fox.png", "--upscale-alone", "--size", "256"], "--size: 256: the upscaler alone draws four times its"),
         (["a fox", "--candidates", "8", "--format", "webp", "-o", "out.jpg"], "--format: 'webp': out.jpg is to be jpeg"),
         (["a fox", "--candidates", "8", "--steps", "x4=0"], "--steps x4: 0: from 1 to 1000"),
         (["a fox", "--candidates", "8", "--keep-for", "1e9"], "--keep-for: 1000000000.0: seconds: from 0 to 86400"),
@@ -444,6 +459,38 @@ def test_a_line_says_what_differs() -> None:
     settings = {"stage_one": {"steps": 3}}
     assert second.wishes == {"size": 256, "negative": "blur", "settings": settings, "seed": second.seed}
     assert second.path("j") == Path("out/j.png")
+
+
+def test_flags_of_a_batch_are_for_the_stages_that_a_line_goes_through() -> None:
+    Path("in").mkdir()
+    Image.new("RGB", (64, 64)).save("in/own.png")
+    path = lines(
+        '{"prompt": "a fox"}',
+        '{"prompt": "a fox", "image": "own.png", "upscale": true}',
+        '{"prompt": "a fox", "image": "own.png", "upscale": "alone"}',
+    )
+    shared = Order("", {"settings": {stage: {"steps": 9} for stage in ("stage_one", "stage_two", "upscaler")}})
+    ways = [list(order.made()[0].settings) for order in cli_batch.read(path, shared, Path("out"))]
+    assert ways == [["stage_one", "stage_two", "upscaler"], ["stage_two", "upscaler"], ["upscaler"]]
+    own = lines('{"prompt": "a fox", "image": "own.png", "upscale": true, "settings": {"stage_one": {"steps": 3}}}')
+    with pytest.raises(BadRequest, match=r"line 1: settings.stage_one.steps: 3: upscale does not go through stage_one"):
+        cli_batch.read(own, shared, Path("out"))
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
+def test_of_every_stage_one_file_is_left(format: str, tmp_path: Path) -> None:
+    def file(kind: str) -> bytes:
+        data = io.BytesIO()
+        Image.new("RGB", (64, 64), "red").save(data, kind)
+        return data.getvalue()
+
+    output, last = Output(tmp_path / "stages"), OfStage("stage_one", file(format))
+    assert output.early(Preview("stage_one", file("png"), "job1", False)) == tmp_path / "stages" / "job1-64.png"
+    (tmp_path / "stages" / "job2-64.png").touch()
+    output.stages(Picture("stage_one", last.data, "job1", 7, {"stage_one": last}, (), False, True))
+    suffix = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}[format]
+    assert {path.name for path in (tmp_path / "stages").iterdir()} == {f"job1-64{suffix}", "job2-64.png"}
+    assert (tmp_path / "stages" / f"job1-64{suffix}").read_bytes() == last.data
 
 
 def test_a_line_may_wish_for_whatever_the_flags_can() -> None:

@@ -191,6 +191,7 @@ def test_none_is_an_answer(answer: bytes, mesh: StandIn) -> None:
     code, said, out = typed(answer)
     assert (code, out, len(asked(mesh))) == (0, [], 3)
     assert b"to go on later, within 3600 s: ifmesh proceed JOB -o fox.png" in said
+    assert said.endswith(b"\r\n")
 
 
 def test_who_cannot_answer_is_not_asked(mesh: StandIn) -> None:

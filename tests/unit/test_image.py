@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import struct
 import zlib
 from dataclasses import replace
@@ -245,6 +246,15 @@ def test_a_notebook_shows_any_of_them() -> None:
         image = made({"picture_stage_two": flat(encoded(format)), "flagged": flat(b"\0")})
         shown = {"png": image._repr_png_(), "jpeg": image._repr_jpeg_()}
         assert {name: formats.kind(data) for name, data in shown.items() if data is not None} == {kind: kind}
+
+
+def test_a_webp_keeps_every_pixel_whatever_it_comes_from(tmp_path: Path) -> None:
+    noise = pillow.frombytes("RGB", (64, 64), random.Random(1).randbytes(3 * 64 * 64))
+    file = io.BytesIO()
+    noise.save(file, "PNG")
+    image = made({"picture_stage_one": flat(file.getvalue()), "flagged": flat(b"\0")})
+    with pillow.open(image.save(tmp_path / "a.webp")) as saved:
+        assert (saved.format, saved.convert("RGB").tobytes()) == ("WEBP", noise.tobytes())
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tiff"])

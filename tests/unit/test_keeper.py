@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -40,8 +41,8 @@ NEXT = (Endpoint("", "tcp://next"),)
 HUB = (Endpoint("", "tcp://hub"),)
 
 
-def ready(outbox_bytes: int = 1 << 30, stage: str = "encoder") -> Keeper:
-    keeper = Keeper(Hello(stage, "enc.1", "enc", 1, "here", "cpu", (), 2, ""), outbox_bytes)
+def ready(outbox_bytes: int = 1 << 30, stage: str = "encoder", slots: int = 1) -> Keeper:
+    keeper = Keeper(Hello(stage, "enc.1", "enc", 1, "here", "cpu", (), 1 + slots, ""), outbox_bytes)
     keeper.start(0.0)
     keeper.loaded(0.0, "cpu")
     return keeper
@@ -149,7 +150,7 @@ def test_a_bag_of_another_grant_is_not_taken() -> None:
 
 
 def test_priority_first_then_the_older_grant() -> None:
-    keeper = ready()
+    keeper = ready(slots=3)
     given(keeper, "late", (1, 9))
     given(keeper, "first", (1, 2))
     given(keeper, "urgent", (1, 10), ELK)
@@ -175,6 +176,36 @@ def test_without_a_slot_only_what_is_more_urgent_than_all_that_runs() -> None:
     task, _ = keeper.take(0.0, urgent=True)
     assert task is not None
     assert task.job == "d"
+
+
+def test_a_slot_that_comes_free_late_is_for_none_but_the_more_urgent() -> None:
+    """One came beyond the slots while another was ending: the slot that is offered then is taken already."""
+    keeper = ready()
+    for job, token, request in (("a", (1, 1), FOX), ("b", (1, 2), FOX)):
+        given(keeper, job, token, request)
+    keeper.take(0.0)
+    given(keeper, "c", (1, 3), ELK)
+    assert keeper.take(0.0, urgent=True)[0] is not None
+    keeper.completed(0.0, "a", (1, 1), b"out", "d", 1.0)
+    assert keeper.take(0.0) == (None, [])
+    given(keeper, "d", (1, 4), ELK)
+    assert keeper.take(0.0) == (None, []), "an equal waits"
+    given(keeper, "e", (1, 5), replace(ELK, priority=9))
+    assert keeper.take(0.0)[0] == Task("e", (1, 5), replace(ELK, priority=9), b"in", urgent=True), "and the slot is still offered"
+    for job, token in (("e", (1, 5)), ("c", (1, 3))):
+        assert keeper.take(0.0) == (None, [])
+        keeper.completed(0.0, job, token, b"out", "d", 1.0)
+    assert keeper.take(0.0)[0] == Task("d", (1, 4), ELK, b"in")
+
+
+def test_no_picture_is_looked_at_where_something_runs_in_every_slot() -> None:
+    keeper = ready(stage="guard")
+    given(keeper, "a", (1, 1))
+    keeper.take(0.0)
+    shown(keeper, "b")
+    assert keeper.take(0.0) == (None, [])
+    keeper.completed(0.0, "a", (1, 1), b"out", "d", 1.0)
+    assert keeper.take(0.0) == (preview("b"), [])
 
 
 def test_no_picture_is_looked_at_without_a_slot() -> None:
@@ -379,7 +410,7 @@ def test_a_preview_that_fails_is_forgotten() -> None:
 
 
 def test_a_picture_is_looked_at_only_when_no_task_is_ready() -> None:
-    keeper = ready(stage="guard")
+    keeper = ready(stage="guard", slots=2)
     shown(keeper, "a")
     given(keeper, "late", (1, 9))
     keeper.receive(0.0, Run("waits", (1, 8), FOX))
@@ -396,7 +427,7 @@ def test_the_oldest_picture_is_looked_at_first() -> None:
 
 
 def test_two_stages_of_a_job_and_the_job_itself_are_three_things() -> None:
-    keeper = ready(stage="guard")
+    keeper = ready(stage="guard", slots=2)
     shown(keeper, "a", (1, 1), "stage_one", b"64")
     shown(keeper, "a", (1, 2), "stage_two", b"256")
     given(keeper, "a", (1, 3))

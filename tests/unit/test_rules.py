@@ -86,6 +86,7 @@ FOR_DRAWING: list[Fields] = [
 FOR_GENERATE: list[Fields] = [
     {"width": 96, "height": 8},
     {"width": 256, "height": 256},
+    {"last_stage": "stage_one", "settings": {s: Settings(steps=5) for s in rules.DRAW}},
     {"first_stage": "stage_one", **brings("embeds")},
     {"first_stage": "stage_one", **brings("embeds", "rng")},
     brings("rng"),
@@ -97,7 +98,7 @@ FOR_GENERATE: list[Fields] = [
 ]
 FOR_UPSCALE: list[Fields] = [
     {"last_stage": "stage_two"},
-    {"last_stage": "stage_two", "keep": 60},
+    {"last_stage": "stage_two", "keep": 60, **at("upscaler", steps=5)},
     {"style": "in oil", **at("stage_two", positive_mixer=0.5)},
     brings("source", "rng"),
     {"first_stage": "stage_two", **brings("source", "embeds", "rng")},
@@ -329,6 +330,18 @@ OWN: list[tuple[Request, Fields, str, object, str]] = [
     *((r, {"upload": ""}, "upload", "", DIGEST) for r in (VARY, INPAINT)),
     *((r, {"upload": SHA}, "upload", SHA, DIGEST) for r in (GENERATE, ENCODE)),
     *((VARY, {"upload": bad}, "upload", bad, DIGEST) for bad in ("5e", "5E" * 32, SHA + "\n", SHA + "0", "g" * 64, "../" + SHA)),
+    # settings of a stage that is not gone through; those after the last one are for whoever goes on
+    (UPSCALE, at("stage_one", steps=5), "settings.stage_one.steps", 5, "upscale does not go through stage_one: leave it out"),
+    (ALONE, at("stage_one", guidance=5), "settings.stage_one.guidance", 5, "upscale does not go through stage_one: leave it out"),
+    (ALONE, at("stage_two", noise_level=0), "settings.stage_two.noise_level", 0, "drawing begins with upscaler: leave it out"),
+    *((ENCODE, at(s, steps=5), f"settings.{s}.steps", 5, f"encode does not go through {s}: leave it out") for s in rules.DRAW),
+    (
+        GENERATE,
+        {"first_stage": "stage_two", **brings("embeds", "image64"), **at("stage_one", schedule="fast27")},
+        "settings.stage_one.schedule",
+        "fast27",
+        "drawing begins with stage_two: leave it out",
+    ),
     # strength belongs to a source
     *((GENERATE, at(s, strength=0.5), f"settings.{s}.strength", 0.5, NO_SOURCE) for s in ("stage_one", "stage_two")),
     (ENCODE, at("stage_one", strength=0.5), "settings.stage_one.strength", 0.5, NO_SOURCE),

@@ -188,6 +188,59 @@ def test_sizes_and_steps_follow_the_request_and_the_options() -> None:
     assert Image.open(io.BytesIO(chain(wide)["guard"]["picture_stage_one"].data)).size == (96, 40)
 
 
+def brought(width: int, height: int, format: str) -> Tensor:
+    """A source."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(file, format)
+    return Tensor("U8", (file.tell(),), file.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "drawn"),
+    [
+        ("vary", (500, 768), [(64, 96), (256, 392), (1024, 1568)]),
+        ("inpaint", (96, 64), [(96, 64), (384, 256), (1536, 1024)]),
+        ("upscale", (100, 61), [(384, 256), (1536, 1024)]),
+        ("upscale", (256, 256), [(1024, 1024), (4096, 4096)]),
+        ("alone", (100, 61), [(384, 256)]),
+    ],
+)
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_sizes_follow_the_source(task: str, size: tuple[int, int], drawn: list[tuple[int, int]], format: str) -> None:
+    """As in the real stages."""
+    kind = "upscale" if task == "alone" else task
+    request = bringing(replace(FOX, task=kind), *(("source", "mask") if task == "inpaint" else ("source",)))
+    request = replace(request, first_stage="upscaler") if task == "alone" else request
+    guard = chain(request, {"source": brought(*size, format), "mask": BRINGS["mask"]})["guard"]
+    pictures = [Image.open(io.BytesIO(guard[name].data)).size for name in (blob.name for blob in PICTURE.values()) if name in guard]
+    assert pictures == drawn
+
+
+@pytest.mark.parametrize(("stage", "task", "size"), [("stage_one", "vary", (64, 300)), ("upscaler", "upscale", (1032, 1024))])
+def test_a_source_that_would_become_too_large_is_refused(stage: str, task: str, size: tuple[int, int]) -> None:
+    request = replace(bringing(replace(FOX, task=task), "source"), first_stage=stage)
+    with pytest.raises(BadRequest, match="{} x {}".format(*size)):
+        stages()[stage].admit("j", request, {"source": brought(*size, "PNG")})
+
+
+def test_what_was_drawn_before_says_how_large_to_go_on() -> None:
+    drawn = Tensor("F16", (3, 256, 392), bytes(2 * 3 * 256 * 392))
+    request = Request("a fox", 7, first_stage="upscaler", brings=("image256",), upload="0" * 64)
+    assert chain(request, {"image256": drawn})["upscaler"]["image1024"].shape == (3, 1024, 1568)
+
+
+def test_the_numeric_class_says_the_mode_as_that_of_the_real_stages() -> None:
+    ways: tuple[tuple[dict[str, str | int | float | bool], str, int], ...] = (
+        ({}, "toy/1", 1),
+        ({"mode": "exact"}, "toy/1", 1),
+        ({"mode": "pooled"}, "toy/1, pooled, rows any", 8),
+        ({"mode": "pooled", "rows": 16, "slots": 3}, "toy/1, pooled, rows 16", 3),
+    )
+    for options, numeric, slots in ways:
+        stage = toy.StageOne()
+        assert (stage.load(Setup(options=options)), stage.slots) == (numeric, slots)
+
+
 def test_jobs_step_together_and_can_be_dropped() -> None:
     stage = toy.Encoder()
     stage.load(Setup(options={"slots": 2, "steps": 3}))
