@@ -8,7 +8,8 @@
 The layers, each knowing only those above it (a test holds them to it):
 
   the vocabulary      errors      whose fault it is
-                      protocol    every message on the wire, by direction; Request
+                      request     what somebody wants drawn: Request, Settings
+                      protocol    every message on the wire, by direction
                       cascade     what flows between the stages, declared once
                       stage       the contract of the code that computes
   the minds (pure)    job         the life of a job: one table

@@ -75,6 +75,7 @@ class Ledger:
         self._unreserve(job)
         job.life = ""
         job.received = job.running = job.publishing = False
+        job.step = job.steps = 0
 
     def _unreserve(self, job: Job) -> None:
         worker = self.roster.lives.get(self._reserved.pop(job.id, ""))
@@ -189,7 +190,7 @@ class Ledger:
             assert queued or job.state is State.RUNNING, f"{job.id}: ended, but in the books"
             assert bool(job.ticket) == queued or job.id in self._orphans, f"{job.id}: queued and in its queue are one thing"
             if queued:
-                assert not job.life, f"{job.id}: queued, but {job.life} has it"
+                assert not job.life and not job.step, f"{job.id}: queued, but {job.life} has it, at step {job.step}"
                 assert job.stage == 0 or job.stage - 1 in job.outputs or job.id in self._orphans, f"{job.id}: waits without its bag"
             else:
                 worker = self.roster.lives[job.life]

@@ -55,7 +55,8 @@ def bringing(request: Request, brought: Bag) -> Request:
     """The request with an upload, as the client says it, and with settings for the stages on its way alone."""
     names = tuple(name for name in BROUGHT if name in brought)
     digest = hashlib.sha256(bags.encode(brought)).hexdigest() if names else ""
-    return replace(request, brings=names, upload=digest, settings={s: request.settings[s] for s in request.settings if s in IF.route(request)})
+    settings = {stage: said for stage, said in request.settings.items() if stage in IF.route(request)}
+    return replace(request, brings=names, upload=digest, settings=settings)
 
 
 def passed(stages: Mapping[str, Stage], request: Request, brought: Bag | None = None) -> dict[str, Tensor]:
