@@ -190,7 +190,8 @@ class Ledger:
             assert queued or job.state is State.RUNNING, f"{job.id}: ended, but in the books"
             assert bool(job.ticket) == queued or job.id in self._orphans, f"{job.id}: queued and in its queue are one thing"
             if queued:
-                assert not job.life and not job.step, f"{job.id}: queued, but {job.life} has it, at step {job.step}"
+                assert not job.life, f"{job.id}: queued, but {job.life} has it"
+                assert job.step == 0, f"{job.id}: queued, but at step {job.step}"
                 assert job.stage == 0 or job.stage - 1 in job.outputs or job.id in self._orphans, f"{job.id}: waits without its bag"
             else:
                 worker = self.roster.lives[job.life]

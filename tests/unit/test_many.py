@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from ifmesh import many, source
 from ifmesh.client import Client
 from ifmesh.errors import BadRequest, JobFailed, MeshBusy, MeshError
 from ifmesh.protocol import Accepted, Cancel, Cancelled, ClientMessage, Failed, Refused, Submit, ToClient, Watch
-from ifmesh.request import Request
+from ifmesh.request import Request, Settings
 from ifmesh.talk import Pause
 from tests.unit.stand_in import StandIn, finished, heard, kept, on, png
 
@@ -236,7 +237,10 @@ def test_proceed_goes_on_and_shows_the_whole_row(client: Client, mesh: StandIn) 
     first = client.candidates("a fox", 2, seed=10, source=png(64))[1]
     image = client.proceed(first, settings={"upscaler": {"steps": 3}})
     assert image.request is not None
-    assert (image.request.first_stage, image.request.upload, image.seed, image.kept) == ("stage_two", first.kept, 11, "")
+    assert first.request is not None
+    assert (image.request.task, image.request.first_stage, image.request.upload) == ("vary", "encoder", first.request.upload)
+    assert (image.request.last_stage, image.request.settings, image.seed) == ("upscaler", {"upscaler": Settings(steps=3)}, 11)
+    assert (image.request.keep, image.kept) == (0, "")
     assert list(image.stages) == ["stage_one", "stage_two", "upscaler"]
     assert (image.source, image.stages["stage_one"].data) == (first.source, first.data)
     assert image.sheet().width == 2200, "source, 64, 256, 1024"
@@ -246,11 +250,8 @@ def test_proceed_goes_on_and_shows_the_whole_row(client: Client, mesh: StandIn) 
     assert list(second.stages) == ["stage_one", "stage_two"]
     last = client.proceed(second)
     assert last.request is not None
-    assert (last.request.task, last.request.first_stage, list(last.stages)) == (
-        "generate",
-        "upscaler",
-        ["stage_one", "stage_two", "upscaler"],
-    )
+    assert last.request == replace(image.request, settings={}), "as if it had been drawn in one go"
+    assert list(last.stages) == ["stage_one", "stage_two", "upscaler"]
     assert list(client.proceed(first, stages=False).stages) == ["stage_two", "upscaler"]
     assert list(client.job(job.id).result(20).stages) == ["stage_one", "stage_two"], "while somebody holds the job"
 
