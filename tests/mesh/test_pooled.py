@@ -64,6 +64,7 @@ def test_four_at_once_have_the_bits_of_exact(mesh: Real, folder: Path) -> None:
         assert not image.reproducible, "Stage I has no fixed rows: its class promises nothing"
 
 
+@pytest.mark.slow  # the pool alone: tests/services/test_pool_rows.py
 def test_with_fixed_rows_the_neighbours_change_nothing(mesh: Real) -> None:
     """Stage II of a request without guidance there: not the bits of exact, but always the same."""
     plain = request(5, 2, 40, guidance=1.0)

@@ -269,6 +269,7 @@ def test_a_wrong_option_is_named_with_what_to_do(nano16: Path, options: Options,
     assert said in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_compiled_encoder_compiles_nothing_while_it_works(nano16: Path) -> None:
     """The whole service, with torch told to fail rather than compile; what it gives is exact's but for the last bits."""
     if shutil.which("g++") is None:

@@ -69,7 +69,7 @@ def test_settings(stages16: dict[str, Stage], nano16: Path, case: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")  # the pipeline warns of itself
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("dtype", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])  # fp16 is 30 times slower on a CPU
 def test_half_precision(nano16: Path, dtype: str) -> None:
     """As the pipelines do it too, the VAE's own precision included."""
     compare(loaded(nano16, dtype), nano16, Request(FOX, 17, negative="blurry", settings=FEW), dtype=DTYPES[dtype])
