@@ -359,13 +359,13 @@ def test_the_second_kills(shell: Shell) -> None:
 def test_down_waits_for_what_is_under_way(shell: Shell) -> None:
     """The jobs that have begun are finished, and their pictures are there when the mesh is started again."""
     shell.up(*SLOW)
-    jobs = [shell.job("a fox", "--size", "64", "--steps", "I=120") for _ in range(2)]
+    jobs = [shell.job("a fox", "--size", "64", "--steps", "I=250") for _ in range(2)]
     shell.running(count=2)
     done = shell.run("down")
     assert (done.returncode, done.stdout) == (0, "")
     *waiting, last = done.stderr.splitlines()
     assert last == "down"
-    assert re.match(r"waiting for [12] jobs? under way \(\w+ in stage_one, step \d+ of 120\), at most \d+ s more; `ifmesh", waiting[0])
+    assert re.match(r"waiting for [12] jobs? under way \(\w+ in stage_one, step \d+ of 250\), at most \d+ s more; `ifmesh", waiting[0])
     shell.gone()
     shell.up()
     for job in jobs:
