@@ -79,10 +79,14 @@ class Discard:
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """Journal: the job is accepted.  Every Book, Close, Hold and Blame of a batch is on disk before any of its Sends leaves."""
+    """Journal: the job is accepted.  owner: the name of the client it belongs to, "" for nobody's.
+
+    Every Book, Close, Hold and Blame of a batch is on disk before any of its Sends leaves.
+    """
 
     job: str
     request: Request
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,7 @@ class Booked:
     request: Request
     age: float
     blame: int
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,7 @@ class Closed:
     ending: Ended
     story: tuple[tuple[float, str], ...]
     runs: tuple[StageRun, ...]
+    owner: str = ""
 
 
 def parent_of(life: str) -> bytes:

@@ -22,6 +22,7 @@ from ifmesh.request import STAGES
 
 FILE = "ifmesh.toml"  # read when it lies in the current folder and no other is named
 PUBLISHED = ("if-xl", "if-l", "if-m")
+DURABILITY = ("full", "lazy", "none")
 DTYPES = ("", "fp32", "bf16", "fp16")
 DEVICES = "auto, cpu, cuda or cuda:N"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
@@ -37,6 +38,13 @@ class Mesh:
 
     coordinator: where workers and clients find it; "": as ``endpoint.json`` in the state folder says.  keep_bags: workers write a
     copy of each finished bag into this folder.  max_jobs: unfinished ones.  drain: seconds that jobs under way get at the end.
+
+    curve: every socket is encrypted, and opens to known keys alone.  identity: file that says who this process is (`ifmesh invite`);
+    None: the mesh's own, in the state folder.  address: of this host, on which the others reach its processes; "": loopback, or the one
+    by which this host reaches a coordinator elsewhere.  silence, grace, transfer: seconds, see `commands.Policy`.  durability: "full" (on disk
+    before it is told), "lazy" (at most a second later) or "none" (in memory).  keep_results: seconds after its end that a job and its
+    result are kept; results_bytes: all results together, the oldest go first.  reserve_bytes: with less free space on the disk nothing
+    new is taken.  checkpoint_bytes: of memory for checkpoints.
     """
 
     state: Path = Path()
@@ -45,6 +53,17 @@ class Mesh:
     keep_bags: Path | None = None
     max_jobs: int = 1000
     drain: float = 90.0
+    curve: bool = True
+    identity: Path | None = None
+    address: str = ""
+    silence: float = 5.0
+    grace: float = 5.0
+    transfer: float = 5.0
+    durability: str = "full"
+    keep_results: float = 86400.0
+    results_bytes: int = 20 << 30
+    reserve_bytes: int = 1 << 30
+    checkpoint_bytes: int = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +80,8 @@ class Service:
 
     device: "auto" (the first CUDA card, else the CPU; decided in the worker), "cpu", "cuda:0" ...  dtype: "fp32", "bf16", "fp16",
     "": the device's default.  threads: of torch, on the CPU.  patience: seconds without a step after which the worker is stalled, 0:
-    the cascade's own.  outbox_bytes: of finished bags held for others; beyond it the worker takes no new work.  options: the stage's own.
+    the cascade's own.  outbox_bytes: of finished bags held for others; beyond it the worker takes no new work.  checkpoint_steps: each
+    so many steps what is needed to go on from there is put in safety, so that a death costs no more; 0: never.  options: the stage's own.
     """
 
     run: str = ""
@@ -71,6 +91,7 @@ class Service:
     threads: int = 1
     patience: float = 0.0
     outbox_bytes: int = 1 << 30
+    checkpoint_steps: int = 0
     options: dict[str, Scalar] = field(default_factory=dict)
 
 
@@ -229,19 +250,28 @@ def _sections(tree: Mapping[str, object]) -> dict[str, dict[str, object]]:
 
 
 def _mesh(table: dict[str, object], environ: Mapping[str, str]) -> Mesh:
-    folders = {name: table.pop(name, "") for name in ("state", "keep_bags")}
+    folders = {name: table.pop(name, "") for name in ("state", "keep_bags", "identity")}
     for name, folder in folders.items():
         if not isinstance(folder, str | Path):
-            raise Misconfigured(f"mesh.{name}: {folder!r}: the name of a folder")
+            raise Misconfigured(f"mesh.{name}: {folder!r}: the name of a file or folder")
     mesh = _built(Mesh, table, "mesh")
     _check_url("mesh.listen", mesh.listen, loopback=True)
     if mesh.coordinator:
         _check_url("mesh.coordinator", mesh.coordinator, loopback=False)
     _check("mesh.max_jobs", mesh.max_jobs, 1, 1_000_000)
     _check("mesh.drain", mesh.drain, 0, 86400)
+    for name in ("silence", "grace", "transfer"):
+        _check(f"mesh.{name}", getattr(mesh, name), 0.1, 3600)
+    if mesh.durability not in DURABILITY:
+        raise Misconfigured(f"mesh.durability: {mesh.durability!r}: {', '.join(DURABILITY)}{_nearest(mesh.durability, DURABILITY)}")
+    _check("mesh.keep_results", mesh.keep_results, 1, 10 * 365 * 86400)
+    _check("mesh.results_bytes", mesh.results_bytes, 1 << 24, 1 << 50)
+    _check("mesh.reserve_bytes", mesh.reserve_bytes, 0, 1 << 50)
+    _check("mesh.checkpoint_bytes", mesh.checkpoint_bytes, 0, 1 << 40)
     state = Path(str(folders["state"])).expanduser().absolute() if folders["state"] else _state(environ)
     keep = Path(str(folders["keep_bags"])).expanduser().absolute() if folders["keep_bags"] else None
-    return replace(mesh, state=state, keep_bags=keep)
+    identity = Path(str(folders["identity"])).expanduser().absolute() if folders["identity"] else None
+    return replace(mesh, state=state, keep_bags=keep, identity=identity)
 
 
 def _state(environ: Mapping[str, str]) -> Path:
@@ -271,6 +301,7 @@ def _service(stage: str, table: dict[str, object]) -> Service:
     _check(f"{where}.copies", service.copies, 0, 256)
     _check(f"{where}.threads", service.threads, 1, 1024)
     _check(f"{where}.patience", service.patience, 0, 86400)
+    _check(f"{where}.checkpoint_steps", service.checkpoint_steps, 0, 1000)
     _check(f"{where}.outbox_bytes", service.outbox_bytes, 1 << 24, 1 << 40)  # below 16 MiB three large pictures would not fit
     return service
 

@@ -24,8 +24,8 @@ from ifmesh.talk import Pause, Signal, Talk
 
 log = logging.getLogger(__name__)
 
-LINGER = 0.5  # seconds for the last words, where somebody takes them ...
-LAST_WORDS = 1.0  # ... and for the thread to end, when the program does
+LINGER = 2.0  # seconds for the last words, where somebody takes them ...
+LAST_WORDS = 2.5  # ... and for the thread to end, when the program does
 PROMISED = 6  # an accepted job outlives its coordinator: a restart is waited for so many times as long as a first answer
 REMEDY = "start it with `ifmesh up`, or say where it is (IFMESH_COORDINATOR, --coordinator)"
 

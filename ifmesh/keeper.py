@@ -33,6 +33,7 @@ from ifmesh.protocol import (
     Step,
     Token,
     ToWorker,
+    Trusted,
     Verdicts,
     Who,
     WorkerMessage,
@@ -147,7 +148,7 @@ class Keeper:
         self._looks = Looks()
         self._outbox_bytes = outbox_bytes
         self._beat, self._patience = beat, patience
-        self._number = 0
+        self._number = self._trusts = 0
         self._next = 0.0
         self._heard = 0.0
         self._said_bye = False
@@ -182,6 +183,9 @@ class Keeper:
                 return out + [c for job, token in message.release for c in self._release(job, token)]
             case Drain():
                 return self.drain(now)
+            case Trusted(number):
+                self._trusts = number  # the shell has let them in
+                return []
             case Who():
                 return self._introduce(now)
             case Refused():
@@ -352,7 +356,7 @@ class Keeper:
         held = [Held(job, t.token, self._phase(t), t.step, t.steps) for job, t in self.tasks.items()]
         held += [Held(job, k.token, "done", k.steps, k.steps, k.digest, len(k.frame), k.seconds) for job, k in self.outbox.items()]
         full = len(self.outbox) >= BAGS or sum(len(k.frame) for k in self.outbox.values()) >= self._outbox_bytes
-        return [Send(Beat(self.hello.life, self._number, self.state, tuple(held), full))]
+        return [Send(Beat(self.hello.life, self._number, self.state, tuple(held), full, self._trusts))]
 
     def _leave(self) -> list[Command]:
         """Draining, and nothing is held any more: the end."""

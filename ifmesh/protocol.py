@@ -11,7 +11,7 @@ from typing import Literal
 
 from ifmesh.request import Request
 
-VERSION = 3
+VERSION = 4
 
 Token = tuple[int, int]
 """(coordinator epoch, number).  Issuing a newer one is what invalidates the older; (0, 0) is older than any."""
@@ -21,10 +21,14 @@ NEVER: Token = (0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a PULL listens.  host: id of the host on which only it can be reached (ipc), "" for everywhere (tcp)."""
+    """Where a PULL listens.  host: id of the host on which only it can be reached (ipc), "" for everywhere (tcp).
+
+    key: CURVE public key (Z85) of who listens there; "": it speaks in the clear.
+    """
 
     host: str
     url: str
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,13 +309,17 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """Everything that this worker holds and runs.  Sent each second; answered by Verdicts.  full: the outbox takes no more."""
+    """Everything that this worker holds and runs.  Sent each second; answered by Verdicts.  full: the outbox takes no more.
+
+    trusts: the number of the newest Trusted that it has heard; 0: none.
+    """
 
     life: str
     number: int
     state: Literal["loading", "ready", "draining"]
     held: tuple[Held, ...]
     full: bool = False
+    trusts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,25 +390,30 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Do this.  The bag comes over PULL, under the same job and token."""
+    """Do this.  The bag comes over PULL, under the same job and token.
+
+    resume: a checkpoint comes, too, taken after this step of the stage: go on from there.  0: none does.
+    """
 
     job: str
     token: Token
     request: Request
+    resume: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Push:
     """Send the bag you hold for this job to `life`, under its `token`, and keep yours until Release.
 
-    kind: bag; result (to the coordinator); preview (its picture alone, to a guard).
+    kind: bag; result (to the coordinator); preview (its picture alone, to a guard); relay: the bag, to the coordinator, which passes
+    it on: the direct way does not work.
     """
 
     job: str
     token: Token
     life: str
     to: tuple[Endpoint, ...]
-    kind: Literal["bag", "result", "preview"] = "bag"
+    kind: Literal["bag", "result", "preview", "relay"] = "bag"
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,6 +455,22 @@ class Verdicts:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """Who may push to a worker.  key: its CURVE public key (Z85); stage: whose bags it may push, "" for any (the coordinator)."""
+
+    key: str
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """Who may push to you, all of them, from now on.  Said again until a Beat names this number."""
+
+    number: int
+    peers: tuple[Peer, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """No new work; finish what runs, hand over the outbox, say Bye, end."""
 
@@ -469,7 +498,7 @@ ClientMessage = Hi | Submit | Cancel | Watch | Fetch | Inspect
 WorkerMessage = Hello | Beat | Step | Received | Done | Raised | Bye | Exited
 ToCoordinator = ClientMessage | WorkerMessage
 ToClient = Welcome | Accepted | Wanted | Refused | Queued | Started | Progress | Preview | Finished | Failed | Cancelled | Result | Books
-ToWorker = Run | Push | Look | Drop | Release | Verdicts | Drain | Who | Refused
+ToWorker = Run | Push | Look | Drop | Release | Verdicts | Trusted | Drain | Who | Refused
 ToParent = Kill | Noted | Refused
 Ended = Finished | Failed | Cancelled
 
@@ -477,12 +506,13 @@ Ended = Finished | Failed | Cancelled
 # ---- data: the first frame of every PUSH, before the safetensors frame
 
 
-Kind = Literal["bag", "result", "preview", "upload"]
+Kind = Literal["bag", "result", "preview", "upload", "relay", "checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """kind: "bag" or "preview" to a worker; "result", "preview" or "upload" to the coordinator.  stage: who made it.
+    """kind: "bag", "preview" or "checkpoint" to a worker; "result", "preview", "upload", "relay" (a bag to be passed on, under the token
+    of the grant it is for) or "checkpoint" to the coordinator.  stage: who made it.  step: of a checkpoint, after which it was taken.
 
     token: of the grant it is for; of a preview, of the grant that drew it.  digest: xxh3-128 (hex) of the frame.  An upload belongs
     to no job, stage or grant: in the place of the job stands its SHA-256.
@@ -493,3 +523,4 @@ class Header:
     stage: str
     token: Token
     digest: str
+    step: int = 0

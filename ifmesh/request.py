@@ -45,7 +45,8 @@ class Request:
     inpaint and upscale follow their source.  seeding: "chained" (one generator through all stages) or "per_stage" (fresh in each).
     stages: publish the pictures of the earlier stages too.  format: of the published files; webp is lossless, jpeg is not.
 
-    priority: higher goes first.  deadline: seconds from acceptance to the end.  tied: the job is cancelled when no client that watches
+    priority: higher goes first.  deadline: seconds from acceptance to the end; deadline_queued: from acceptance until its first stage
+    begins; deadline_running: from there to the end.  tied: the job is cancelled when no client that watches
     it has been heard for a while.  keep: seconds for which the mesh keeps, beside the result, what the next stage would need
     (`cascade.kept`), as an upload named by Finished.kept: another request may bring it, and so go on where this one ends.
 
@@ -68,6 +69,8 @@ class Request:
     format: Literal["png", "webp", "jpeg"] = "png"
     priority: int = 0
     deadline: float | None = None
+    deadline_queued: float | None = None
+    deadline_running: float | None = None
     tied: bool = False
     keep: float = 0.0
     brings: tuple[str, ...] = ()

@@ -87,8 +87,13 @@ def _check_numbers(request: Request) -> None:
             raise BadRequest(field, pixels, f"base pixels (Stage I): a multiple of 8 from 8 to {SIDE}, or leave it out")
     if not -100 <= request.priority <= 100:
         raise BadRequest("priority", request.priority, "from -100 to 100; higher goes first")
-    if request.deadline is not None and not 0 < request.deadline <= 604800:
-        raise BadRequest("deadline", request.deadline, "seconds from acceptance: above 0, at most 604800 (a week)")
+    for field, since, seconds in (
+        ("deadline", "acceptance", request.deadline),
+        ("deadline_queued", "acceptance", request.deadline_queued),
+        ("deadline_running", "its beginning", request.deadline_running),
+    ):
+        if seconds is not None and not 0 < seconds <= 604800:
+            raise BadRequest(field, seconds, f"seconds from {since}: above 0, at most 604800 (a week)")
     if not 0 <= request.keep <= 86400:
         raise BadRequest("keep", request.keep, "seconds: from 0 to 86400 (a day)")
     if request.keep and request.last_stage not in DRAW[:-1]:

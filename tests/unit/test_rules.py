@@ -156,6 +156,8 @@ NUMBERS: list[tuple[Fields, str, object, str]] = [
     ({"priority": 101}, "priority", 101, "from -100 to 100; higher goes first"),
     ({"priority": -101}, "priority", -101, "from -100 to 100; higher goes first"),
     ({"deadline": 0}, "deadline", 0, "seconds from acceptance: above 0, at most 604800 (a week)"),
+    ({"deadline_queued": 0}, "deadline_queued", 0, "seconds from acceptance: above 0, at most 604800 (a week)"),
+    ({"deadline_running": 604801}, "deadline_running", 604801, "seconds from its beginning: above 0, at most 604800 (a week)"),
     ({"deadline": 604801}, "deadline", 604801, "seconds from acceptance: above 0, at most 604800 (a week)"),
     ({"deadline": float("nan")}, "deadline", float("nan"), "seconds from acceptance: above 0, at most 604800 (a week)"),
     ({"keep": -1}, "keep", -1, "seconds: from 0 to 86400 (a day)"),
