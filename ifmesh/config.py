@@ -39,12 +39,12 @@ class Mesh:
     coordinator: where workers and clients find it; "": as ``endpoint.json`` in the state folder says.  keep_bags: workers write a
     copy of each finished bag into this folder.  max_jobs: unfinished ones.  drain: seconds that jobs under way get at the end.
 
-    curve: every socket is encrypted, and opens to known keys alone.  identity: file that says who this process is (`ifmesh invite`);
-    None: the mesh's own, in the state folder.  address: of this host, on which the others reach its processes; "": loopback, or the one
-    by which this host reaches a coordinator elsewhere.  silence, grace, transfer: seconds, see `commands.Policy`.  durability: "full" (on disk
-    before it is told), "lazy" (at most a second later) or "none" (in memory).  keep_results: seconds after its end that a job and its
-    result are kept; results_bytes: all results together, the oldest go first.  reserve_bytes: with less free space on the disk nothing
-    new is taken.  checkpoint_bytes: of memory for checkpoints.
+    curve: every socket is encrypted, and opens to known keys alone. identity: file that says who this process is (`ifmesh invite`); None:
+    the mesh's own, in the state folder. address: of this host, on which the others reach its processes; "": loopback, or the one by which
+    this host reaches a coordinator elsewhere. silence, grace, transfer: seconds, see `commands.Policy`. durability: "full" (on disk before
+    it is told), "lazy" (at most a second later) or "none" (in memory). keep_results: seconds after its end that a job and its result are
+    kept; results_bytes: all results together, the oldest go first. reserve_bytes: with less free space on the disk nothing new is taken.
+    checkpoint_bytes: of memory for checkpoints.
     """
 
     state: Path = Path()
