@@ -255,9 +255,9 @@ def _mesh(table: dict[str, object], environ: Mapping[str, str]) -> Mesh:
         if not isinstance(folder, str | Path):
             raise Misconfigured(f"mesh.{name}: {folder!r}: the name of a file or folder")
     mesh = _built(Mesh, table, "mesh")
-    _check_url("mesh.listen", mesh.listen, loopback=True)
+    _check_url("mesh.listen", mesh.listen, listens=True, loopback=not mesh.curve)
     if mesh.coordinator:
-        _check_url("mesh.coordinator", mesh.coordinator, loopback=False)
+        _check_url("mesh.coordinator", mesh.coordinator)
     _check("mesh.max_jobs", mesh.max_jobs, 1, 1_000_000)
     _check("mesh.drain", mesh.drain, 0, 86400)
     for name in ("silence", "grace", "transfer"):
@@ -318,17 +318,17 @@ def _check(key: str, value: float, least: float, most: float) -> None:
         raise Misconfigured(f"{key}: {value!r}: from {least:.16g} to {most:.16g}")
 
 
-def _check_url(key: str, url: str, loopback: bool) -> None:
+def _check_url(key: str, url: str, listens: bool = False, loopback: bool = False) -> None:
     """tcp://HOST:PORT.  Without keys nothing leaves the machine: a listener on another address refuses to start."""
     try:
         parts = urlsplit(url)
         fine = parts.scheme == "tcp" and parts.hostname and parts.port is not None and not (parts.path or parts.query or parts.fragment)
     except ValueError:  # a port that is none
         fine = False
-    if not fine and not (url.startswith("ipc://") and not loopback):
+    if not fine and not (url.startswith("ipc://") and not listens):
         raise Misconfigured(f"{key}: {url!r}: tcp://HOST:PORT, as in {Mesh().listen}")
     if loopback and parts.hostname not in LOOPBACK:
-        raise Misconfigured(f"{key}: {url!r}: this version has no keys and listens on loopback only: tcp://127.0.0.1:PORT")
+        raise Misconfigured(f"{key}: {url!r}: without keys (mesh.curve = false) it listens on loopback only: tcp://127.0.0.1:PORT")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
