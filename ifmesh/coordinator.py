@@ -93,7 +93,7 @@ class Coordinator:
         self._bell.answer((signal.SIGTERM, signal.SIGINT))
         me = credentials.of_coordinator(self._config)
         keys, public = (None, "") if me is None else (me.keys, me.keys.public)
-        table = None if me is None else authorized.Authorized(state / "keys" / authorized.TABLE)
+        table = None if me is None else authorized.Authorized(state / "keys" / authorized.FILE)
         self._gate = Gate(table, public, self._journal.epoch)
         self._gate.refresh(time.monotonic())
         self._zap = Zap(self._ctx, self._gate.lets)

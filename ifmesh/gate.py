@@ -25,7 +25,7 @@ class Gate:
         self._looked = float("-inf")
 
     def refresh(self, now: float) -> bool:
-        """Look at the table again, unless that was just done.  True: it is another.  A damaged one changes nothing, and is complained of."""
+        """Look at the table again, unless that was just done.  True: it is another.  What is wrong with it is complained of."""
         if self._table is None or now - self._looked < OFTEN:
             return False
         self._looked = now

@@ -268,7 +268,7 @@ class Mesh:
     def invite(self, name: str, role: str = "client") -> Identity:
         """A new key that the coordinator knows, or is about to know."""
         made = Identity(name, role, identity.generate(), self._server(), self.config.control())
-        authorized.add(self.state / "keys" / authorized.TABLE, Entry(name, role, made.keys.public))
+        authorized.add(self.state / "keys" / authorized.FILE, Entry(name, role, made.keys.public))
         return made
 
     @contextmanager
@@ -318,6 +318,15 @@ class Mesh:
             yield socket
         finally:
             socket.close(linger=int(LIMIT * 1000))
+
+    @contextmanager
+    def pushing(self, end: Endpoint) -> Iterator[zmq.Socket[bytes]]:
+        """A PUSH to this inlet, with the keys of one who may connect there: the coordinator, or to it a worker."""
+        me, coordinator = self.identity("worker-encoder"), self.identity("coordinator")
+        if me is not None and coordinator is not None and end.key != coordinator.keys.public:
+            me = coordinator
+        with self.raw(zmq.PUSH, end.url, me, end.key) as socket:
+            yield socket
 
     def _server(self) -> str:
         me = self.identity()
