@@ -5,11 +5,12 @@ A progressive JPEG comes in scans, each decoded at full size.  A scan may be 42 
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 SCANS: Final = 100  # at most; cameras and programs write about ten
-_BEGIN, _SCAN, _END = 0xD8, 0xDA, 0xD9
-_ALONE: Final = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xD8), _BEGIN})  # what follows FF without a length: stuffing, fill, restarts
+_SCAN, _END = 0xDA, 0xD9
+_MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)  # not: stuffing, restarts, a beginning, fill: those have no length
 
 
 def scans(data: bytes) -> int:
@@ -20,13 +21,10 @@ def scans(data: bytes) -> int:
     if data[:2] != b"\xff\xd8":
         return 0
     count, at = 0, 2
-    while count <= SCANS and 0 <= (at := data.find(b"\xff", at)) < len(data) - 3:
-        marker = data[at + 1]
-        if marker in _ALONE:
-            at += 1 if marker == 0xFF else 2
-            continue
-        if marker == _END:
+    while count <= SCANS and (found := _MARKER.search(data, at)) and found.start() < len(data) - 3:
+        at = found.start()
+        if data[at + 1] == _END:
             break
-        count += marker == _SCAN
+        count += data[at + 1] == _SCAN
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return count
