@@ -75,13 +75,15 @@ class Broker(Vigil):
 
     def __init__(self, cascade: Cascade, epoch: int, inlet: tuple[Endpoint, ...], policy: Policy | None = None) -> None:
         super().__init__(cascade, epoch, inlet, policy)
-        self._doors: dict[type, Callable[[float, bytes, Any], None]] = {
+        self._desk: dict[type, Callable[[float, bytes, Any, str | None], None]] = {
             Hi: self._hi,
             Submit: self._submit,
             Cancel: self._cancel,
             Watch: self._watch,
             Fetch: self._fetch,
             Inspect: self._inspect,
+        }
+        self._doors: dict[type, Callable[[float, bytes, Any], None]] = {
             Hello: self._hello,
             Beat: self._beat,
             Step: self._step,
@@ -113,7 +115,7 @@ class Broker(Vigil):
         for closed in ended:
             self._remember(closed)
         for booked in open_jobs:
-            job = self._book(now - booked.age, booked.job, booked.request)
+            job = self._book(now - booked.age, booked.job, booked.request, booked.owner)
             job.blame, job.queued_at, job.heard = booked.blame, now, now
             brought[booked.request.upload] = booked.request.brings
             self._story(now, job, "the coordinator was started again")
@@ -130,12 +132,15 @@ class Broker(Vigil):
             self._note("", f"{len(self._orphans)} jobs from the journal; adopting what still runs for {self.policy.grace:g} s")
         return self._flush(now)
 
-    def receive(self, now: float, peer: bytes, message: ToCoordinator) -> list[Command]:
-        """peer: routing id of the sender."""
+    def receive(self, now: float, peer: bytes, message: ToCoordinator, owner: str | None = None) -> list[Command]:
+        """peer: routing id of the sender.  owner: of a client, whose jobs alone exist for it; None: it sees and may end all."""
         self._overslept(now)
         if peer in self._heard:
             self._heard[peer] = now
-        self._doors[type(message)](now, peer, message)
+        if (door := self._desk.get(type(message))) is not None:
+            door(now, peer, message, owner)
+        else:
+            self._doors[type(message)](now, peer, message)
         return self._flush(now)
 
     def expects(self, job: str, token: Token) -> bool:

@@ -110,6 +110,8 @@ class Dispatch(Ledger):
         self._leave(job)
         job.stage = index
         self._move(now, job, Cause.ADOPTED, why)
+        if index:
+            self._begin(now, job)
         self._take(now, job, worker, index, token)
         job.starts.setdefault(index, 1)
         job.pushed, job.pushes = now, 0
@@ -151,6 +153,7 @@ class Dispatch(Ledger):
         if not job.running:
             before = self._paused(worker)
             job.running, job.started_at = True, now
+            self._begin(now, job)
             self._story(now, job, f"{job.at}: begun on {worker.name}")
             self._tell(job, Started(job.id, job.at, worker.name))
             for other in (self.jobs[j] for j in self._paused(worker) if j not in before):
@@ -178,6 +181,7 @@ class Dispatch(Ledger):
         )
         worker.progressed = now
         worker.done += 1
+        self._begin(now, job)
         self._tell(job, Progress(job.id, job.at, held.steps, held.steps))
         self._has_bag(now, worker, job)
         self._keep(worker, job, job.stage, output)

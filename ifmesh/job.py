@@ -71,6 +71,8 @@ class Job:
     it raised in or did not reach.
     watchers: the clients that are told of it; lookers: those of them that want to see early pictures.  heard: when somebody who
     watched it, and is gone, was last heard; at first, when it was accepted.
+    owner: the client it belongs to, "" for nobody's.  begun: when its first stage began, as far as this coordinator knows; None: it
+    waits for that.
     """
 
     id: str
@@ -100,6 +102,8 @@ class Job:
     watchers: set[bytes] = field(default_factory=set)
     lookers: set[bytes] = field(default_factory=set)
     heard: float = 0.0
+    owner: str = ""
+    begun: float | None = None
     queued_at: float = 0.0
     started_at: float = 0.0
     starts: dict[int, int] = field(default_factory=dict)
@@ -120,6 +124,16 @@ class Job:
     def floor(self) -> int:
         """Outputs of stages below this index are needed no more: their successor exists twice."""
         return self.stage - 1 if self.received else self.stage - 2
+
+    def deadlines(self) -> dict[str, float]:
+        """When each of those that it has now passes."""
+        asked = self.request
+        found = {"deadline": (self.accepted, asked.deadline)}
+        if self.begun is None:
+            found["deadline_queued"] = self.accepted, asked.deadline_queued
+        else:
+            found["deadline_running"] = self.begun, asked.deadline_running
+        return {name: since + seconds for name, (since, seconds) in found.items() if seconds is not None}
 
     def tell(self, now: float, text: str) -> None:
         """Add a line to its story.  A long life is told by its beginning and its end."""

@@ -43,17 +43,24 @@ class Ledger:
 
     # ---- jobs in their places
 
-    def _book(self, now: float, job_id: str, request: Any) -> Job:
+    def _book(self, now: float, job_id: str, request: Any, owner: str) -> Job:
         self._orders += 1
-        job = self.jobs[job_id] = Job(job_id, request, self.cascade.route(request), now, self._orders)
+        job = self.jobs[job_id] = Job(job_id, request, self.cascade.route(request), now, self._orders, owner=owner)
         self._story(now, job, "accepted")
-        if request.deadline is not None:
-            self._timer(now + request.deadline, "deadline", job_id)
+        for when in job.deadlines().values():
+            self._timer(when, "deadline", job_id)
         if request.tied:
             job.heard = now
             self._timer(now + self.policy.tether, "tether", job_id)
         self.uploads.use(request.upload, job_id)
         return job
+
+    def _begin(self, now: float, job: Job) -> None:
+        """A stage of it begins: if it is the first, as far as we know, other deadlines count from now on."""
+        if job.begun is None:
+            job.begun = now
+            if job.request.deadline_running is not None:
+                self._timer(now + job.request.deadline_running, "deadline", job.id)
 
     def _enqueue(self, now: float, job: Job) -> None:
         job.queued_at = now
@@ -96,8 +103,9 @@ class Ledger:
             holder.outputs.discard(job.id)
             self._send(holder.peer, Release(job.id, output.token))
         del self.jobs[job.id]
-        self._out.append(Close(job.id, ending, tuple(job.story), tuple(job.runs[i] for i in sorted(job.runs))))
-        self._remember(Closed(job.id, job.request, ending, tuple(job.story), tuple(job.runs[i] for i in sorted(job.runs))))
+        story, runs = tuple(job.story), tuple(job.runs[i] for i in sorted(job.runs))
+        self._out.append(Close(job.id, ending, story, runs))
+        self._remember(Closed(job.id, job.request, ending, story, runs, job.owner))
         self._tell(job, ending)
         for peer in job.watchers:
             self._watching[peer].discard(job.id)
@@ -219,6 +227,10 @@ class Ledger:
         self.uploads.check(self.jobs)
         assert self._tiring == any(kind == "waiting" for _, _, kind, _ in self._timers), "who looks after those that wait?"
         assert self._tiring or not len(self.uploads), "those that wait are not looked after"
+        due = {key for _, _, kind, key in self._timers if kind == "deadline"}
+        for job in self.jobs.values():
+            assert job.id in due or not job.deadlines(), f"{job.id}: nobody looks after its deadlines"
+            assert job.begun is not None or not (job.running or job.outputs), f"{job.id}: begun, and nobody knows since when"
         looked = {key for _, _, kind, key in self._timers if kind == "upload"}
         unused = self.uploads.stored.keys() - self.uploads.users.keys()
         assert unused <= looked, f"{unused - looked} will never be discarded"

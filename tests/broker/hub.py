@@ -12,6 +12,7 @@ from ifmesh.protocol import (
     Cancelled,
     Ended,
     Endpoint,
+    Failed,
     Finished,
     Header,
     Preview,
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from tests.broker.world import World
 
 
+BEGINS = (": begun on ", ": done on ", "stage_one: adopted: ", "stage_two: adopted: ", "upscaler: adopted: ", "guard: adopted: ")
+"""Words of a story from which on a stage has begun."""
+
+
 @dataclass(slots=True)
 class Record:
     """One row of the simulated journal.  accepted: by the wall clock of the world; given_back: blames that were taken back."""
@@ -41,6 +46,7 @@ class Record:
     blame: int = 0
     given_back: int = 0
     ending: Ended | None = None
+    owner: str = ""
     story: tuple[tuple[float, str], ...] = ()
     runs: tuple[StageRun, ...] = ()
 
@@ -84,7 +90,7 @@ class Disk:
                 here = command.request.upload in (*self.uploads, *self.rotten, "")
                 over = any(isinstance(c, Close) and c.job == command.job for c in commands)
                 assert here or over, f"{command.job} is booked, and its upload is not here"
-                self.rows[command.job] = Record(command.request, now)
+                self.rows[command.job] = Record(command.request, now, owner=command.owner)
             elif isinstance(command, Blame):
                 assert command.job in self.rows, f"blame for {command.job}, which was never booked"
                 row = self.rows[command.job]
@@ -95,6 +101,7 @@ class Disk:
                 assert row.ending is None, f"{command.job} is closed twice: {row.ending}, then {command.ending}"
                 row.ended = now
                 row.ending, row.story, row.runs = command.ending, command.story, command.runs
+                self._check_deadlines(now, disturbed, row)
                 if isinstance(command.ending, Finished):
                     frame = self.results.get(command.job)
                     assert frame is not None, f"{command.job} is finished, but nothing is on disk"
@@ -102,8 +109,23 @@ class Disk:
                     first = self.brought[row.request.upload] if row.request.upload else EMPTY
                     assert frame == published(row.request, first), f"{command.job}: wrong bytes were published"
                     self._check_kept(now, command.job, row.request, command.ending.kept, left(row.request, first), roomy)
-                    deadline = row.accepted + (row.request.deadline or float("inf"))
-                    assert now <= max(deadline + 0.01, disturbed), f"{command.job} finished {now - deadline:.2f} s after its deadline"
+
+    def _check_deadlines(self, now: float, disturbed: float, row: Record) -> None:
+        """Of the three only one that has passed ends a job, and no job finishes after one of them.  The story says when it began."""
+        asked, told = row.request, list(row.story)
+        starts = [n for n, (_, text) in enumerate(told) if text == "the coordinator was started again"]
+        begun = [at for at, text in told[starts[-1] if starts else 0 :] if any(words in text for words in BEGINS)]
+        passes = {"deadline": row.accepted + asked.deadline} if asked.deadline else {}
+        if asked.deadline_queued and not begun:
+            passes["deadline_queued"] = row.accepted + asked.deadline_queued
+        if asked.deadline_running and begun:
+            passes["deadline_running"] = row.accepted + begun[0] + asked.deadline_running
+        if isinstance(row.ending, Finished):
+            late = {name: now - at for name, at in passes.items() if now > max(at + 0.01, disturbed)}
+            assert not late, f"finished, and too late: {late}; {told}"
+        elif isinstance(row.ending, Failed) and row.ending.cause == "expired":
+            passed = [name for name, at in passes.items() if f"its {name} of " in row.ending.error and now >= at - 0.01]
+            assert passed, f"{row.ending} of {passes} at {now:.2f}; {told}"
 
     def _check_kept(self, now: float, job: str, request: Request, kept: str, right: bytes, roomy: bool) -> None:
         """What a Finished promises."""
@@ -154,8 +176,8 @@ class Hub:
         self.broker = world.minds.broker(world.cascade, self.epoch, (self.inlet,), world.policy)
         world.say("hub", f"starts, epoch {self.epoch}")
         rows = self.disk.rows.items()
-        open_jobs = [Booked(job, r.request, world.now - r.accepted, r.blame) for job, r in rows if r.ending is None]
-        ended = [Closed(job, r.request, r.ending, r.story, r.runs) for job, r in rows if r.ending is not None]
+        open_jobs = [Booked(job, r.request, world.now - r.accepted, r.blame, r.owner) for job, r in rows if r.ending is None]
+        ended = [Closed(job, r.request, r.ending, r.story, r.runs, r.owner) for job, r in rows if r.ending is not None]
         uploads = {upload: len(frame) for upload, frame in self.disk.uploads.items()}
         held = [Hold(upload, of, self.disk.held(world.now, upload)) for upload, (of, until) in self.disk.holds.items() if until > world.now]
         commands = self.broker.recover(self.clock(), open_jobs, ended, uploads, held)
@@ -259,7 +281,7 @@ class Hub:
                 world.say("hub", f"{item[0].decode()} >", item[1])
                 world.watch(item[1])
                 self._note(*item)
-                commands += self.broker.receive(self.clock(), *item)
+                commands += self.broker.receive(self.clock(), *item, world.owner(item[0]))
             elif len(item) == 3:
                 world.say("hub", f"has stored {item[0]}")
                 self._storing[item[0]] -= 1

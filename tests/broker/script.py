@@ -1,8 +1,8 @@
 """The interpreter of the stories: a transcript of inputs, and below each what the mind did.
 
 A line of input is `TIME WHO WHAT`; a line that starts with `#` is a remark; what is indented was recorded.  Lives are written as
-they are (`enc.1`, its parent `enc.1/parent`), clients by a plain name.  Before each input the clock ticks as often as the mind
-asked for, and what comes of it stands under a line of its own.
+they are (`enc.1`, its parent `enc.1/parent`), clients by a plain name, or with their owner (`phone@ann`).  Before each input the
+clock ticks as often as the mind asked for, and what comes of it stands under a line of its own.
 
     mesh                       five workers, one for each stage, are there and have said that they hold nothing
     policy transfer=2.0        other numbers for the broker (first line)
@@ -33,6 +33,9 @@ REQUESTS = {
     "owl": Request("an owl", 2, last_stage="stage_one"),
     "elk": Request("an elk", 3, last_stage="stage_one", priority=5),
     "hare": Request("a hare", 4, last_stage="stage_one", deadline=3.0),
+    "tern": Request("a tern", 15, last_stage="stage_one", deadline_queued=3.0),
+    "swift": Request("a swift", 16, last_stage="stage_one", deadline_running=3.0),
+    "shrike": Request("a shrike", 17, last_stage="stage_one", deadline=2.0, deadline_running=3.0),
     "whole": Request("a whole cascade", 5),
     "empty": Request(" ", 6),
     "cat_1": Request("a cat", 7, "vary", last_stage="stage_one", brings=("source",), upload=UPLOADS["cat"]),
@@ -142,7 +145,7 @@ class BrokerStory(_Teller):
         self._type, self._epoch, self._policy = broker, 1, Policy()
         self._broker = broker(IF, 1, INLET, self._policy)
         self._beats: dict[str, int] = {}
-        self._rows: dict[str, tuple[float, Request, int]] = {}
+        self._rows: dict[str, tuple[float, Request, int, str]] = {}
         self._closed: dict[str, Closed] = {}
         self._uploads: dict[str, int] = {}  # on disk
         self._kept: dict[str, bool] = {}  # by job: what was said of the room for what is kept of it
@@ -180,8 +183,9 @@ class BrokerStory(_Teller):
             }  # fmt: skip
             verb, _, rest = what.partition(" ")
             return doing[verb](*rest.split())
-        message = eval(what, {"__builtins__": {}}, self.names | self._voice(who))
-        return self._said(self._broker.receive(self.now, who.encode(), message))
+        peer, _, owner = who.partition("@")
+        message = eval(what, {"__builtins__": {}}, self.names | self._voice(peer))
+        return self._said(self._broker.receive(self.now, peer.encode(), message, owner or None))
 
     def _voice(self, life: str) -> dict[str, object]:
         """The messages of this worker, with what goes without saying filled in."""
@@ -224,7 +228,8 @@ class BrokerStory(_Teller):
         """The coordinator was killed and started again at once; the journal is all that it knows."""
         self._epoch += 1
         self._broker = self._type(IF, self._epoch, INLET, self._policy)
-        rows = [Booked(job, request, self.now - at, blame) for job, (at, request, blame) in self._rows.items() if job not in self._closed]
+        open_rows = {job: row for job, row in self._rows.items() if job not in self._closed}
+        rows = [Booked(job, asked, self.now - at, blame, owner) for job, (at, asked, blame, owner) in open_rows.items()]
         held = [Hold(digest, names, until - self.now) for digest, (names, until) in self._holds.items() if until > self.now]
         return self._said(self._broker.recover(self.now, rows, self._closed.values(), dict(self._uploads), held))
 
@@ -286,18 +291,19 @@ class BrokerStory(_Teller):
             elif isinstance(c, Note):
                 out.append(f"* {c.job or 'mesh'}: {c.text}")
             elif isinstance(c, Book):
-                self._rows[c.job] = (self.now, c.request, 0)
-                out.append(f"journal: book {c.job!r}, {show(c.request)}")
+                self._rows[c.job] = (self.now, c.request, 0, c.owner)
+                out.append(f"journal: book {c.job!r}, {show(c.request)}" + (f", of {c.owner}" if c.owner else ""))
             elif isinstance(c, Hold):
                 self._holds[c.digest] = c.names, self.now + c.seconds
                 out.append(f"journal: hold {show(c.digest)} of {', '.join(c.names)} for {c.seconds:g} s")
             elif isinstance(c, Blame):
-                self._rows[c.job] = (*self._rows[c.job][:2], c.count)
+                at, asked, _, owner = self._rows[c.job]
+                self._rows[c.job] = (at, asked, c.count, owner)
                 out.append(f"journal: blame {c.job!r}, {c.count}: {c.cause}")
             else:
                 assert isinstance(c, Close), c
                 assert c.job not in self._closed, f"{c.job} is closed twice"
-                self._closed[c.job] = Closed(c.job, self._rows[c.job][1], c.ending, c.story, c.runs)
+                self._closed[c.job] = Closed(c.job, self._rows[c.job][1], c.ending, c.story, c.runs, self._rows[c.job][3])
                 out.append(f"journal: close {c.job!r}, {type(c.ending).__name__}")
         return out
 

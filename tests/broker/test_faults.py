@@ -59,11 +59,18 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "any result is stored": ("broker", "known is not None and known.publishing and known.token == token", "True"),
     "every landing counts": ("broker", "if known is not None and self.expects(job, token):", "if known is not None:"),
     # acceptance and endings
-    "nothing is booked": ("desk", "self._out.append(Book(m.job, m.request))", "pass"),
+    "nothing is booked": ("desk", "self._out.append(Book(m.job, m.request, job.owner))", "pass"),
     "a job is booked anew each time": ("desk", "elif (job := self.jobs.get(m.job)) is not None:", "elif (job := None) is not None:"),
     "endings are forgotten": ("ledger", "self.ended[closed.job] = closed", "pass"),
     "the mesh is never full": ("desk", "self.draining or len(self.jobs) >= self.policy.max_jobs", "self.draining"),
-    "deadlines do not matter": ("ledger", "if request.deadline is not None:", "if False:"),
+    "deadlines do not matter": ("ledger", "for when in job.deadlines().values():", "for when in ():"),
+    "only the whole way has a deadline": ("job", 'found["deadline_queued"] = self.accepted, asked.deadline_queued', "pass"),
+    "what has begun still waits": ("job", "if self.begun is None:", "if True:"),
+    "each stage begins anew": ("ledger", "if job.begun is None:", "if True:"),
+    "after a restart nothing has begun": ("dispatch", "        if index:\n            self._begin(now, job)\n", ""),
+    "a restart ends what waits too long, and runs": (
+        "vigil", 'if job.id in self._orphans and passed.pop("deadline_queued", None) is not None:', "if False:",
+    ),
     "nobody is told to drop what was cancelled": (
         "dispatch",
         "            self._send(worker.peer, Drop(job.id, job.token))\n        self._close(now, job, ending)",
@@ -99,7 +106,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "no upload is wanted": ("uploads", "return digest in self._wanted and not self.full", "return False"),
     "there is always room for one more": ("uploads", "self.size >= self._most or ", ""),
     "an upload that has come is nobody's": (
-        "desk", "            self._submit(now, peer, submit)\n        return", "            pass\n        return",
+        "desk", "            self._submit(now, peer, submit, owner)\n        return", "            pass\n        return",
     ),
     "what an upload holds is nobody's business": ("uploads", "and stored.names != request.brings:", "and False:"),
     "the first bag is always empty": ("dispatch", "worker.hello.endpoints, job.request.upload))", "worker.hello.endpoints))"),
@@ -115,11 +122,11 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "after a restart no upload is known": ("broker", "if digest in brought:", "if False:"),
     "a Cancel forgets what waits, and it is said again": (
         "desk",
-        "elif m.job not in self.ended and (said := self.uploads.withdrawn(m.job)):",
-        "elif (said := self.uploads.withdrawn(m.job)) and False:",
+        "elif m.job not in self.ended and m.job not in self.jobs and (said := self.uploads.withdrawn(m.job, owner)):",
+        "elif (said := self.uploads.withdrawn(m.job, owner)) and False:",
     ),
     "others who wait for what was cancelled are not told": (
-        "desk", "                    self._submit(now, other, submit)\n", "                    pass\n",
+        "desk", "                    self._submit(now, other, submit, whose)\n", "                    pass\n",
     ),
     "a job whose upload is lost waits for ever": ("broker", 'self._fail(now, known, "error", why)', "pass"),
     "a lost upload counts as here": ("broker", "stored.sound = False", "pass"),
@@ -127,6 +134,24 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "who says it no more waits for ever": ("vigil", "again = self.uploads.tire(now, self.policy.upload_keep)", "again = None"),
     "the gone wait on": ("broker", "self.uploads.left(peer)", "pass"),
     "what is answered waits on": ("desk", "        self.uploads.settled(peer, m.job)\n", ""),
+    # whose it is
+    "everybody sees everything": (
+        "desk",
+        "return found if found is not None and owner in (None, found.owner) else None\n\n    def _over",
+        "return found\n\n    def _over",
+    ),
+    "what has ended is everybody's": (
+        "desk",
+        "return found if found is not None and owner in (None, found.owner) else None\n\n    def _watch",
+        "return found\n\n    def _watch",
+    ),
+    "who says it again sees it": ("desk", "m.request or owner not in (None, job.owner):", "m.request:"),
+    "who says it again sees its end": ("desk", "m.request and owner in (None, closed.owner)", "m.request"),
+    "the books are open": ("desk", "jobs = self.jobs if owner is None else", "jobs = self.jobs if True else"),
+    "a job is booked as nobody's": ("desk", "Book(m.job, m.request, job.owner)", "Book(m.job, m.request)"),
+    "after a restart jobs are nobody's": ("broker", "booked.request, booked.owner)", 'booked.request, "")'),
+    "an ending is nobody's": ("ledger", "ending, story, runs, job.owner))", "ending, story, runs))"),
+    "anybody withdraws what waits": ("desk", "self.uploads.withdrawn(m.job, owner)", "self.uploads.withdrawn(m.job)"),
     # what is kept
     "nothing is held": ("uploads", "stored.idle = max(stored.idle, until)", "pass"),
     "the first to hold it says for how long": ("uploads", "= max(stored.idle, until)", "= min(stored.idle, until)"),

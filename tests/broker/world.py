@@ -64,6 +64,7 @@ class World:
         )
         self.outbox = rng.choice((1 << 30, 1 << 30, 50))
         self.mixed = rng.random() < 0.2  # workers of different numeric classes
+        self.owned = rng.random() < 0.3  # each client sees its own jobs alone
         self.links = Links(self)
         self.hub = Hub(self)
         self.inlets: dict[str, Service] = {}
@@ -121,6 +122,10 @@ class World:
                 sender.name, lambda: receiver.life == its and (sender.life == life or self.rng.random() < 0.5),
                 receiver.name, lambda h, f: receiver.arrives(its, h, f), header, frame,
             )  # fmt: skip
+
+    def owner(self, peer: bytes) -> str | None:
+        """Of the jobs that this client sees; None: it sees all."""
+        return peer.decode().partition(".")[0] if self.owned else None
 
     # ---- whose death is whose fault
 
@@ -224,6 +229,7 @@ class World:
                 assert ending is not None or patron.deserted, f"{wish.job} has not ended {QUIET:g} s after the storm"
                 if ending is not None:
                     self._judge_one(wish, ending)
+                assert row is None or row.owner == (patron.name if self.owned else ""), f"{wish.job} belongs to {row.owner!r}"
         for job, row in self.hub.disk.rows.items():
             assert row.ending is not None, f"{job} was accepted and never ended"
         for job, kills in self.proved.items():
