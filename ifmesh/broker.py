@@ -328,7 +328,7 @@ class Broker(Vigil):
             job.received = job.running = False
         if job.received or not late:
             return
-        if job.pushes < self.policy.transfers:
+        if job.pushes < self.policy.transfers + (job.stage > 0):  # the last by way of the coordinator, if it is not there already
             self._push(now, job, worker)
         else:
             job.avoid.add(worker.name)  # the way there may be cut: rather another, if there is one

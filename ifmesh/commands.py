@@ -16,7 +16,7 @@ class Policy:
     silence: float = 5.0  # a worker that says nothing for this long is dead
     grace: float = 5.0  # after a restart: adopt only, grant nothing
     transfer: float = 5.0  # a bag that has not arrived after this is pushed again ...
-    transfers: int = 3  # ... so often, then another worker gets the job
+    transfers: int = 3  # ... so often, then once by way of the coordinator, and then another worker gets the job
     loading: float = 600.0  # patience with a worker that loads its weights
     blames: int = 4  # this death of its own making fails the request as poison
     alone: int = 2  # after so many it runs with nobody beside it

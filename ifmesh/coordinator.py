@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import zmq
 
@@ -33,6 +34,7 @@ from ifmesh.protocol import (
     Fetch,
     Header,
     Inspect,
+    Kind,
     Preview,
     Refused,
     Result,
@@ -44,6 +46,7 @@ from ifmesh.protocol import (
 from ifmesh.wire import TO_COORDINATOR, Garbled, VersionMismatch
 from ifmesh.writer import Landed, Stored, Unstored, Writer
 
+INLET: tuple[Kind, ...] = ("result", "preview", "upload", "relay")
 TURN = 256  # control messages in one turn: then what they led to is carried out
 EMPTY = bags.encode({})  # the first bag of a job that brings nothing
 
@@ -95,7 +98,8 @@ class Coordinator:
         self._inlet, urls = sockets.inlet(self._ctx, [f"ipc://{path}", "tcp://127.0.0.1:*"])
         inlet = tuple(Endpoint(host if u.startswith("ipc:") else "", u) for u in urls)
         patience = {stage: s.patience for stage, s in self._config.services.items() if s.patience > 0}
-        policy = Policy(max_jobs=self._config.mesh.max_jobs, patience=patience)
+        mesh = self._config.mesh
+        policy = Policy(max_jobs=mesh.max_jobs, patience=patience, silence=mesh.silence, grace=mesh.grace, transfer=mesh.transfer)
         self._broker = Broker(IF, self._journal.epoch, inlet, policy)
         self._outlets = Outlets(self._ctx, host)
         self._writer = Writer(self._journal, self._bell, self._garbage)
@@ -136,7 +140,7 @@ class Coordinator:
             self._stop(number)
         self._landed()  # first: what is begun in this turn counts as busy until its end, and so is not discarded
         self._hear()
-        for header, frame in deliveries(self._inlet, ("result", "preview", "upload"), self._garbage, self._wanted):
+        for header, frame in deliveries(self._inlet, INLET, self._garbage, self._wanted):
             self._arrived(header, frame)
         wakeup = self._broker.wakeup()
         if wakeup is not None and wakeup <= time.monotonic():
@@ -190,6 +194,8 @@ class Coordinator:
                 return self._broker.expects(header.job, header.token)
             case "upload":
                 return self._broker.wants(header.job)
+            case "relay":
+                return self._broker.relay(header.job, header.token) is not None
             case "preview":
                 return header.stage in DRAWN and bool(self._broker.lookers(header.job, header.stage, header.token))
             case _:
@@ -199,6 +205,10 @@ class Coordinator:
         """One branch for each kind of delivery."""
         if header.kind == "upload":
             self._writer.upload(header.job, header.digest, frame)  # checked there
+            return
+        if header.kind == "relay":
+            if (way := self._broker.relay(header.job, header.token)) is not None:
+                self._outlets.send(time.monotonic(), *way, replace(header, kind="bag"), frame)
             return
         job = self._broker.jobs[header.job]
         early = header.kind == "preview"

@@ -28,6 +28,7 @@ class Dispatch(Ledger):
         self._grants = 0
         self._over: OrderedDict[str, None] = OrderedDict()  # lives known to have ended: nothing of theirs counts
         self._suspects: dict[str, tuple[str, set[str]]] = {}  # lives lost without a witness: name, and what ran there
+        self._detours: set[tuple[str, str]] = set()  # (holder, receiver), lives between which a bag had to be relayed: so is the next
         self._crimes: dict[str, list[tuple[float, str]]] = {}  # a worker's deaths of its own making: when, and what ran
 
     def _flush(self, now: float) -> list[Command]:
@@ -82,10 +83,13 @@ class Dispatch(Ledger):
         return [job.id for job in running[worker.slots :]]
 
     def _pick(self, job: Job) -> Worker | None:
-        """A worker for a job with a past: alone after deaths, in its numeric class if one serves it, away from where it raised."""
+        """A worker for a job with a past: alone after deaths, away from where it raised or did not arrive, in its numeric class if it can.
+
+        In this order: a class whose only worker cannot be reached would keep it for ever.
+        """
         usable = self.roster.usable(job.at)
-        usable = [w for w in usable if w.hello.numeric == job.classes.get(job.stage)] or usable
         usable = [w for w in usable if w.name not in job.avoid] or usable
+        usable = [w for w in usable if w.hello.numeric == job.classes.get(job.stage)] or usable
         if job.blame < self.policy.alone:
             return min((w for w in usable if w.room), key=lambda w: (len(w.tasks), w.life), default=None) or self._yielding(job, usable)
         mine = [w for w in usable if w.reserved in ("", job.id)]
@@ -121,7 +125,7 @@ class Dispatch(Ledger):
         if job.classes.setdefault(index, numeric) != numeric or not modes.promises(numeric):
             job.reproducible = False
         job.token = job.tokens[index] = token
-        job.life = worker.life
+        job.life, job.relayed = worker.life, ""
         job.received = job.running = False
         job.step = job.steps = 0
         worker.tasks[job.id] = token
@@ -133,17 +137,31 @@ class Dispatch(Ledger):
         """Have the bag sent to the worker of the grant, by whoever holds it."""
         job.pushed = now
         job.pushes += 1
+        job.relayed = ""
         if job.stage == 0:
             self._out.append(Give(job.id, job.token, job.at, worker.life, worker.hello.endpoints, job.request.upload))
         elif (source := job.outputs.get(job.stage - 1)) is not None:
-            self._send(self.roster.lives[source.life].peer, Push(job.id, job.token, worker.life, worker.hello.endpoints))
+            if job.pushes > self.policy.transfers or (source.life, worker.life) in self._detours:
+                job.relayed = source.life
+            life, to = ("", self._inlet) if job.relayed else (worker.life, worker.hello.endpoints)
+            self._send(self.roster.lives[source.life].peer, Push(job.id, job.token, life, to, "relay" if job.relayed else "bag"))
         elif not self._orphans:
             self._retry(now, job, "its bag is gone")
+
+    def relay(self, job: str, token: Token) -> tuple[str, tuple[Endpoint, ...]] | None:
+        """Whom to pass this bag on to, and where: what came to be relayed under this token.  None: nobody waits for it."""
+        known = self.jobs.get(job)
+        if known is None or not known.relayed or known.token != token:
+            return None
+        return known.life, self.roster.lives[known.life].hello.endpoints
 
     def _has_bag(self, now: float, worker: Worker, job: Job) -> None:
         if job.received:
             return
         job.received = True
+        if job.relayed in self.roster.lives:
+            self._detours.add((job.relayed, worker.life))
+        job.relayed = ""
         worker.progressed = max(worker.progressed, now)
         self._trim(job)
 
@@ -261,6 +279,7 @@ class Dispatch(Ledger):
     def _lose(self, now: float, worker: Worker, why: str, own: bool) -> None:
         """This worker is no more.  own: the death is of its own making, and held against what ran in it."""
         self.roster.remove(worker)
+        self._detours = {pair for pair in self._detours if worker.life not in pair}
         self._note("", f"{worker.name} is lost: {why}")
         ran = {j for j in worker.tasks if self.jobs[j].running}.difference(self._paused(worker))
         self._suspects[worker.life] = (worker.name, ran)
@@ -325,6 +344,9 @@ class Dispatch(Ledger):
 
     def check(self) -> None:
         super().check()
+        assert all(life in self.roster.lives for pair in self._detours for life in pair), "a detour of the dead"
+        for job in self.jobs.values():
+            assert not job.relayed or (job.life and not job.received), f"{job.id}: relayed, and nobody waits for its bag"
         for worker in self.roster.lives.values():
             urgent = max((self.jobs[j].request.priority for j in worker.tasks), default=-inf)
             assert worker.urgency == urgent, f"{worker.life}: as urgent as {worker.urgency}, and has {urgent} in hand"

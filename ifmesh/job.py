@@ -64,7 +64,8 @@ class Job:
     stage: index into route: the stage it waits for or runs in.  order: of acceptance; the older goes first.  ticket: names its one
     valid place in a queue.
     The grant: token, life (the worker, "" when queued), received (that worker has the bag), running (it has begun), publishing
-    (the last stage is done, and its result is on its way to disk), pushed and pushes (when last, and how often, the bag was sent).
+    (the last stage is done, and its result is on its way to disk), pushed and pushes (when last, and how often, the bag was sent),
+    relayed (the life that holds the bag, while it is on its way through the coordinator).
     tokens: the newest grant of each stage, by index: an answer under an older one is stale.
     outputs: by stage index, every finished bag known to live.  classes: the numeric class in which each stage ran.
     blame: deaths of a worker's own making while this ran in it.  errors: times a stage raised; avoid: the workers
@@ -90,6 +91,7 @@ class Job:
     publishing: bool = False
     pushed: float = 0.0
     pushes: int = 0
+    relayed: str = ""
     step: int = 0
     steps: int = 0
     tokens: dict[int, Token] = field(default_factory=dict)

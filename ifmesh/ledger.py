@@ -80,7 +80,7 @@ class Ledger:
             worker.tasks.pop(job.id, None)
             self.roster.offer(worker)
         self._unreserve(job)
-        job.life = ""
+        job.life = job.relayed = ""
         job.received = job.running = job.publishing = False
         job.step = job.steps = 0
 

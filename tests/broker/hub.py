@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ifmesh.broker import Broker
@@ -25,7 +25,7 @@ from ifmesh.protocol import (
     Watch,
 )
 from ifmesh.request import Request
-from tests.broker.service import first_bag
+from tests.broker.service import first_bag, from_hub
 from tests.broker.toyland import EMPTY, apart, digest, left, names, published, sha
 
 if TYPE_CHECKING:
@@ -219,6 +219,10 @@ class Hub:
             self._show(header, frame)
         elif header.kind == "upload":
             self._take(epoch, header, frame)
+        elif header.kind == "relay":
+            if (way := self.broker.relay(header.job, header.token)) is not None:
+                self.world.relays += 1
+                from_hub(self.world, way[0], replace(header, kind="bag"), frame)
         elif self.broker.expects(header.job, header.token):
             self.world.say("hub", "stores", header)
             pictures, kept = apart(frame)

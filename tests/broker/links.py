@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 from ifmesh.protocol import Header, ToClient, ToCoordinator, ToParent, ToWorker
@@ -109,7 +110,7 @@ class Links:
     def heal(self) -> None:
         """The weather clears."""
         self.lossy = self.slow = 0.0
-        self._holes.clear()
+        self._holes = {pair: until for pair, until in self._holes.items() if until == inf}
         for link in self.by_peer.values():
             if max(link.cut_up, link.cut_down) > self.world.now and not link.stuck:
                 link.renew(self.world.now + 0.5 if self.world.hub.alive else float("inf"))
@@ -163,14 +164,19 @@ class Links:
 
     # ---- data
 
-    def hole(self, a: str, b: str, seconds: float) -> None:
-        """No bag passes between these two services for a while."""
-        self._holes[min(a, b), max(a, b)] = self.world.now + seconds
+    def hole(self, a: str, b: str, seconds: float, back: bool = True) -> None:
+        """No bag passes from a to b for a while (inf: the weather does not mend it), nor back."""
+        for pair in ((a, b), (b, a))[: 1 + back]:
+            self._holes[pair] = max(self._holes.get(pair, 0.0), self.world.now + seconds)
+
+    def mend(self) -> None:
+        """Whatever lasts."""
+        self._holes.clear()
 
     def pipe(self, sender: str, alive: Callable[[], bool], receiver: str, deliver: Deliver, header: Header, frame: bytes) -> None:
         """sender, receiver: names of services.  A bag that meets a hole, a death or a flipped bit does not arrive."""
         world, rng = self.world, self.world.rng
-        if self._holes.get((min(sender, receiver), max(sender, receiver)), 0.0) > world.now:
+        if self._holes.get((sender, receiver), 0.0) > world.now:
             self.lost += 1
             world.say(sender, "bag lost in a hole:", header)
             return

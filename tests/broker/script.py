@@ -178,7 +178,7 @@ class BrokerStory(_Teller):
             doing: dict[str, Callable[..., list[str]]] = {
                 "wait": list, "restart": self._restart, "landed": self._landed, "expects": self._expects, "gone": self._gone,
                 "keeps": self._keeps, "wants": self._wants, "stored": self._stored, "unstored": self._unstored,
-                "unreadable": self._unreadable, "lookers": self._lookers,
+                "unreadable": self._unreadable, "lookers": self._lookers, "relay": self._relay,
                 "drain": self._drain, "farewell": self._farewell,
             }  # fmt: skip
             verb, _, rest = what.partition(" ")
@@ -263,6 +263,10 @@ class BrokerStory(_Teller):
 
     def _lookers(self, job: str, stage: str, epoch: str, number: str) -> list[str]:
         return [f"lookers: {', '.join(peer.decode() for peer in self._broker.lookers(job, stage, (int(epoch), int(number))))}"]
+
+    def _relay(self, job: str, epoch: str, number: str) -> list[str]:
+        way = self._broker.relay(job, (int(epoch), int(number)))
+        return [f"relay: to {way[0]} at {show(way[1])}" if way else "relay: nobody waits for it"]
 
     def _gone(self, peer: str) -> list[str]:
         self._broker.gone(self.now, peer.encode())

@@ -84,7 +84,7 @@ class Service:
         self._asleep: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._tick_at = float("inf")
         self._skew = 0.0
-        self._pace = world.rng.choice((0.01, 0.05, 0.2, 0.5))
+        self.pace = world.rng.choice((0.01, 0.05, 0.2, 0.5))
 
     @property
     def url(self) -> str:
@@ -275,7 +275,7 @@ class Service:
         self.slow = trouble == "slow" and where == self.stage
         self.step, self.steps = 0, SLOW if self.slow else rng.randint(1, 6)
         self._carry_out(self.keeper.advanced(self.clock(), task.job, task.token, 0, self.steps))
-        self._mine(self._pace * rng.uniform(0.5, 1.5), self._steps, task)
+        self._mine(self.pace * rng.uniform(0.5, 1.5), self._steps, task)
 
     def _steps(self, task: Task) -> None:
         """One denoising step; a cancel lands here, and so do most misfortunes."""
@@ -292,7 +292,7 @@ class Service:
             return self._do(self.keeper.raised(self.clock(), task.job, task.token, "RuntimeError: no", "stage"))
         self.step += 1
         if self.step < self.steps:
-            self._mine((0.5 if self.slow else self._pace) * world.rng.uniform(0.5, 1.5), self._steps, task)
+            self._mine((0.5 if self.slow else self.pace) * world.rng.uniform(0.5, 1.5), self._steps, task)
             return self._do(self.keeper.advanced(self.clock(), task.job, task.token, self.step, self.steps))
         self.task = None
         frame = output(self.stage, task.request, bytes(task.frame))
@@ -301,15 +301,19 @@ class Service:
         return self._do([])
 
     def _encoded(self, task: Task, frame: bytes) -> None:
-        self._do(self.keeper.completed(self.clock(), task.job, task.token, frame, digest(frame), self.steps * self._pace))
+        self._do(self.keeper.completed(self.clock(), task.job, task.token, frame, digest(frame), self.steps * self.pace))
 
 
 def first_bag(world: World, give: Give, frame: bytes) -> None:
     """The coordinator PUSHes the first bag to a worker of the first stage."""
-    service = world.inlets.get(give.to[0].url)
+    from_hub(world, give.life, Header("bag", give.job, give.stage, give.token, digest(frame)), frame)
+
+
+def from_hub(world: World, life: str, header: Header, frame: bytes) -> None:
+    """The coordinator PUSHes something to that life."""
+    service = world.inlets.get(f"tcp://{life}")
     if service is not None:
-        header = Header("bag", give.job, give.stage, give.token, digest(frame))
-        epoch, life = world.hub.epoch, service.life
+        epoch = world.hub.epoch
         world.links.pipe(
             "hub", lambda: world.hub.alive and world.hub.epoch == epoch and service.life == life,
             service.name, lambda h, f: service.arrives(life, h, f), header, frame,

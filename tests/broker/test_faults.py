@@ -42,6 +42,19 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "a lost bag is not noticed": ("broker", "self._missing(now, worker, self.jobs[job_id])", "pass"),
     "an exit is not noted": ("broker", "self._send(peer, Noted(m.life))", "pass"),
     "the worker that was not reached is tried again": ("broker", "job.avoid.add(worker.name)  # the way", "pass  # the way"),
+    # the way round
+    "nothing goes round": ("dispatch", "if job.pushes > self.policy.transfers or", "if"),
+    "there is no fourth try": ("broker", "self.policy.transfers + (job.stage > 0):", "self.policy.transfers:"),
+    "the way round is not remembered": ("dispatch", "self._detours.add((job.relayed, worker.life))", "pass"),
+    "a detour outlives its lives": ("dispatch", "{pair for pair in self._detours if worker.life not in pair}", "self._detours"),
+    "any bag is passed on": ("dispatch", "not known.relayed or known.token != token", "not known.relayed"),
+    "rather its class than a worker that can be reached": (
+        "dispatch",
+        "        usable = [w for w in usable if w.name not in job.avoid] or usable\n"
+        "        usable = [w for w in usable if w.hello.numeric == job.classes.get(job.stage)] or usable\n",
+        "        usable = [w for w in usable if w.hello.numeric == job.classes.get(job.stage)] or usable\n"
+        "        usable = [w for w in usable if w.name not in job.avoid] or usable\n",
+    ),
     # fences
     "a task under a stale token goes on": (
         "broker",

@@ -74,7 +74,7 @@ class World:
         self.patrons = [Patron(self, f"client-{n}") for n in range(rng.choice((1, 2, 3)))]
         self.weather = Weather(self)
         self.events = self.deaths = self.runs = self.refused = self.rebuilds = self.drained = 0
-        self.uploads = self.previews = self.loose = self.onwards = 0
+        self.uploads = self.previews = self.loose = self.onwards = self.relays = 0
         self.victims: defaultdict[str, frozenset[str]] = defaultdict(frozenset)  # what died in whom
         self.hurt: Counter[str] = Counter()  # own deaths of workers while they ran this job
         self.proved: Counter[str] = Counter()  # those of them that the broker could know of
@@ -183,6 +183,25 @@ class World:
         self._settle()
         return self
 
+    def calm(self, *wishes: Wish, limit: float) -> World:
+        """Another kind of run: no storm, everybody is there, and these wishes are to end within so many seconds."""
+        self.storm = False
+        for service in self.services:
+            service.start()
+        self.hub.start()
+        self.patrons[0].start()
+        self._until(25.0, self._all_here)
+        since = self.now
+        for wish in wishes:
+            self.patrons[0].submit(wish)
+        self.run_until(since + limit)
+        self._judge()
+        return self
+
+    def run_until(self, end: float) -> None:
+        """Or until everything has ended."""
+        self._until(end, self._all_ended)
+
     def _keep_coordinator(self) -> None:
         """Somebody starts the coordinator again whenever it is down."""
         if not self.hub.alive:
@@ -261,6 +280,7 @@ class World:
 
     def _settle(self) -> None:
         """Nothing leaks; a new job goes straight through; the mesh drains to the last worker."""
+        self.links.mend()
         for service in self.services:
             service.unhang()
             service.come_back()
@@ -272,7 +292,7 @@ class World:
         self._until(self.now + 60.0, lambda: wish.fetched)
         assert isinstance(wish.ending, Finished), f"submitted after the weather cleared, and ended as {wish.ending}"
         assert wish.fetched, "the result of the last job was not fetched"
-        slow = sum(max(s._pace for s in self.services if s.stage == spec.name) * 9 for spec in IF.stages)
+        slow = sum(max(s.pace for s in self.services if s.stage == spec.name) * 9 for spec in IF.stages)
         row = self.hub.disk.rows[wish.job]
         assert row.ended - row.accepted < slow + 1.0, f"the last job took {row.ended - row.accepted:.1f} s, and needs {slow:.1f} at most"
         self._until(self.now + 20.0, lambda: not self._unfetched())
