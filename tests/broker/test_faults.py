@@ -28,23 +28,24 @@ BROKER = (
     "dispatch",
     "desk",
     "vigil",
+    "crew",
     "broker",
 )  # what the coordinator's mind is made of, in order of import
 SEEDS = 40
 
 FAULTS: dict[str, tuple[str, str, str]] = {
     # the coordinator's mind: levels, not edges
-    "strangers are not asked who they are": ("broker", "self._send(peer, Who())", "pass"),
-    "the given up are not told to end": ("broker", "self._dismiss(peer, life)", "pass"),
-    "a lost Run is not repeated": ("broker", "self._send(worker.peer, Run(job.id, job.token, job.request))", "pass"),
-    "a lost Push is not repeated": ("broker", "            self._push(now, job, worker)\n", "            pass\n"),
-    "a lost result is not asked for again": ("broker", "                self._publish(now, job, worker)\n", "                pass\n"),
-    "a lost bag is not noticed": ("broker", "self._missing(now, worker, self.jobs[job_id])", "pass"),
-    "an exit is not noted": ("broker", "self._send(peer, Noted(m.life))", "pass"),
-    "the worker that was not reached is tried again": ("broker", "job.avoid.add(worker.name)  # the way", "pass  # the way"),
+    "strangers are not asked who they are": ("crew", "self._send(peer, Who())", "pass"),
+    "the given up are not told to end": ("crew", "self._dismiss(peer, life)", "pass"),
+    "a lost Run is not repeated": ("crew", "self._send(worker.peer, Run(job.id, job.token, job.request))", "pass"),
+    "a lost Push is not repeated": ("crew", "            self._push(now, job, worker)\n", "            pass\n"),
+    "a lost result is not asked for again": ("crew", "                self._publish(now, job, worker)\n", "                pass\n"),
+    "a lost bag is not noticed": ("crew", "self._missing(now, worker, self.jobs[job_id])", "pass"),
+    "an exit is not noted": ("crew", "self._send(peer, Noted(m.life))", "pass"),
+    "the worker that was not reached is tried again": ("crew", "job.avoid.add(worker.name)  # the way", "pass  # the way"),
     # the way round
     "nothing goes round": ("dispatch", "if job.pushes > self.policy.transfers or", "if"),
-    "there is no fourth try": ("broker", "self.policy.transfers + (job.stage > 0):", "self.policy.transfers:"),
+    "there is no fourth try": ("crew", "self.policy.transfers + (job.stage > 0):", "self.policy.transfers:"),
     "the way round is not remembered": ("dispatch", "self._detours.add((job.relayed, worker.life))", "pass"),
     "a detour outlives its lives": ("dispatch", "{pair for pair in self._detours if worker.life not in pair}", "self._detours"),
     "any bag is passed on": ("dispatch", "not known.relayed or known.token != token", "not known.relayed"),
@@ -57,18 +58,18 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     ),
     # fences
     "a task under a stale token goes on": (
-        "broker",
+        "crew",
         '"""A Beat says that the worker has this task.  May it keep it?"""\n        index = self._index(job, worker)\n'
         "        if index is None or held.token < job.tokens.get(index, NEVER):",
         "index = self._index(job, worker)\n        if index is None:",
     ),
     "a bag under a stale token counts": (
-        "broker",
+        "crew",
         'Is it to be kept?"""\n        index = self._index(job, worker)\n'
         "        if index is None or held.token < job.tokens.get(index, NEVER):",
         '"""\n        index = self._index(job, worker)\n        if index is None:',
     ),
-    "an old beat is believed": ("broker", "if worker is None or m.number <= worker.beat:", "if worker is None:"),
+    "an old beat is believed": ("crew", "if worker is None or m.number <= worker.beat:", "if worker is None:"),
     "any result is stored": ("broker", "known is not None and known.publishing and known.token == token", "True"),
     "every landing counts": ("broker", "if known is not None and self.expects(job, token):", "if known is not None:"),
     # acceptance and endings
@@ -90,13 +91,13 @@ FAULTS: dict[str, tuple[str, str, str]] = {
         "            pass\n        self._close(now, job, ending)",
     ),
     # life and death
-    "alive is progress": ("broker", "            self._stalled(now, worker)\n", "            pass\n"),
+    "alive is progress": ("crew", "            self._stalled(now, worker)\n", "            pass\n"),
     "silence is not death": ("vigil", "heard = max(worker.seen, self._woke)", "heard = now"),
     "a sleeping coordinator blames the others": ("vigil", "heard = max(worker.seen, self._woke)", "heard = worker.seen"),
     "wedged and silent is left alone": ("vigil", "        if life in self._suspects:\n", "        if False:\n"),
     "nothing is adopted after a restart": ("dispatch", "        if self._orphans:\n            return\n", ""),
-    "a kill from outside is blamed": ("broker", 'own = m.cause in ("crashed", "stalled")', "own = True"),
-    "a late witness is not heard": ("broker", "is not None and own:", "is not None and False:"),
+    "a kill from outside is blamed": ("crew", 'own = m.cause in ("crashed", "stalled")', "own = True"),
+    "a late witness is not heard": ("crew", "is not None and own:", "is not None and False:"),
     "poison goes on for ever": ("dispatch", "elif job.blame >= self.policy.blames:", "elif False:"),
     "a bad worker is kept": ("dispatch", "if others and len({c[1] for c in crimes}) >= self.policy.aside", "if False"),
     "the only worker of a stage is put aside": ("dispatch", "if others and len(", "if len("),
