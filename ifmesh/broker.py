@@ -13,7 +13,7 @@ from typing import Any
 from ifmesh.cascade import Cascade, kept
 from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Discard, Give, Hand, Hold, Note, Policy, Send, parent_of
 from ifmesh.crew import Crew
-from ifmesh.job import Cause, State
+from ifmesh.job import Cause, Checkpoint, State
 from ifmesh.protocol import (
     Beat,
     Bye,
@@ -150,6 +150,26 @@ class Broker(Crew):
             elif kept(known.request):
                 self._story(now, known, "nothing is kept of it: there is no room among the uploads")
             self._close(now, known, Finished(job, digest, size, known.request.seed, known.reproducible, runs, beside))
+        return self._flush(now)
+
+    def saves(self, job: str, token: Token, step: int) -> bool:
+        """Is a checkpoint of this job, made under this token after this step, to be kept?"""
+        known = self.jobs.get(job)
+        if known is None or not self.policy.checkpoints or not known.life or known.publishing or known.token != token:
+            return False
+        return known.saved is None or known.saved.token != token or known.saved.step < step
+
+    def saved(self, now: float, job: str, token: Token, step: int) -> list[Command]:
+        """It is in memory, in the place of the one before; and `saves` has said that it is to be."""
+        known = self.jobs[job]
+        known.saved = Checkpoint(known.stage, step, token, self.roster.lives[known.life].hello.numeric)
+        return self._flush(now)
+
+    def unsaved(self, now: float, job: str) -> list[Command]:
+        """It is in memory no more, for want of room."""
+        if (known := self.jobs.get(job)) is not None:
+            known.saved = None
+            self._afresh(known)
         return self._flush(now)
 
     def unreadable(self, now: float, job: str, why: str) -> list[Command]:

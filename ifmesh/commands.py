@@ -30,6 +30,7 @@ class Policy:
     upload_keep: float = 60.0  # an upload that no open job refers to stays on disk for this long; so long a Submit waits for one
     max_uploads: int = 4 << 30  # bytes of uploads on disk; beyond: Refused(busy)
     tether: float = 30.0  # a tied job is cancelled when nobody who watches it was heard for this long
+    checkpoints: bool = False  # are they wanted?
     patience: Mapping[str, float] = field(default_factory=dict)  # by stage, instead of the cascade's own
 
 
@@ -58,6 +59,24 @@ class Give:
     life: str
     to: tuple[Endpoint, ...]
     upload: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """PUSH the job's checkpoint to the worker, under a "checkpoint" header with this token.  What is no longer there is told back with
+    `unsaved`."""
+
+    job: str
+    token: Token
+    life: str
+    to: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The job's checkpoint is needed no more."""
+
+    job: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +144,7 @@ class Note:
     text: str
 
 
-Command = Send | Give | Hand | Discard | Book | Close | Hold | Blame | Note
+Command = Send | Give | Restore | Forget | Hand | Discard | Book | Close | Hold | Blame | Note
 
 
 # ---- what the journal remembers

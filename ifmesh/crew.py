@@ -22,7 +22,6 @@ from ifmesh.protocol import (
     Received,
     Refused,
     Release,
-    Run,
     Step,
     Token,
     Verdicts,
@@ -112,6 +111,8 @@ class Crew(Vigil):
             pass
         elif job.state is State.QUEUED and job.stage <= index:
             self._adopt(now, job, worker, index, held.token, f"{worker.name} has it already")
+            if self.policy.checkpoints:
+                self._order(job, worker)  # where they go now; and it may wait for one that an older coordinator had
         else:
             return False
         if held.state != "waiting":
@@ -151,7 +152,7 @@ class Crew(Vigil):
     def _chase(self, now: float, worker: Worker, job: Job, held: Held | None) -> None:
         """The worker beats, and this grant of it waits for something: send again what may be lost."""
         if held is None:
-            self._send(worker.peer, Run(job.id, job.token, job.request))
+            self._order(job, worker)
         lost = job.received and (held is None or held.state == "waiting")  # its Raised was lost, or the bag was spoiled there
         late = lost or now - job.pushed >= self.policy.transfer
         if lost:
@@ -162,6 +163,7 @@ class Crew(Vigil):
             self._push(now, job, worker)
         else:
             job.avoid.add(worker.name)  # the way there may be cut: rather another, if there is one
+            self._unsave(job)  # it may be that alone which did not come
             self._retry(now, job, f"its bag did not reach {worker.name} in {job.pushes} tries")
 
     def _missing(self, now: float, worker: Worker, job: Job) -> None:
@@ -203,6 +205,7 @@ class Crew(Vigil):
             self._fail(now, job, "error", m.error)
         else:
             job.avoid.add(worker.name)
+            self._unsave(job)  # it may be what it raised of
             self._retry(now, job, f"raised on {worker.name}")
 
     def _granted(self, peer: bytes, m: Step | Received | Raised) -> tuple[Worker, Job] | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ifmesh import modes
 from ifmesh.cascade import Cascade
-from ifmesh.commands import Blame, Command, Give, Policy
+from ifmesh.commands import Blame, Command, Give, Policy, Restore
 from ifmesh.job import Cause, Job, Output, State
 from ifmesh.ledger import Ledger
 from ifmesh.protocol import Drop, Ended, Endpoint, Failed, Held, Look, Progress, Push, Run, StageRun, Started, Token
@@ -106,8 +106,23 @@ class Dispatch(Ledger):
         self._take(now, job, worker, job.stage, (self.epoch, self._grants))
         job.starts[job.stage] = job.starts.get(job.stage, 0) + 1
         job.pushes = 0
-        self._send(worker.peer, Run(job.id, job.token, job.request))
+        saved = job.saved
+        if saved is not None and (saved.stage, saved.numeric) == (job.stage, worker.hello.numeric):
+            job.resume = saved.step
+            self._story(now, job, f"{job.at}: to go on after step {saved.step}")
+        self._order(job, worker)
         self._push(now, job, worker)
+
+    def _order(self, job: Job, worker: Worker) -> None:
+        """Tell the worker of its grant, for the first time or again."""
+        self._send(worker.peer, Run(job.id, job.token, job.request, job.resume, self._inlet if self.policy.checkpoints else ()))
+
+    def _afresh(self, job: Job) -> None:
+        """Its checkpoint is gone.  Whoever waits for that, waits no more."""
+        self._unsave(job)
+        if job.resume and not job.received:
+            job.resume = 0
+            self._order(job, self.roster.lives[job.life])
 
     def _adopt(self, now: float, job: Job, worker: Worker, index: int, token: Token, why: str) -> None:
         """A worker already has it, under the newest token."""
@@ -127,7 +142,7 @@ class Dispatch(Ledger):
         job.token = job.tokens[index] = token
         job.life, job.relayed = worker.life, ""
         job.received = job.running = False
-        job.step = job.steps = 0
+        job.step = job.steps = job.resume = 0
         worker.tasks[job.id] = token
         self.roster.offer(worker)
 
@@ -147,6 +162,10 @@ class Dispatch(Ledger):
             self._send(self.roster.lives[source.life].peer, Push(job.id, job.token, life, to, "relay" if job.relayed else "bag"))
         elif not self._orphans:
             self._retry(now, job, "its bag is gone")
+        if job.resume and job.saved is None:
+            self._afresh(job)
+        elif job.resume:
+            self._out.append(Restore(job.id, job.token, worker.life, worker.hello.endpoints))
 
     def relay(self, job: str, token: Token) -> tuple[str, tuple[Endpoint, ...]] | None:
         """Whom to pass this bag on to, and where: what came to be relayed under this token.  None: nobody waits for it."""
@@ -199,6 +218,7 @@ class Dispatch(Ledger):
         )
         worker.progressed = now
         worker.done += 1
+        self._unsave(job)
         self._begin(now, job)
         self._tell(job, Progress(job.id, job.at, held.steps, held.steps))
         self._has_bag(now, worker, job)
@@ -302,6 +322,8 @@ class Dispatch(Ledger):
     def _blame(self, now: float, job: Job, name: str, cause: str) -> None:
         """A process died of its own making while this ran in it."""
         job.blame += 1
+        if job.saved is not None and job.saved.step == job.resume:
+            self._afresh(job)  # nothing was saved since: it may be what kills
         crimes = [c for c in self._crimes.get(name, []) if now - c[0] <= self.policy.window]
         crimes.append((now, job.id))
         self._crimes[name] = crimes
@@ -346,6 +368,9 @@ class Dispatch(Ledger):
         super().check()
         assert all(life in self.roster.lives for pair in self._detours for life in pair), "a detour of the dead"
         for job in self.jobs.values():
+            known = job.saved is None or (job.saved.stage in job.tokens and job.saved.token <= job.tokens[job.saved.stage])
+            assert known, f"{job.id}: saved under a grant that nobody knows: {job.saved}"
+            assert not job.resume or job.received or job.saved is not None, f"{job.id}: waits for a checkpoint that is no more"
             assert not job.relayed or (job.life and not job.received), f"{job.id}: relayed, and nobody waits for its bag"
         for worker in self.roster.lives.values():
             urgent = max((self.jobs[j].request.priority for j in worker.tasks), default=-inf)

@@ -57,6 +57,19 @@ class Output:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What it takes to go on after this step of that stage (an index), in this numeric class; the coordinator has it in memory.
+
+    token: of the grant that made it.
+    """
+
+    stage: int
+    step: int
+    token: Token
+    numeric: str
+
+
 @dataclass(slots=True)
 class Job:
     """One request on its way.  Times are the coordinator's monotonic seconds.
@@ -66,6 +79,7 @@ class Job:
     The grant: token, life (the worker, "" when queued), received (that worker has the bag), running (it has begun), publishing
     (the last stage is done, and its result is on its way to disk), pushed and pushes (when last, and how often, the bag was sent),
     relayed (the life that holds the bag, while it is on its way through the coordinator).
+    saved: its checkpoint, if there is one; resume: the grant goes on after this step of it, 0: it begins anew.
     tokens: the newest grant of each stage, by index: an answer under an older one is stale.
     outputs: by stage index, every finished bag known to live.  classes: the numeric class in which each stage ran.
     blame: deaths of a worker's own making while this ran in it.  errors: times a stage raised; avoid: the workers
@@ -92,6 +106,8 @@ class Job:
     pushed: float = 0.0
     pushes: int = 0
     relayed: str = ""
+    saved: Checkpoint | None = None
+    resume: int = 0
     step: int = 0
     steps: int = 0
     tokens: dict[int, Token] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import Any
 
 from ifmesh.cascade import DRAWN, Cascade
-from ifmesh.commands import Close, Closed, Command, Note, Policy, Send
+from ifmesh.commands import Close, Closed, Command, Forget, Note, Policy, Send
 from ifmesh.job import Cause, Job, Output, State
 from ifmesh.protocol import Ended, Progress, Queued, Release, Started, ToClient
 from ifmesh.roster import Roster, Worker
@@ -82,7 +82,13 @@ class Ledger:
         self._unreserve(job)
         job.life = job.relayed = ""
         job.received = job.running = job.publishing = False
-        job.step = job.steps = 0
+        job.step = job.steps = job.resume = 0
+
+    def _unsave(self, job: Job) -> None:
+        """Its checkpoint is of no use any more."""
+        if job.saved is not None:
+            job.saved = None
+            self._out.append(Forget(job.id))
 
     def _unreserve(self, job: Job) -> None:
         worker = self.roster.lives.get(self._reserved.pop(job.id, ""))
@@ -98,6 +104,7 @@ class Ledger:
 
     def _close(self, now: float, job: Job, ending: Ended) -> None:
         self._detach(job)
+        self._unsave(job)
         for output in job.outputs.values():
             holder = self.roster.lives[output.life]
             holder.outputs.discard(job.id)
@@ -199,7 +206,7 @@ class Ledger:
             assert bool(job.ticket) == queued or job.id in self._orphans, f"{job.id}: queued and in its queue are one thing"
             if queued:
                 assert not job.life, f"{job.id}: queued, but {job.life} has it"
-                assert job.step == 0, f"{job.id}: queued, but at step {job.step}"
+                assert job.step == job.resume == 0, f"{job.id}: queued, but at step {job.step}, or from {job.resume} on"
                 assert job.stage == 0 or job.stage - 1 in job.outputs or job.id in self._orphans, f"{job.id}: waits without its bag"
             else:
                 worker = self.roster.lives[job.life]

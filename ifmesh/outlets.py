@@ -16,7 +16,7 @@ Frame = bytes | memoryview
 MOST = 256
 
 _Place = tuple[str, str]
-"""(job, the stage whose early picture it is, or "": the job's one bag)."""
+"""(job, the stage whose early picture it is, "checkpoint", or "": the job's one bag)."""
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class Outlets:
                 return False
             self._links[life] = link
         link.used = now
-        place = header.job, header.stage if header.kind == "preview" else ""
+        place = header.job, {"preview": header.stage, "checkpoint": "checkpoint"}.get(header.kind, "")
         link.pending.pop(place, None)
         link.pending[place] = (header, frame, now + self._patience)
         self._flush(link)

@@ -392,13 +392,15 @@ class Exited:
 class Run:
     """Do this.  The bag comes over PULL, under the same job and token.
 
-    resume: a checkpoint comes, too, taken after this step of the stage: go on from there.  0: none does.
+    resume: a checkpoint comes, too, taken after this step of the stage: go on from there.  0: none does, and none is waited for.
+    inlet: where to push your own checkpoints; (): none are wanted.  Said again under the same token, the newest word counts.
     """
 
     job: str
     token: Token
     request: Request
     resume: int = 0
+    inlet: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

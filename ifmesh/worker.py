@@ -20,7 +20,7 @@ import zmq
 from ifmesh import bags, exits, keeper, log, modes, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.cascade import IF
-from ifmesh.compute import Compute, Ended, Event, Free, Loaded, Made, Spoilt, Stepped, Threw
+from ifmesh.compute import Compute, Ended, Event, Free, Loaded, Made, Saved, Spoilt, Stepped, Threw
 from ifmesh.config import Config
 from ifmesh.inlet import deliveries
 from ifmesh.keeper import Carry, Forget, Keeper, Rebuild, Send, Stop
@@ -122,7 +122,7 @@ class Worker:
             self._stop(received)
         for parts in self._uplink.received():
             self._heard(parts)
-        for header, frame in deliveries(self._inlet, ("bag", "preview"), self._garbage):
+        for header, frame in deliveries(self._inlet, ("bag", "preview", "checkpoint"), self._garbage):
             self._carry_out(self._keeper.arrived(time.monotonic(), header, frame))
         with suppress(Empty):
             while True:
@@ -178,6 +178,8 @@ class Worker:
                 self._wanted += 1
             case Stepped(job, token, step, steps):
                 self._carry_out(self._keeper.advanced(now, job, token, step, steps))
+            case Saved(job, token, step, frame, digest):
+                self._carry_out(self._keeper.saved(now, job, token, step, frame, digest))
             case Made(job, token, frame, digest, seconds):
                 self._used = True
                 self._carry_out(self._keeper.completed(now, job, token, frame, digest, seconds))

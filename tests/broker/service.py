@@ -10,7 +10,7 @@ from ifmesh.commands import Give, parent_of
 from ifmesh.keeper import Carry, Command, Forget, Keeper, Rebuild, Send, Stop, Task
 from ifmesh.protocol import Beat, Endpoint, Exited, Header, Hello, Kill, Noted, ToWorker
 from tests.broker.links import Down, Link
-from tests.broker.toyland import alone, digest, output
+from tests.broker.toyland import alone, checkpoint, digest, output, steps
 
 if TYPE_CHECKING:
     from tests.broker.world import World
@@ -273,9 +273,27 @@ class Service:
             self._carry_out(self.keeper.raised(self.clock(), task.job, task.token, "it can never work", "request"))
             return
         self.slow = trouble == "slow" and where == self.stage
-        self.step, self.steps = 0, SLOW if self.slow else rng.randint(1, 6)
-        self._carry_out(self.keeper.advanced(self.clock(), task.job, task.token, 0, self.steps))
+        self.step, self.steps = self._resumed(task), SLOW if self.slow else steps(self.stage, task.request)
+        self._carry_out(self.keeper.advanced(self.clock(), task.job, task.token, self.step, self.steps))
         self._mine(self.pace * rng.uniform(0.5, 1.5), self._steps, task)
+
+    def _resumed(self, task: Task) -> int:
+        """The step after which it goes on.  It must be right; a few cannot be read all the same, and cost the time alone."""
+        world = self.world
+        if task.saved is None or (world.storm and world.rng.random() < 0.02):
+            return 0
+        step = int(bytes(task.saved).partition(b"|")[0])
+        right = checkpoint(self.stage, task.request, bytes(task.frame), self.keeper.hello.numeric, step)
+        assert task.saved == right, f"{task.job}: the checkpoint of something else, or of another numeric class"
+        world.resumed += 1
+        return step
+
+    def _save(self, task: Task) -> None:
+        """Now and then a checkpoint."""
+        world = self.world
+        if world.every and not task.preview and self.step % world.every == 0:
+            frame = checkpoint(self.stage, task.request, bytes(task.frame), self.keeper.hello.numeric, self.step)
+            self._carry_out(self.keeper.saved(self.clock(), task.job, task.token, self.step, frame, digest(frame)))
 
     def _steps(self, task: Task) -> None:
         """One denoising step; a cancel lands here, and so do most misfortunes."""
@@ -291,7 +309,10 @@ class Service:
             self.task = None
             return self._do(self.keeper.raised(self.clock(), task.job, task.token, "RuntimeError: no", "stage"))
         self.step += 1
+        if not task.preview:
+            world.stepped(task.job, self.stage, self.step)
         if self.step < self.steps:
+            self._save(task)
             self._mine((0.5 if self.slow else self.pace) * world.rng.uniform(0.5, 1.5), self._steps, task)
             return self._do(self.keeper.advanced(self.clock(), task.job, task.token, self.step, self.steps))
         self.task = None

@@ -61,9 +61,12 @@ class World:
             upload_keep=rng.choice((5.0, 10.0, 20.0)),
             max_uploads=rng.choice((1 << 30, 1 << 30, 25, 100)),
             tether=rng.choice((15.0, 30.0)),
+            checkpoints=rng.random() < 0.7,
         )
         self.outbox = rng.choice((1 << 30, 1 << 30, 50))
         self.mixed = rng.random() < 0.2  # workers of different numeric classes
+        self.every = rng.choice((0, 0, 1, 2))  # steps from one checkpoint to the next; 0: there are none
+        self.checkpoint_bytes = rng.choice((1 << 20, 100))
         self.owned = rng.random() < 0.3  # each client sees its own jobs alone
         self.links = Links(self)
         self.hub = Hub(self)
@@ -75,6 +78,8 @@ class World:
         self.weather = Weather(self)
         self.events = self.deaths = self.runs = self.refused = self.rebuilds = self.drained = 0
         self.uploads = self.previews = self.loose = self.onwards = self.relays = 0
+        self.steps = self.steps_twice = self.resumed = 0
+        self._stepped: set[tuple[str, str, int]] = set()
         self.victims: defaultdict[str, frozenset[str]] = defaultdict(frozenset)  # what died in whom
         self.hurt: Counter[str] = Counter()  # own deaths of workers while they ran this job
         self.proved: Counter[str] = Counter()  # those of them that the broker could know of
@@ -138,6 +143,12 @@ class World:
         self.hurt[job] += not count
         self.victims[name] = victims
         return True
+
+    def stepped(self, job: str, stage: str, step: int) -> None:
+        """A stage has done this step of the job, maybe not for the first time."""
+        self.steps += 1
+        self.steps_twice += (job, stage, step) in self._stepped
+        self._stepped.add((job, stage, step))
 
     def raises_once(self, job: str) -> bool:
         self._raised, before = self._raised | {job}, self._raised
@@ -300,6 +311,7 @@ class World:
         held = max((until - self.now for _, until in self.hub.disk.holds.values()), default=0.0)
         self._until(self.now + max(3.0, held) + self.policy.upload_keep + 1.0)
         assert not self.hub.broker.jobs, f"the broker still has {list(self.hub.broker.jobs)}"
+        assert not len(self.hub.checkpoints), "checkpoints are left over"
         uploads = self.hub.broker.uploads
         assert not self.hub.disk.uploads, "uploads are left over on disk"
         assert not uploads.stored, "uploads are left over in the books"
