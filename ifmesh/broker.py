@@ -102,6 +102,7 @@ class Broker(Crew):
         for booked in open_jobs:
             job = self._book(now - booked.age, booked.job, booked.request, booked.owner)
             job.blame, job.queued_at, job.heard = booked.blame, now, now
+            job.mourned = set(booked.lives)
             brought[booked.request.upload] = booked.request.brings
             self._story(now, job, "the coordinator was started again")
             self._orphans.add(job.id)

@@ -129,11 +129,12 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """Journal: so many deaths are held against the job."""
+    """Journal: so many deaths are held against the job.  life: whose death was the last, "" when one was given back."""
 
     job: str
     count: int
     cause: str
+    life: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +153,17 @@ Command = Send | Give | Restore | Forget | Hand | Discard | Book | Close | Hold 
 
 @dataclass(frozen=True, slots=True)
 class Booked:
-    """An accepted job without an ending.  age: seconds since acceptance, by the wall clock."""
+    """An accepted job without an ending.  age: seconds since acceptance, by the wall clock.
+
+    lives: those whose deaths were held against it: each is once, however often it is told.
+    """
 
     job: str
     request: Request
     age: float
     blame: int
     owner: str = ""
+    lives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

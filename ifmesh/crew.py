@@ -230,10 +230,11 @@ class Crew(Vigil):
         m = replace(m, detail=m.detail[:WORDS])
         self._send(peer, Noted(m.life))
         own = m.cause in ("crashed", "stalled")
+        ran = None if m.ran is None else set(m.ran) & self.jobs.keys()
         if (worker := self.roster.lives.get(m.life)) is not None:
-            self._lose(now, worker, f"{m.cause}: {m.detail}", own)
-        elif (suspect := self._suspects.pop(m.life, None)) is not None and own:
-            name, ran = suspect
-            for job_id in sorted(ran & self.jobs.keys()):
-                self._blame(now, self.jobs[job_id], name, f"{name} {m.cause}: {m.detail}")
+            self._lose(now, worker, f"{m.cause}: {m.detail}", own, ran)
+        elif own and m.life not in self._over:  # lost in silence before, or never seen: it died while no coordinator was there
+            name = m.name[:WORDS] or m.life
+            known = self._suspects.get(m.life, set())
+            self._hold_against(now, known if ran is None else ran, name, m.life, f"{name} {m.cause}: {m.detail}")
         self._bury(m.life)

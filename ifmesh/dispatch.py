@@ -27,7 +27,7 @@ class Dispatch(Ledger):
         self._inlet = inlet
         self._grants = 0
         self._over: OrderedDict[str, None] = OrderedDict()  # lives known to have ended: nothing of theirs counts
-        self._suspects: dict[str, tuple[str, set[str]]] = {}  # lives lost without a witness: name, and what ran there
+        self._suspects: dict[str, set[str]] = {}  # lives lost without a witness, and what ran there
         self._detours: set[tuple[str, str]] = set()  # (holder, receiver), lives between which a bag had to be relayed: so is the next
         self._crimes: dict[str, list[tuple[float, str]]] = {}  # a worker's deaths of its own making: when, and what ran
 
@@ -120,9 +120,10 @@ class Dispatch(Ledger):
     def _afresh(self, job: Job) -> None:
         """Its checkpoint is gone.  Whoever waits for that, waits no more."""
         self._unsave(job)
-        if job.resume and not job.received:
+        worker = self.roster.lives.get(job.life)
+        if job.resume and not job.received and worker is not None:
             job.resume = 0
-            self._order(job, self.roster.lives[job.life])
+            self._order(job, worker)
 
     def _adopt(self, now: float, job: Job, worker: Worker, index: int, token: Token, why: str) -> None:
         """A worker already has it, under the newest token."""
@@ -296,38 +297,48 @@ class Dispatch(Ledger):
                 self._deepest(now, job)
                 self._enqueue(now, job)
 
-    def _lose(self, now: float, worker: Worker, why: str, own: bool) -> None:
-        """This worker is no more.  own: the death is of its own making, and held against what ran in it."""
+    def _lose(self, now: float, worker: Worker, why: str, own: bool, ran: set[str] | None = None) -> None:
+        """This worker is no more.  own: the death is of its own making, and held against what ran in it.
+
+        ran: those jobs, as a witness has it; None: as the books have it.
+        """
         self.roster.remove(worker)
         self._detours = {pair for pair in self._detours if worker.life not in pair}
         self._note("", f"{worker.name} is lost: {why}")
-        ran = {j for j in worker.tasks if self.jobs[j].running}.difference(self._paused(worker))
-        self._suspects[worker.life] = (worker.name, ran)
+        if ran is None:
+            ran = {j for j in worker.tasks if self.jobs[j].running}.difference(self._paused(worker))
+        self._suspects[worker.life] = ran
         while len(self._suspects) > 1000:
             self._suspects.pop(next(iter(self._suspects)))
         for job_id in list(worker.outputs):
             job = self.jobs[job_id]
             for index in [i for i, o in job.outputs.items() if o.life == worker.life]:
                 del job.outputs[index]
+        if own:
+            self._hold_against(now, ran, worker.name, worker.life, f"{worker.name} {why}")
         for job_id in list(worker.tasks):
-            job = self.jobs[job_id]
-            if own and job_id in ran:
-                self._blame(now, job, worker.name, f"{worker.name} {why}")
             if job_id in self.jobs:
-                self._retry(now, job, f"{worker.name} {why}")
+                self._retry(now, self.jobs[job_id], f"{worker.name} {why}")
         for job_id in list(worker.outputs):
             if job_id in self.jobs:
                 self._reconsider(now, self.jobs[job_id], f"its bag died with {worker.name}")
 
-    def _blame(self, now: float, job: Job, name: str, cause: str) -> None:
-        """A process died of its own making while this ran in it."""
+    def _hold_against(self, now: float, ran: set[str], name: str, life: str, cause: str) -> None:
+        """A process died of its own making.  Once, however often and by however many coordinators that is heard."""
+        for job_id in sorted(ran & self.jobs.keys()):
+            if life not in self.jobs[job_id].mourned:
+                self._blame(now, self.jobs[job_id], name, life, cause)
+
+    def _blame(self, now: float, job: Job, name: str, life: str, cause: str) -> None:
+        """While this ran in it."""
+        job.mourned.add(life)
         job.blame += 1
         if job.saved is not None and job.saved.step == job.resume:
             self._afresh(job)  # nothing was saved since: it may be what kills
         crimes = [c for c in self._crimes.get(name, []) if now - c[0] <= self.policy.window]
         crimes.append((now, job.id))
         self._crimes[name] = crimes
-        self._out.append(Blame(job.id, job.blame, cause))
+        self._out.append(Blame(job.id, job.blame, cause, life))
         self._story(now, job, f"{job.at}: blamed, {job.blame} of {self.policy.blames}: {cause}")
         others = any(w.name not in (name, *self.roster.aside) for w in self.roster.stages[job.at].values())
         if others and len({c[1] for c in crimes}) >= self.policy.aside and name not in self.roster.aside:

@@ -82,8 +82,8 @@ class Job:
     saved: its checkpoint, if there is one; resume: the grant goes on after this step of it, 0: it begins anew.
     tokens: the newest grant of each stage, by index: an answer under an older one is stale.
     outputs: by stage index, every finished bag known to live.  classes: the numeric class in which each stage ran.
-    blame: deaths of a worker's own making while this ran in it.  errors: times a stage raised; avoid: the workers
-    it raised in or did not reach.
+    blame: deaths of a worker's own making while this ran in it; mourned: the lives that ended so.  errors: times a stage raised;
+    avoid: the workers it raised in or did not reach.
     watchers: the clients that are told of it; lookers: those of them that want to see early pictures.  heard: when somebody who
     watched it, and is gone, was last heard; at first, when it was accepted.
     owner: the client it belongs to, "" for nobody's.  begun: when its first stage began, as far as this coordinator knows; None: it
@@ -115,6 +115,7 @@ class Job:
     classes: dict[int, str] = field(default_factory=dict)
     reproducible: bool = True
     blame: int = 0
+    mourned: set[str] = field(default_factory=set)
     errors: int = 0
     avoid: set[str] = field(default_factory=set)
     watchers: set[bytes] = field(default_factory=set)

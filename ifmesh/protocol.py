@@ -378,11 +378,14 @@ class Exited:
     """From a worker's parent, repeated until Noted: that life is over.
 
     cause: "ended" (as asked), "killed" (from outside), "crashed" (of its own making: exit code, SEGV, ABRT), "stalled" (by our Kill).
+    name: of the service; ran: the jobs that were running in it, None: that is not known.
     """
 
     life: str
     cause: Literal["ended", "killed", "crashed", "stalled"]
     detail: str
+    name: str = ""
+    ran: tuple[str, ...] | None = None
 
 
 # ---- coordinator -> worker, and its parent

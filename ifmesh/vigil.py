@@ -81,7 +81,7 @@ class Vigil(Desk):
             self._lose(now, worker, f"still loading after {self.policy.loading:g} s", own=True)
         elif now >= heard + self.policy.silence:  # the very sum of the timer below: a difference may round the other way, for ever
             self._lose(now, worker, f"silent for {now - heard:.1f} s", own=False)
-            if self._suspects[life][1]:
+            if self._suspects[life]:
                 self._timer(max(now, worker.progressed + self._patience(worker.stage)), "suspect", life)
         else:
             self._timer(heard + self.policy.silence, "silence", life)

@@ -29,12 +29,13 @@ from ifmesh.outlets import Outlets
 from ifmesh.places import socket_file
 from ifmesh.protocol import Endpoint, Hello
 from ifmesh.stage import Setup
+from ifmesh.testament import Testament
 from ifmesh.uplink import Uplink
 from ifmesh.wire import TO_COORDINATOR, TO_WORKER, Garbled, VersionMismatch
 
 
-def run(stage: str, name: str, life: str, config: Config, tied_: bool) -> int:
-    """Serve one stage until the end of this life.  life: the routing id, never used before.  The exit code:
+def run(stage: str, name: str, life: str, config: Config, tied_: bool, testament: int = -1) -> int:
+    """Serve one stage until the end of this life.  life: the routing id, never used before; testament: see there.  The exit code:
 
     0 drained; 3 the stage cannot be loaded, or the coordinator refused; 75 told to stop twice; 1 a bug.
     """
@@ -42,7 +43,7 @@ def run(stage: str, name: str, life: str, config: Config, tied_: bool) -> int:
     if tied_:
         tied.to_parent()
         tied.to_stdin()
-    code = Worker(stage, name, life, config).serve()
+    code = Worker(stage, name, life, config, Testament(testament)).serve()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # the compute thread may be deep in native code; an interpreter that waits for it, or not, may crash
@@ -64,8 +65,9 @@ def tidy() -> None:
 
 
 class Worker:
-    def __init__(self, stage: str, name: str, life: str, config: Config) -> None:
+    def __init__(self, stage: str, name: str, life: str, config: Config, testament: Testament) -> None:
         self._stage, self._name, self._life, self._config = stage, name, life, config
+        self._testament = testament
         self._ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._bell = Bell()
         self._events: SimpleQueue[Event] = SimpleQueue()
@@ -135,7 +137,9 @@ class Worker:
             if task is None:
                 break
             self._wanted -= not task.urgent
+            self._testament.leave(self._keeper.running)  # first: it may die of it
             self._compute.give(task)
+        self._testament.leave(self._keeper.running)
         if quiet and self._used and not self._keeper.tasks and not self._keeper.outbox:
             self._used = False
             tidy()

@@ -21,6 +21,7 @@ class Record:
     accepted: float
     ended: float = 0.0
     blame: int = 0
+    lives: tuple[str, ...] = ()
     given_back: int = 0
     ending: Ended | None = None
     owner: str = ""
@@ -73,6 +74,8 @@ class Disk:
                 row = self.rows[command.job]
                 row.given_back += max(0, row.blame - command.count)
                 row.blame = command.count
+                assert command.life not in row.lives, f"the death of {command.life} is held against {command.job} twice"
+                row.lives += (command.life,) if command.life else ()
             elif isinstance(command, Close):
                 row = self.rows[command.job]
                 assert row.ending is None, f"{command.job} is closed twice: {row.ending}, then {command.ending}"

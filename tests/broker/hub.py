@@ -70,7 +70,7 @@ class Hub:
         self.broker = world.minds.broker(world.cascade, self.epoch, (self.inlet,), world.policy)
         world.say("hub", f"starts, epoch {self.epoch}")
         rows = self.disk.rows.items()
-        open_jobs = [Booked(job, r.request, world.now - r.accepted, r.blame, r.owner) for job, r in rows if r.ending is None]
+        open_jobs = [Booked(job, r.request, world.now - r.accepted, r.blame, r.owner, r.lives) for job, r in rows if r.ending is None]
         ended = [Closed(job, r.request, r.ending, r.story, r.runs, r.owner) for job, r in rows if r.ending is not None]
         uploads = {upload: len(frame) for upload, frame in self.disk.uploads.items()}
         held = [Hold(upload, of, self.disk.held(world.now, upload)) for upload, (of, until) in self.disk.holds.items() if until > world.now]
@@ -254,8 +254,7 @@ class Hub:
             return self.crash()
         self.disk.commit(world.now, self.disturbed, world.policy.max_uploads > 1000, commands)
         self._check_tethers(commands)
-        world.proved.update(world.proving)
-        world.proving.clear()
+        world.prove()
         if doom == "after the commit":
             return self.crash()
         more: list[Command] = []

@@ -35,7 +35,7 @@ class BrokerStory(Teller):
         self._type, self._epoch, self._policy = broker, 1, Policy()
         self._broker = broker(IF, 1, INLET, self._policy)
         self._beats: dict[str, int] = {}
-        self._rows: dict[str, tuple[float, Request, int, str]] = {}
+        self._rows: dict[str, tuple[float, Request, int, str, tuple[str, ...]]] = {}
         self._closed: dict[str, Closed] = {}
         self._uploads: dict[str, int] = {}  # on disk
         self._kept: dict[str, bool] = {}  # by job: what was said of the room for what is kept of it
@@ -101,7 +101,8 @@ class BrokerStory(Teller):
             "Hello": hello, "Beat": beat, **{state: has(state) for state in ("waiting", "ready", "running", "done")},
             "Step": lambda *a: Step(life, *a), "Received": lambda *a: Received(life, *a), "Raised": lambda *a: Raised(life, *a),
             "Done": lambda job, token: Done(life, job, token, f"{name}-{job}", 100, 2, 1.0),
-            "Bye": lambda: protocol.Bye(life), "Exited": lambda cause, detail="": Exited(life.partition("/")[0], cause, detail),
+            "Bye": lambda: protocol.Bye(life),
+            "Exited": lambda cause, detail="", ran=None: Exited(life.partition("/")[0], cause, detail, name, ran),
         }  # fmt: skip
 
     def _as_believed(self, life: str) -> str:
@@ -120,7 +121,7 @@ class BrokerStory(Teller):
         self._epoch += 1
         self._broker = self._type(IF, self._epoch, INLET, self._policy)
         open_rows = {job: row for job, row in self._rows.items() if job not in self._closed}
-        rows = [Booked(job, asked, self.now - at, blame, owner) for job, (at, asked, blame, owner) in open_rows.items()]
+        rows = [Booked(job, asked, self.now - at, *more) for job, (at, asked, *more) in open_rows.items()]  # type: ignore[arg-type]
         held = [Hold(digest, names, until - self.now) for digest, (names, until) in self._holds.items() if until > self.now]
         return self._said(self._broker.recover(self.now, rows, self._closed.values(), dict(self._uploads), held))
 
@@ -199,14 +200,14 @@ class BrokerStory(Teller):
             elif isinstance(c, Note):
                 out.append(f"* {c.job or 'mesh'}: {c.text}")
             elif isinstance(c, Book):
-                self._rows[c.job] = (self.now, c.request, 0, c.owner)
+                self._rows[c.job] = (self.now, c.request, 0, c.owner, ())
                 out.append(f"journal: book {c.job!r}, {show(c.request)}" + (f", of {c.owner}" if c.owner else ""))
             elif isinstance(c, Hold):
                 self._holds[c.digest] = c.names, self.now + c.seconds
                 out.append(f"journal: hold {show(c.digest)} of {', '.join(c.names)} for {c.seconds:g} s")
             elif isinstance(c, Blame):
-                at, asked, _, owner = self._rows[c.job]
-                self._rows[c.job] = (at, asked, c.count, owner)
+                at, asked, _, owner, lives = self._rows[c.job]
+                self._rows[c.job] = (at, asked, c.count, owner, (*lives, c.life) if c.life else lives)
                 out.append(f"journal: blame {c.job!r}, {c.count}: {c.cause}")
             else:
                 assert isinstance(c, Close), c

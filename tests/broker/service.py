@@ -40,8 +40,9 @@ class Parent:
         elif isinstance(message, Noted) and self.exited is not None:
             self.leave()
 
-    def child_ended(self, cause: Cause, detail: str) -> None:
-        self.exited, self.since = Exited(self.life, cause, detail), self.world.now
+    def child_ended(self, cause: Cause, detail: str, ran: tuple[str, ...]) -> None:
+        told = Exited(self.life, cause, detail, self.service.name, ran if self.world.rng.random() < 0.9 else None)
+        self.exited, self.since = told, self.world.now
         self._repeat()
 
     def _repeat(self) -> None:
@@ -131,7 +132,7 @@ class Service:
         world.inlets.pop(f"tcp://{dead}", None)
         world.links.leave(self.link)
         if witness:
-            self.parent.child_ended(cause, detail)
+            self.parent.child_ended(cause, detail, self.keeper.running)
         else:
             self.parent.exited = None
             self.parent.leave()

@@ -83,7 +83,7 @@ class World:
         self.victims: defaultdict[str, frozenset[str]] = defaultdict(frozenset)  # what died in whom
         self.hurt: Counter[str] = Counter()  # own deaths of workers while they ran this job
         self.proved: Counter[str] = Counter()  # those of them that the broker could know of
-        self.proving: list[str] = []  # the same, before it is committed
+        self.proving: dict[str, str] = {}  # life -> job, the same, before it is committed
         self._deadly: dict[str, str] = {}  # life -> the job that killed it before a witness
         self._queue: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._serial = 0
@@ -165,10 +165,16 @@ class World:
 
     def watch(self, message: ToCoordinator) -> None:
         """What the coordinator is about to hear: does it know what this death was about?"""
-        if isinstance(message, Exited) and (job_id := self._deadly.pop(message.life, "")):
+        if isinstance(message, Exited) and (job_id := self._deadly.get(message.life, "")):
             job = self.hub.broker.jobs.get(job_id)
-            if job is not None and job.running and job.life == message.life:
-                self.proving.append(job_id)
+            if job is not None and (message.ran is not None or (job.running and job.life == message.life)):
+                self.proving[message.life] = job_id
+
+    def prove(self) -> None:
+        """What the coordinator has heard is committed."""
+        for life, job in self.proving.items():
+            self.proved[job] += self._deadly.pop(life, "") == job
+        self.proving.clear()
 
     # ---- the run
 
