@@ -228,23 +228,27 @@ class Ledger:
             assert job.blame >= self.policy.alone, f"{job_id}: {life} is kept empty for it without a reason"
             idle = holder is not None and holder.state == "ready" and not (holder.tasks or holder.full or holder.name in self.roster.aside)
             assert not (idle and job.ticket) or self._orphans or self.draining, f"{job_id} waits while {life} is empty for it"
-        watching = {peer: {j.id for j in self.jobs.values() if peer in j.watchers} for peer in self._watching}
-        assert watching == self._watching, "who watches what?"
-        assert self._heard.keys() == watching.keys(), "who was heard, and watches nothing?"
+        assert sum(map(len, self._watching.values())) == sum(len(job.watchers) for job in self.jobs.values()), "who watches what?"
+        watched = all(peer in self.jobs[job].watchers for peer, jobs in self._watching.items() for job in jobs)
+        assert watched and all(self._watching.values()), "somebody watches what does not know of it, or nothing"
+        assert self._heard.keys() == self._watching.keys(), "who was heard, and watches nothing?"
         self.uploads.check(self.jobs)
-        assert self._tiring == any(kind == "waiting" for _, _, kind, _ in self._timers), "who looks after those that wait?"
+        looked: dict[str, set[str]] = {}
+        for _, _, kind, key in self._timers:
+            looked.setdefault(kind, set()).add(key)
+        assert self._tiring == ("waiting" in looked), "who looks after those that wait?"
         assert self._tiring or not len(self.uploads), "those that wait are not looked after"
-        due = {key for _, _, kind, key in self._timers if kind == "deadline"}
+        due, tethers = looked.get("deadline", set()), looked.get("tether", set())
         for job in self.jobs.values():
             assert job.id in due or not job.deadlines(), f"{job.id}: nobody looks after its deadlines"
+            assert job.id in tethers or not job.request.tied, f"{job.id}: tied, and nobody looks after it"
             assert job.begun is not None or not (job.running or job.outputs), f"{job.id}: begun, and nobody knows since when"
-        looked = {key for _, _, kind, key in self._timers if kind == "upload"}
-        unused = self.uploads.stored.keys() - self.uploads.users.keys()
-        assert unused <= looked, f"{unused - looked} will never be discarded"
-        tethers = {key for _, _, kind, key in self._timers if kind == "tether"}
-        assert all(j.id in tethers for j in self.jobs.values() if j.request.tied), "a tied job that nobody looks after"
+        unused = self.uploads.stored.keys() - self.uploads.users.keys() - looked.get("upload", set())
+        assert not unused, f"{unused} will never be discarded"
         if not self._orphans and not self.draining:
+            waiting = [job for job in self.jobs.values() if job.ticket]
             for stage, queue in self.queues.items():
-                plain = [j for j in self.jobs.values() if j.ticket and j.at == stage and not (j.avoid or j.blame or j.stage in j.classes)]
-                assert not plain or self.roster.least_loaded(stage) is None, f"{plain[0].id} waits while a worker of {stage} has room"
-                assert len(queue) == sum(1 for j in self.jobs.values() if j.ticket and j.at == stage), f"{stage}: the queue miscounts"
+                assert len(queue) == sum(job.at == stage for job in waiting), f"{stage}: the queue miscounts"
+            for job in waiting:
+                picky = job.avoid or job.blame or job.stage in job.classes
+                assert picky or self.roster.least_loaded(job.at) is None, f"{job.id} waits while a worker of {job.at} has room"

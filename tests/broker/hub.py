@@ -38,6 +38,7 @@ class Hub:
         self.epoch = 0
         self.alive = False
         self.crashes = 0
+        self.unsynced = 0  # writes that a crash has taken along before they were committed
         self.doom: str = ""
         self.disturbed = 0.0  # until then it was late for reasons of its own
         self.broker: Broker
@@ -208,6 +209,7 @@ class Hub:
             else:
                 world.say("hub", f"landed {item[0]} {item[1]}")
                 commands += self.broker.landed(self.clock(), *item)
+            self.broker.check()
         wakeup = self.broker.wakeup()
         if wakeup is not None and wakeup <= self.clock():
             commands += self.broker.tick(self.clock())
@@ -225,6 +227,7 @@ class Hub:
     def _gone(self, peer: bytes) -> None:
         self._watching.pop(peer, None)
         self.broker.gone(self.clock(), peer)
+        self.broker.check()
 
     def _check_tethers(self, commands: list[Command]) -> None:
         """Only what nobody was heard of for long is cut loose."""
@@ -251,6 +254,7 @@ class Hub:
         world = self.world
         doom = self.doom if len(commands) > 1 or any(isinstance(c, Book | Close | Hold | Blame) for c in commands) else ""
         if doom == "before the commit":
+            self.unsynced += sum(isinstance(c, Book | Close | Hold | Blame) for c in commands)
             return self.crash()
         self.disk.commit(world.now, self.disturbed, world.policy.max_uploads > 1000, commands)
         self._check_tethers(commands)
@@ -281,7 +285,9 @@ class Hub:
             world.say("hub", "  gives", command)
             frame = self.disk.first_bag(command.upload)
             if frame is None:
-                return self.broker.unreadable(self.clock(), command.job, "it is no longer on disk")
+                commands = self.broker.unreadable(self.clock(), command.job, "it is no longer on disk")
+                self.broker.check()
+                return commands
             first_bag(world, command, frame)
         elif isinstance(command, Restore):
             world.say("hub", "  restores", command)

@@ -1,7 +1,8 @@
 """The whole mesh in one thread, under a virtual clock, with honest faults.
 
 The minds are the real ones; clock, links, disk, processes and models are simulated.  First a storm, then quiet: in the quiet
-everything that was accepted must end.  `python -m tests.broker.world SEED` prints everything that happens in one of them.
+everything that was accepted must end.  `python -m tests.broker.world SEED` prints everything that happens in one of them, and
+`python -m tests.broker.world --seeds A B` the figures of many.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Minds:
 class World:
     """One run.  Everything in it follows from the seed."""
 
-    def __init__(self, seed: int, minds: Minds | None = None, trace: Callable[[str], None] | None = None) -> None:
+    def __init__(self, seed: int, minds: Minds | None = None, trace: Callable[[str], None] | None = None, every: int | None = None) -> None:
+        """every: so many steps from one checkpoint to the next, 0: none; None: as the seed has it."""
         self.seed, self.minds, self._trace = seed, minds or Minds(), trace
         self.rng = rng = Random(seed)
         self.now = 0.0
@@ -61,11 +63,12 @@ class World:
             upload_keep=rng.choice((5.0, 10.0, 20.0)),
             max_uploads=rng.choice((1 << 30, 1 << 30, 25, 100)),
             tether=rng.choice((15.0, 30.0)),
-            checkpoints=rng.random() < 0.7,
+            checkpoints=rng.random() < 0.7 if every is None else every > 0,
         )
         self.outbox = rng.choice((1 << 30, 1 << 30, 50))
         self.mixed = rng.random() < 0.2  # workers of different numeric classes
-        self.every = rng.choice((0, 0, 1, 2))  # steps from one checkpoint to the next; 0: there are none
+        mine = rng.choice((0, 0, 1, 2))
+        self.every = mine if every is None else every
         self.checkpoint_bytes = rng.choice((1 << 20, 100))
         self.owned = rng.random() < 0.3  # each client sees its own jobs alone
         self.links = Links(self)
@@ -78,7 +81,7 @@ class World:
         self.weather = Weather(self)
         self.events = self.deaths = self.runs = self.refused = self.rebuilds = self.drained = 0
         self.uploads = self.previews = self.loose = self.onwards = self.relays = 0
-        self.steps = self.steps_twice = self.resumed = 0
+        self.steps = self.steps_twice = self.resumed = self.innocents = 0
         self._stepped: set[tuple[str, str, int]] = set()
         self.victims: defaultdict[str, frozenset[str]] = defaultdict(frozenset)  # what died in whom
         self.hurt: Counter[str] = Counter()  # own deaths of workers while they ran this job
@@ -188,6 +191,7 @@ class World:
             self.at(rng.uniform(0.0, 2.0), patron.start)
         Cast(self).enter()
         self.links.lossy = rng.choice((0.0, 0.0, 0.02))
+        self.links.double = rng.choice((0.0, 0.0, 0.01))
         self.links.slow = rng.choice((0.0, 0.0, 0.1, 0.5))
         self.at(rng.uniform(0.0, 1.0), self._keep_coordinator)
         self.at(2.0, self.weather.blow)
@@ -283,6 +287,7 @@ class World:
             if wish.request.upload in self.hub.disk.rotten and ending.cause == "error":
                 return
             right = {"hurry": "expired", "raises": "error", "bad": "request", "poison": "poison"}.get(kind, "")
+            self.innocents += ending.cause != right
             assert ending.cause == right, f"innocent {wish.job} failed: {ending}"
         elif kind == "slow":
             raise AssertionError("nobody watched it, and it has finished")
@@ -332,11 +337,7 @@ class World:
         assert self.drained == goodbyes, "somebody did not go when the mesh was taken down"
 
 
-def main() -> None:
-    world = World(int(sys.argv[1]), trace=print)
-    world.run()
-    print(dict(world.weather.happened), f"{world.events} turns, {world.runs} runs, {world.deaths} deaths, {world.hub.crashes} crashes")
-
-
 if __name__ == "__main__":
-    main()
+    from tests.broker.tally import main
+
+    sys.exit(main())

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from ifmesh.testament import Testament
+from ifmesh import testament
 
 DIES = """
 import os, signal, sys
@@ -19,7 +19,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_the_last_word_counts_however_it_ended() -> None:
-    left = Testament.empty()
+    left = testament.Testament.empty()
     done = subprocess.run([sys.executable, "-c", DIES, str(left.file)], pass_fds=[left.file], check=False)
     assert done.returncode == -9
     assert left.read() == ("c",)
@@ -27,7 +27,7 @@ def test_the_last_word_counts_however_it_ended() -> None:
 
 
 def test_who_never_ran_anything_leaves_nothing() -> None:
-    left = Testament.empty()
+    left = testament.Testament.empty()
     assert left.read() == ()
     os.pwrite(left.file, b"no JSON\n", 0)
     assert left.read() is None
@@ -35,4 +35,4 @@ def test_who_never_ran_anything_leaves_nothing() -> None:
 
 
 def test_without_a_parent_nothing_is_written() -> None:
-    Testament().leave(("a",))
+    testament.Testament().leave(("a",))
