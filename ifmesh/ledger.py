@@ -229,8 +229,9 @@ class Ledger:
             idle = holder is not None and holder.state == "ready" and not (holder.tasks or holder.full or holder.name in self.roster.aside)
             assert not (idle and job.ticket) or self._orphans or self.draining, f"{job_id} waits while {life} is empty for it"
         assert sum(map(len, self._watching.values())) == sum(len(job.watchers) for job in self.jobs.values()), "who watches what?"
-        watched = all(peer in self.jobs[job].watchers for peer, jobs in self._watching.items() for job in jobs)
-        assert watched and all(self._watching.values()), "somebody watches what does not know of it, or nothing"
+        for peer, jobs in self._watching.items():
+            assert jobs, f"{peer!r} watches nothing"
+            assert all(peer in self.jobs[job].watchers for job in jobs), f"{peer!r} watches what does not know of it"
         assert self._heard.keys() == self._watching.keys(), "who was heard, and watches nothing?"
         self.uploads.check(self.jobs)
         looked: dict[str, set[str]] = {}

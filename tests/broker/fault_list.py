@@ -97,6 +97,8 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "a sleeping coordinator blames the others": ("vigil", "heard = max(worker.seen, self._woke)", "heard = worker.seen"),
     "wedged and silent is left alone": ("vigil", "        if life in self._suspects:\n", "        if False:\n"),
     "nothing is adopted after a restart": ("dispatch", "        if self._orphans:\n            return\n", ""),
+    "who was told to end twice is blamed": ("crew", 'm.cause in ("crashed", "stalled")', 'm.cause in ("crashed", "stalled", "ended")'),
+    "who drains is given more": ("roster", 'return self.state == "ready" and not self.full', "return not self.full"),
     "a kill from outside is blamed": ("crew", 'own = m.cause in ("crashed", "stalled")', "own = True"),
     "a late witness is not heard": ("crew", "elif own and m.life not in self._over:", "elif False:"),
     "who died while no coordinator was there is forgotten": ("crew", "known if ran is None else ran,", "known,"),

@@ -85,7 +85,7 @@ class Service:
         self._asleep: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._tick_at = float("inf")
         self._skew = 0.0
-        self.pace = world.rng.choice((0.01, 0.05, 0.2, 0.5))
+        self.pace = world.rng.choice((0.01, 0.05, 0.2, 0.5)) / world.length
 
     @property
     def url(self) -> str:
@@ -274,7 +274,7 @@ class Service:
             self._carry_out(self.keeper.raised(self.clock(), task.job, task.token, "it can never work", "request"))
             return
         self.slow = trouble == "slow" and where == self.stage
-        self.step, self.steps = self._resumed(task), SLOW if self.slow else steps(self.stage, task.request)
+        self.step, self.steps = self._resumed(task), SLOW if self.slow else steps(self.stage, task.request) * world.length
         self._carry_out(self.keeper.advanced(self.clock(), task.job, task.token, self.step, self.steps))
         self._mine(self.pace * rng.uniform(0.5, 1.5), self._steps, task)
 

@@ -47,7 +47,7 @@ def counted(world: World) -> Tally:
         "coordinator_crashes": world.hub.crashes,
         "pauses": happened["paused"] + happened["coordinator_paused"],
         "hangs": happened["hung"],
-        "partitions": sum(happened[cut] for cut in ("cut", "hole", "isolated", "severed")),
+        "partitions": sum(happened[cut] for cut in ("cut", "swizzled", "hole", "isolated", "severed")),
         "client_crashes": happened["vanished"],
         "lost_messages": world.links.lost,
         "duplicated_messages": world.links.doubled,

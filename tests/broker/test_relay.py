@@ -25,7 +25,7 @@ def foxes(world: World, count: int) -> list[Wish]:
 
 def slow(world: World) -> float:
     """Seconds of the stages themselves, for one job on the slowest of each."""
-    return sum(max(s.pace for s in world.services if s.stage == spec.name) * 9 for spec in IF.stages)
+    return sum(max(s.pace for s in world.services if s.stage == spec.name) * 9 * world.length for spec in IF.stages)
 
 
 def severed(seed: int, back: bool) -> World:

@@ -96,6 +96,13 @@ class Weather:
             world.say(link.name, f"cut off, up {up}, down {down}")
             world.links.cut(link, rng.choice((rng.uniform(0.1, 3.0), rng.uniform(3.0, 15.0))), up, down)
 
+    def swizzled_(self) -> None:
+        """Links are cut one by one, and come back in another order."""
+        world, rng = self.world, self.world.rng
+        peers = list(world.links.by_peer)
+        for n, peer in enumerate(rng.sample(peers, min(4, len(peers)))):
+            world.later(0.5 * n, world.links.cut, world.links.by_peer[peer], rng.uniform(2.0, 12.0), True, True)
+
     def stuck_(self) -> None:
         """One socket is dead, silently and for ever.  (A parent has no time to make another.)"""
         world = self.world

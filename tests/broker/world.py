@@ -67,7 +67,8 @@ class World:
         )
         self.outbox = rng.choice((1 << 30, 1 << 30, 50))
         self.mixed = rng.random() < 0.2  # workers of different numeric classes
-        mine = rng.choice((0, 0, 1, 2))
+        self.length = rng.choice((1, 1, 6))  # stages of so many times more, and shorter, steps
+        mine = rng.choice((0, 0, 1, 2)) * (1 if self.length == 1 else 3)
         self.every = mine if every is None else every
         self.checkpoint_bytes = rng.choice((1 << 20, 100))
         self.owned = rng.random() < 0.3  # each client sees its own jobs alone
@@ -314,7 +315,7 @@ class World:
         self._until(self.now + 60.0, lambda: wish.fetched)
         assert isinstance(wish.ending, Finished), f"submitted after the weather cleared, and ended as {wish.ending}"
         assert wish.fetched, "the result of the last job was not fetched"
-        slow = sum(max(s.pace for s in self.services if s.stage == spec.name) * 9 for spec in IF.stages)
+        slow = sum(max(s.pace for s in self.services if s.stage == spec.name) * 9 * self.length for spec in IF.stages)
         row = self.hub.disk.rows[wish.job]
         assert row.ended - row.accepted < slow + 1.0, f"the last job took {row.ended - row.accepted:.1f} s, and needs {slow:.1f} at most"
         self._until(self.now + 20.0, lambda: not self._unfetched())
