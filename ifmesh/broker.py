@@ -1,51 +1,40 @@
 """The coordinator's mind: pure.  No clock, no socket, no thread, no randomness: time and messages go in, commands come out.
 
-Everything that decides is here.  How it is kept right: `_assign` is the only place where a job meets a worker, and runs after every
-change; each Beat is compared with the books (`_claimed`, `_offered`, `_chase`), so that any lost message is repaired by the next.
+Everything that decides is here, or in the layers below: `ledger`, `dispatch`, `desk`, `vigil`, `crew`.  How it is kept right: `_assign` is
+the only place where a job meets a worker, and runs after every change; each Beat is compared with the books (`crew`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from ifmesh.cascade import Cascade, kept
 from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Discard, Give, Hand, Hold, Note, Policy, Send, parent_of
-from ifmesh.job import Cause, Job, Output, State
+from ifmesh.crew import Crew
+from ifmesh.job import Cause, Checkpoint, State
 from ifmesh.protocol import (
-    NEVER,
     Beat,
     Bye,
     Cancel,
     Done,
     Drain,
-    Drop,
     Endpoint,
     Exited,
     Fetch,
     Finished,
-    Held,
     Hello,
     Hi,
     Inspect,
-    Noted,
     Raised,
     Received,
-    Refused,
-    Release,
-    Run,
     Step,
     Submit,
     ToCoordinator,
     Token,
-    Verdicts,
     Watch,
-    Who,
 )
-from ifmesh.roster import Worker
-from ifmesh.vigil import Vigil
 
 __all__ = [
     "Blame",
@@ -66,22 +55,20 @@ __all__ = [
 ]
 
 
-WORDS = 500
-"""Characters of a foreign text that is kept or told on: a story of 200 such lines still fits into an answer."""
-
-
-class Broker(Vigil):
+class Broker(Crew):
     """Feed it what arrived and the time; carry out what it returns, in order; call tick() no later than wakeup()."""
 
     def __init__(self, cascade: Cascade, epoch: int, inlet: tuple[Endpoint, ...], policy: Policy | None = None) -> None:
         super().__init__(cascade, epoch, inlet, policy)
-        self._doors: dict[type, Callable[[float, bytes, Any], None]] = {
+        self._desk: dict[type, Callable[[float, bytes, Any, str | None], None]] = {
             Hi: self._hi,
             Submit: self._submit,
             Cancel: self._cancel,
             Watch: self._watch,
             Fetch: self._fetch,
             Inspect: self._inspect,
+        }
+        self._doors: dict[type, Callable[[float, bytes, Any], None]] = {
             Hello: self._hello,
             Beat: self._beat,
             Step: self._step,
@@ -113,8 +100,9 @@ class Broker(Vigil):
         for closed in ended:
             self._remember(closed)
         for booked in open_jobs:
-            job = self._book(now - booked.age, booked.job, booked.request)
+            job = self._book(now - booked.age, booked.job, booked.request, booked.owner)
             job.blame, job.queued_at, job.heard = booked.blame, now, now
+            job.mourned = set(booked.lives)
             brought[booked.request.upload] = booked.request.brings
             self._story(now, job, "the coordinator was started again")
             self._orphans.add(job.id)
@@ -131,11 +119,14 @@ class Broker(Vigil):
         return self._flush(now)
 
     def receive(self, now: float, peer: bytes, message: ToCoordinator, owner: str | None = None) -> list[Command]:
-        """peer: routing id of the sender.  owner: the only one whose jobs exist for it; None: it sees all."""
+        """peer: routing id of the sender.  owner: of a client, whose jobs alone exist for it; None: it sees and may end all."""
         self._overslept(now)
         if peer in self._heard:
             self._heard[peer] = now
-        self._doors[type(message)](now, peer, message)
+        if (door := self._desk.get(type(message))) is not None:
+            door(now, peer, message, owner)
+        else:
+            self._doors[type(message)](now, peer, message)
         return self._flush(now)
 
     def expects(self, job: str, token: Token) -> bool:
@@ -160,6 +151,26 @@ class Broker(Vigil):
             elif kept(known.request):
                 self._story(now, known, "nothing is kept of it: there is no room among the uploads")
             self._close(now, known, Finished(job, digest, size, known.request.seed, known.reproducible, runs, beside))
+        return self._flush(now)
+
+    def saves(self, job: str, token: Token, step: int) -> bool:
+        """Is a checkpoint of this job, made under this token after this step, to be kept?"""
+        known = self.jobs.get(job)
+        if known is None or not self.policy.checkpoints or not known.life or known.publishing or known.token != token:
+            return False
+        return known.saved is None or known.saved.token != token or known.saved.step < step
+
+    def saved(self, now: float, job: str, token: Token, step: int) -> list[Command]:
+        """It is in memory, in the place of the one before; and `saves` has said that it is to be."""
+        known = self.jobs[job]
+        known.saved = Checkpoint(known.stage, step, token, self.roster.lives[known.life].hello.numeric)
+        return self._flush(now)
+
+    def unsaved(self, now: float, job: str) -> list[Command]:
+        """It is in memory no more, for want of room."""
+        if (known := self.jobs.get(job)) is not None:
+            known.saved = None
+            self._afresh(known)
         return self._flush(now)
 
     def unreadable(self, now: float, job: str, why: str) -> list[Command]:
@@ -200,202 +211,3 @@ class Broker(Vigil):
     def farewell(self) -> list[Command]:
         """The last words to every worker."""
         return [Send(w.peer, Drain()) for w in self.roster.lives.values()]
-
-    # ---- workers
-
-    def _hello(self, now: float, peer: bytes, m: Hello) -> None:
-        if m.life in self._over:
-            self._dismiss(peer, m.life)
-            return
-        if len(m.endpoints) > 8 or max(map(len, (m.life, m.name, m.host, m.device, m.numeric))) > WORDS:
-            self._send(peer, Refused("", "invalid", f"Hello: names of at most {WORDS} characters, and 8 endpoints"))
-            return
-        if m.stage not in self.queues:
-            self._send(peer, Refused("", "invalid", f"no stage {m.stage!r} in this cascade: {', '.join(self.queues)}", field="stage"))
-            return
-        if (known := self.roster.lives.get(m.life)) is not None:
-            if (m.stage, m.name) != (known.stage, known.name):
-                self._send(peer, Refused("", "conflict", f"{m.life} is known as {known.name}"))
-            else:
-                known.hello, known.peer, known.seen = m, peer, now
-            return
-        if (older := self.roster.names.get(m.name)) is not None:
-            self._lose(now, older, "a newer process runs under its name", own=False)
-            self._bury(older.life)
-        self._suspects.pop(m.life, None)
-        self.roster.add(Worker(m, peer, since=now, seen=now, progressed=now))
-        self._timer(now + self.policy.silence, "silence", m.life)
-        self._note("", f"{m.name} is here: {m.stage} on {m.device}, pid {m.pid}")
-
-    def _dismiss(self, peer: bytes, life: str) -> None:
-        """A life that was given up still speaks (its Kill was lost, or another runs under its name): it is to end."""
-        self._send(peer, Refused("", "conflict", f"{life} was given up, or another process runs under its name"))
-
-    def _known(self, peer: bytes, life: str) -> Worker | None:
-        """The living worker that speaks; a stranger is asked who it is."""
-        worker = self.roster.lives.get(life)
-        if worker is None or worker.peer != peer:
-            if life in self._over:
-                self._dismiss(peer, life)
-            else:
-                self._send(peer, Who())
-            return None
-        return worker
-
-    def _beat(self, now: float, peer: bytes, m: Beat) -> None:
-        worker = self._known(peer, m.life)
-        if worker is None or m.number <= worker.beat:
-            return
-        worker.beat, worker.seen, worker.full = m.number, now, m.full
-        if worker.state != m.state:
-            self._note("", f"{worker.name} is {m.state}")
-            worker.state = m.state
-        drop: list[tuple[str, Token]] = []
-        release: list[tuple[str, Token]] = []
-        for held in m.held:
-            job = self.jobs.get(held.job)
-            keeps = job is not None and (self._offered if held.state == "done" else self._claimed)(now, worker, job, held)
-            if not keeps:
-                (release if held.state == "done" else drop).append((held.job, held.token))
-        tasks = {h.job: h for h in m.held if h.state != "done"}
-        for job_id in list(worker.tasks):
-            self._chase(now, worker, self.jobs[job_id], tasks.get(job_id))
-        for job_id in worker.outputs - {h.job for h in m.held if h.state == "done"}:
-            self._missing(now, worker, self.jobs[job_id])
-        if any(h.state != "waiting" for h in tasks.values()) and now - worker.progressed > self._patience(worker.stage):
-            self._stalled(now, worker)
-            return
-        self.roster.offer(worker)
-        self._send(peer, Verdicts(m.number, tuple(drop), tuple(release)))
-
-    def _claimed(self, now: float, worker: Worker, job: Job, held: Held) -> bool:
-        """A Beat says that the worker has this task.  May it keep it?"""
-        index = self._index(job, worker)
-        if index is None or held.token < job.tokens.get(index, NEVER):
-            return False
-        if job.state is State.RUNNING and job.life == worker.life and job.token == held.token and not job.publishing:
-            pass
-        elif job.state is State.QUEUED and job.stage <= index:
-            self._adopt(now, job, worker, index, held.token, f"{worker.name} has it already")
-        else:
-            return False
-        if held.state != "waiting":
-            self._has_bag(now, worker, job)
-        if held.state == "running":
-            self._advance(now, worker, job, held.step, held.steps)
-        return True
-
-    def _offered(self, now: float, worker: Worker, job: Job, held: Held) -> bool:
-        """A Done, or a Beat that says so: this stage's bag is in the outbox.  Is it to be kept?"""
-        index = self._index(job, worker)
-        if index is None or held.token < job.tokens.get(index, NEVER):
-            return False
-        known = job.outputs.get(index)
-        if known is not None:
-            if job.publishing and index == job.last and known.life == worker.life and now - job.pushed >= self.policy.transfer:
-                self._publish(now, job, worker)
-            return known.life == worker.life and known.token == held.token
-        output = Output(worker.life, held.token, held.digest, held.size)
-        orphan = job.id in self._orphans
-        # 1. the task it was granted, done.  2. a late answer under the newest token, or one from before a restart: it counts.
-        # 3. the job is further on; the copy is worth keeping while its successor does not exist twice.
-        if job.state is State.RUNNING and job.stage <= index and job.token < held.token:
-            self._retry(now, job, f"{worker.name} has a later bag")
-        if job.state is State.QUEUED and job.stage <= index:
-            self._adopt(now, job, worker, index, held.token, f"{worker.name} has finished it already")
-        if job.state is State.RUNNING and job.life == worker.life and job.token == held.token and job.stage == index:
-            self._completed(now, worker, job, output, held)
-            if orphan and job.ticket:
-                self._orphans.add(job.id)  # the next stage may be running somewhere
-            return True
-        if not job.floor <= index < job.stage:
-            return False
-        self._keep(worker, job, index, output)
-        return True
-
-    def _chase(self, now: float, worker: Worker, job: Job, held: Held | None) -> None:
-        """The worker beats, and this grant of it waits for something: send again what may be lost."""
-        if held is None:
-            self._send(worker.peer, Run(job.id, job.token, job.request))
-        lost = job.received and (held is None or held.state == "waiting")  # its Raised was lost, or the bag was spoiled there
-        late = lost or now - job.pushed >= self.policy.transfer
-        if lost:
-            job.received = job.running = False
-        if job.received or not late:
-            return
-        if job.pushes < self.policy.transfers:
-            self._push(now, job, worker)
-        else:
-            job.avoid.add(worker.name)  # the way there may be cut: rather another, if there is one
-            self._retry(now, job, f"its bag did not reach {worker.name} in {job.pushes} tries")
-
-    def _missing(self, now: float, worker: Worker, job: Job) -> None:
-        """A bag that was in the worker's outbox is there no more."""
-        for index in [i for i, o in job.outputs.items() if o.life == worker.life]:
-            del job.outputs[index]
-        worker.outputs.discard(job.id)
-        self._reconsider(now, job, f"{worker.name} has lost its bag")
-
-    def _step(self, now: float, peer: bytes, m: Step) -> None:
-        if (granted := self._granted(peer, m)) is not None:
-            self._has_bag(now, *granted)
-            self._advance(now, *granted, m.step, m.steps)
-
-    def _received(self, now: float, peer: bytes, m: Received) -> None:
-        if (granted := self._granted(peer, m)) is not None:
-            self._has_bag(now, *granted)
-
-    def _done(self, now: float, peer: bytes, m: Done) -> None:
-        if (worker := self._known(peer, m.life)) is None:
-            return
-        job = self.jobs.get(m.job)
-        held = Held(m.job, m.token, "done", m.steps, m.steps, m.digest, m.size, m.seconds)
-        if job is None or not self._offered(now, worker, job, held):
-            self._send(peer, Release(m.job, m.token))
-
-    def _raised(self, now: float, peer: bytes, m: Raised) -> None:
-        m = replace(m, error=m.error[:WORDS])
-        if (granted := self._granted(peer, m)) is None:
-            return
-        worker, job = granted
-        worker.progressed = now
-        del worker.tasks[job.id]
-        job.errors += m.fault == "stage"
-        self._story(now, job, f"{job.at}: raised on {worker.name}: {m.error}")
-        if m.fault == "request":
-            self._fail(now, job, "request", m.error)
-        elif job.errors >= self.policy.errors:
-            self._fail(now, job, "error", m.error)
-        else:
-            job.avoid.add(worker.name)
-            self._retry(now, job, f"raised on {worker.name}")
-
-    def _granted(self, peer: bytes, m: Step | Received | Raised) -> tuple[Worker, Job] | None:
-        """The worker and the job, if the message is under the newest token; the worker is told to drop it if not."""
-        if (worker := self._known(peer, m.life)) is None:
-            return None
-        job = self.jobs.get(m.job)
-        if job is not None and job.life == worker.life and job.token == m.token and not job.publishing:
-            return worker, job
-        index = None if job is None else self._index(job, worker)
-        if job is None or index is None or m.token < job.tokens.get(index, NEVER):
-            self._send(peer, Drop(m.job, m.token))
-        return None  # else it is older than this coordinator: the worker's Beat will have it adopted
-
-    def _bye(self, now: float, peer: bytes, m: Bye) -> None:
-        if (worker := self._known(peer, m.life)) is not None:
-            self._lose(now, worker, "said good-bye", own=False)
-            self._bury(m.life)
-
-    def _exited(self, now: float, peer: bytes, m: Exited) -> None:
-        """The parent's word: that life is over, and why.  Repeated until it hears Noted."""
-        m = replace(m, detail=m.detail[:WORDS])
-        self._send(peer, Noted(m.life))
-        own = m.cause in ("crashed", "stalled")
-        if (worker := self.roster.lives.get(m.life)) is not None:
-            self._lose(now, worker, f"{m.cause}: {m.detail}", own)
-        elif (suspect := self._suspects.pop(m.life, None)) is not None and own:
-            name, ran = suspect
-            for job_id in sorted(ran & self.jobs.keys()):
-                self._blame(now, self.jobs[job_id], name, f"{name} {m.cause}: {m.detail}")
-        self._bury(m.life)

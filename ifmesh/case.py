@@ -151,7 +151,7 @@ def failure(failed: Failed, request: Request | None) -> MeshError:
             found = re.match(r"([a-z_0-9.]+): ", failed.error)
             return _bad(found[1] if found else "request", failed.error, request)
         case "expired":
-            return DeadlineExceeded(failed.job)
+            return DeadlineExceeded(failed.job, failed.error)
         case _:
             return JobFailed(failed.job, failed.stage, failed.worker, failed.error)
 

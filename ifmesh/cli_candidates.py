@@ -21,6 +21,7 @@ from ifmesh import exits, screen
 from ifmesh.cli_targets import Output
 from ifmesh.cli_wishes import Order
 from ifmesh.errors import BadRequest
+from ifmesh.request import DEADLINES
 from ifmesh.rules import DRAW
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 HOUR = 3600.0
 NONE = "none"
-ONWARDS = ("size", "stages", "format", "priority", "deadline", "tied")  # wishes for the rest of the way; what it draws is inherited
+ONWARDS = ("size", "stages", "format", "priority", *DEADLINES, "tied")  # wishes for the rest of the way; what it draws is inherited
 
 
 def orders(whole: Order, count: int) -> list[Order]:

@@ -104,5 +104,7 @@ TERMS = (
     ),
     click.option("--priority", type=int, default=0, show_default=True, help="-100 to 100; higher goes first."),
     click.option("--deadline", type=float, metavar="S", help="Seconds until the job is given up."),
+    click.option("--deadline-queued", type=float, metavar="S", help="The same, but only until its first stage begins."),
+    click.option("--deadline-running", type=float, metavar="S", help="The same, from when its first stage has begun."),
     click.option("--tied/--detached", help="Cancel the job when this command vanishes; without it, it goes on."),
 )

@@ -238,6 +238,7 @@ def coordinator(tied: bool, config_file: Path | None) -> int:
 @click.argument("stage", type=click.Choice(STAGES), metavar="STAGE")
 @click.option("--name", help="The service it is, kept over restarts; without it STAGE-PID.")
 @click.option("--life", hidden=True, help="Set by the worker's parent for the process that computes.")
+@click.option("--testament", type=int, default=-1, hidden=True, help="Set by the parent, too: a file in memory, see there.")
 @click.option("--device", help="cpu, cuda:0 ...; auto: the first card, or the CPU.")
 @click.option("--dtype", help="fp32, bf16 or fp16.")
 @click.option("--threads", type=int, help="Of torch, on the CPU.")
@@ -251,6 +252,7 @@ def worker(
     stage: str,
     name: str | None,
     life: str | None,
+    testament: int,
     device: str | None,
     dtype: str | None,
     threads: int | None,
@@ -270,7 +272,7 @@ def worker(
     if life is not None:
         from ifmesh import worker as child
 
-        ended: int = child.run(stage, name, life, config, tied)
+        ended: int = child.run(stage, name, life, config, tied, testament)
         return ended
     from ifmesh import parent
 

@@ -15,6 +15,7 @@ import click
 
 from ifmesh.cli_targets import SUFFIX
 from ifmesh.errors import BadRequest
+from ifmesh.request import DEADLINES
 from ifmesh.rules import DRAW, STRENGTH
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ N = TypeVar("N", int, float, str)
 SHORT = {"I": "stage_one", "II": "stage_two", "x4": "upscaler", "1": "stage_one", "2": "stage_two"}
 LONG = {"stage_one": "I", "stage_two": "II", "upscaler": "x4"}
 PLAIN = ("mask", "embeds", "negative", "style", "seed", "seeding", "size", "width", "height", "strength", "upscale", "format", "priority")
-FLAGS = {name: f"--{name}" for name in (*PLAIN, "deadline")} | {
+FLAGS = {name: f"--{name.replace('_', '-')}" for name in (*PLAIN, *DEADLINES)} | {
     "source": "--image",
     "aspect_ratio": "--aspect-ratio",
     "keep": "--keep-for",

@@ -16,7 +16,7 @@ class Policy:
     silence: float = 5.0  # a worker that says nothing for this long is dead
     grace: float = 5.0  # after a restart: adopt only, grant nothing
     transfer: float = 5.0  # a bag that has not arrived after this is pushed again ...
-    transfers: int = 3  # ... so often, then another worker gets the job
+    transfers: int = 3  # ... so often, then once by way of the coordinator, and then another worker gets the job
     loading: float = 600.0  # patience with a worker that loads its weights
     blames: int = 4  # this death of its own making fails the request as poison
     alone: int = 2  # after so many it runs with nobody beside it
@@ -30,6 +30,7 @@ class Policy:
     upload_keep: float = 60.0  # an upload that no open job refers to stays on disk for this long; so long a Submit waits for one
     max_uploads: int = 4 << 30  # bytes of uploads on disk; beyond: Refused(busy)
     tether: float = 30.0  # a tied job is cancelled when nobody who watches it was heard for this long
+    checkpoints: bool = False  # are they wanted?
     patience: Mapping[str, float] = field(default_factory=dict)  # by stage, instead of the cascade's own
 
 
@@ -58,6 +59,24 @@ class Give:
     life: str
     to: tuple[Endpoint, ...]
     upload: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """PUSH the job's checkpoint to the worker, under a "checkpoint" header with this token.  What is no longer there is told back with
+    `unsaved`."""
+
+    job: str
+    token: Token
+    life: str
+    to: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The job's checkpoint is needed no more."""
+
+    job: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +129,12 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """Journal: so many deaths are held against the job."""
+    """Journal: so many deaths are held against the job.  life: whose death was the last, "" when one was given back."""
 
     job: str
     count: int
     cause: str
+    life: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +145,7 @@ class Note:
     text: str
 
 
-Command = Send | Give | Hand | Discard | Book | Close | Hold | Blame | Note
+Command = Send | Give | Restore | Forget | Hand | Discard | Book | Close | Hold | Blame | Note
 
 
 # ---- what the journal remembers
@@ -133,13 +153,17 @@ Command = Send | Give | Hand | Discard | Book | Close | Hold | Blame | Note
 
 @dataclass(frozen=True, slots=True)
 class Booked:
-    """An accepted job without an ending.  age: seconds since acceptance, by the wall clock."""
+    """An accepted job without an ending.  age: seconds since acceptance, by the wall clock.
+
+    lives: those whose deaths were held against it: each is once, however often it is told.
+    """
 
     job: str
     request: Request
     age: float
     blame: int
     owner: str = ""
+    lives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

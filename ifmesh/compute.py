@@ -49,6 +49,17 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint, taken after this step: the stage can go on from it anywhere.  digest: xxh3-128."""
+
+    job: str
+    token: Token
+    step: int
+    frame: bytes
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """The stage's bag, whole.  digest: xxh3-128; seconds: spent stepping."""
 
@@ -84,7 +95,7 @@ class Ended:
     error: str
 
 
-Event = Loaded | Free | Stepped | Made | Spoilt | Threw | Ended
+Event = Loaded | Free | Stepped | Saved | Made | Spoilt | Threw | Ended
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import zmq
 
@@ -17,7 +18,8 @@ from ifmesh import authorized, bags, credentials, exits, log, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.broker import Broker
 from ifmesh.cascade import DRAWN, FLAGGED, IF, PICTURE, kept
-from ifmesh.commands import Blame, Book, Close, Command, Discard, Give, Hand, Hold, Note, Policy, Send
+from ifmesh.checkpoints import Checkpoints
+from ifmesh.commands import Blame, Book, Close, Command, Discard, Forget, Give, Hand, Hold, Note, Policy, Restore, Send
 from ifmesh.config import Config
 from ifmesh.errors import Misconfigured
 from ifmesh.farewell import Farewell
@@ -35,6 +37,7 @@ from ifmesh.protocol import (
     Fetch,
     Header,
     Inspect,
+    Kind,
     Preview,
     Refused,
     Result,
@@ -47,6 +50,7 @@ from ifmesh.wire import TO_COORDINATOR, Garbled, VersionMismatch
 from ifmesh.writer import Landed, Stored, Unstored, Writer
 from ifmesh.zap import Zap
 
+INLET: tuple[Kind, ...] = ("result", "preview", "upload", "relay", "checkpoint")
 TURN = 256  # control messages in one turn: then what they led to is carried out
 PAUSE = 0.5  # seconds at most between two looks at who may speak
 EMPTY = bags.encode({})  # the first bag of a job that brings nothing
@@ -108,9 +112,18 @@ class Coordinator:
         inlet = tuple(Endpoint(host if u.startswith("ipc:") else "", u, public) for u in urls)
         url = sockets.dialled(url, address)
         patience = {stage: s.patience for stage, s in self._config.services.items() if s.patience > 0}
-        policy = Policy(max_jobs=self._config.mesh.max_jobs, patience=patience)
+        mesh = self._config.mesh
+        policy = Policy(
+            max_jobs=mesh.max_jobs,
+            patience=patience,
+            silence=mesh.silence,
+            grace=mesh.grace,
+            transfer=mesh.transfer,
+            checkpoints=mesh.checkpoint_bytes > 0,
+        )
         self._broker = Broker(IF, self._journal.epoch, inlet, policy)
         self._outlets = Outlets(self._ctx, host, keys)
+        self._checkpoints = Checkpoints(self._config.mesh.checkpoint_bytes)
         self._writer = Writer(self._journal, self._bell, self._garbage)
         self._writer.start()
         known = self._journal.recover(policy.remember)  # it may take its time: the grace of the broker begins behind it
@@ -151,7 +164,7 @@ class Coordinator:
         self._reread()
         self._landed()  # first: what is begun in this turn counts as busy until its end, and so is not discarded
         self._hear()
-        for header, frame in deliveries(self._inlet, ("result", "preview", "upload"), self._garbage, self._wanted):
+        for header, frame in deliveries(self._inlet, INLET, self._garbage, self._wanted):
             self._arrived(header, frame)
         wakeup = self._broker.wakeup()
         if wakeup is not None and wakeup <= time.monotonic():
@@ -222,6 +235,10 @@ class Coordinator:
                 return self._broker.expects(header.job, header.token)
             case "upload":
                 return self._broker.wants(header.job)
+            case "checkpoint":
+                return self._broker.saves(header.job, header.token, header.step)
+            case "relay":
+                return self._broker.relay(header.job, header.token) is not None
             case "preview":
                 return header.stage in DRAWN and bool(self._broker.lookers(header.job, header.stage, header.token))
             case _:
@@ -231,6 +248,13 @@ class Coordinator:
         """One branch for each kind of delivery."""
         if header.kind == "upload":
             self._writer.upload(header.job, header.digest, frame)  # checked there
+            return
+        if header.kind == "relay":
+            if (way := self._broker.relay(header.job, header.token)) is not None:
+                self._outlets.send(time.monotonic(), *way, replace(header, kind="bag"), frame)
+            return
+        if header.kind == "checkpoint":
+            self._save(header, frame)
             return
         job = self._broker.jobs[header.job]
         early = header.kind == "preview"
@@ -244,6 +268,21 @@ class Coordinator:
         else:
             apart = [blob.name for blob in kept(job.request)]  # never a client's: it has not been through the safety checker
             self._writer.result(header.job, header.token, frame, apart, self._broker.keeps(time.monotonic(), job.id, len(frame)))
+
+    def _save(self, header: Header, frame: bytes) -> None:
+        """A checkpoint, which only its stage can read.  Others may have to go for it."""
+        gone = self._checkpoints.keep(header, frame)
+        self._commands += self._broker.saved(time.monotonic(), header.job, header.token, header.step)
+        for job in gone:
+            self._commands += self._broker.unsaved(time.monotonic(), job)
+
+    def _restore(self, order: Restore) -> None:
+        """A checkpoint, to whoever is to go on from it."""
+        kept = self._checkpoints.under(order.job, order.token)
+        if kept is None:
+            self._commands += self._broker.unsaved(time.monotonic(), order.job)
+        else:
+            self._outlets.send(time.monotonic(), order.life, order.to, *kept)
 
     def _show(self, header: Header, frame: bytes) -> None:
         """An early picture, to those who look and have read what came before."""
@@ -277,6 +316,10 @@ class Coordinator:
                 self._say(peer, message)
             case Give():
                 self._give(command)
+            case Restore():
+                self._restore(command)
+            case Forget(job):
+                self._checkpoints.drop(job)
             case Discard(digest):
                 self._discard(digest)
             case Hand(peer, job, digest, request):

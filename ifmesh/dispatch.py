@@ -12,7 +12,7 @@ from typing import Any
 
 from ifmesh import modes
 from ifmesh.cascade import Cascade
-from ifmesh.commands import Blame, Command, Give, Policy
+from ifmesh.commands import Blame, Command, Give, Policy, Restore
 from ifmesh.job import Cause, Job, Output, State
 from ifmesh.ledger import Ledger
 from ifmesh.protocol import Drop, Ended, Endpoint, Failed, Held, Look, Progress, Push, Run, StageRun, Started, Token
@@ -27,7 +27,8 @@ class Dispatch(Ledger):
         self._inlet = inlet
         self._grants = 0
         self._over: OrderedDict[str, None] = OrderedDict()  # lives known to have ended: nothing of theirs counts
-        self._suspects: dict[str, tuple[str, set[str]]] = {}  # lives lost without a witness: name, and what ran there
+        self._suspects: dict[str, set[str]] = {}  # lives lost without a witness, and what ran there
+        self._detours: set[tuple[str, str]] = set()  # (holder, receiver), lives between which a bag had to be relayed: so is the next
         self._crimes: dict[str, list[tuple[float, str]]] = {}  # a worker's deaths of its own making: when, and what ran
 
     def _flush(self, now: float) -> list[Command]:
@@ -82,10 +83,13 @@ class Dispatch(Ledger):
         return [job.id for job in running[worker.slots :]]
 
     def _pick(self, job: Job) -> Worker | None:
-        """A worker for a job with a past: alone after deaths, in its numeric class if one serves it, away from where it raised."""
+        """A worker for a job with a past: alone after deaths, away from where it raised or did not arrive, in its numeric class if it can.
+
+        In this order: a class whose only worker cannot be reached would keep it for ever.
+        """
         usable = self.roster.usable(job.at)
-        usable = [w for w in usable if w.hello.numeric == job.classes.get(job.stage)] or usable
         usable = [w for w in usable if w.name not in job.avoid] or usable
+        usable = [w for w in usable if w.hello.numeric == job.classes.get(job.stage)] or usable
         if job.blame < self.policy.alone:
             return min((w for w in usable if w.room), key=lambda w: (len(w.tasks), w.life), default=None) or self._yielding(job, usable)
         mine = [w for w in usable if w.reserved in ("", job.id)]
@@ -102,14 +106,32 @@ class Dispatch(Ledger):
         self._take(now, job, worker, job.stage, (self.epoch, self._grants))
         job.starts[job.stage] = job.starts.get(job.stage, 0) + 1
         job.pushes = 0
-        self._send(worker.peer, Run(job.id, job.token, job.request))
+        saved = job.saved
+        if saved is not None and (saved.stage, saved.numeric) == (job.stage, worker.hello.numeric):
+            job.resume = saved.step
+            self._story(now, job, f"{job.at}: to go on after step {saved.step}")
+        self._order(job, worker)
         self._push(now, job, worker)
+
+    def _order(self, job: Job, worker: Worker) -> None:
+        """Tell the worker of its grant, for the first time or again."""
+        self._send(worker.peer, Run(job.id, job.token, job.request, job.resume, self._inlet if self.policy.checkpoints else ()))
+
+    def _afresh(self, job: Job) -> None:
+        """Its checkpoint is gone.  Whoever waits for that, waits no more."""
+        self._unsave(job)
+        worker = self.roster.lives.get(job.life)
+        if job.resume and not job.received and worker is not None:
+            job.resume = 0
+            self._order(job, worker)
 
     def _adopt(self, now: float, job: Job, worker: Worker, index: int, token: Token, why: str) -> None:
         """A worker already has it, under the newest token."""
         self._leave(job)
         job.stage = index
         self._move(now, job, Cause.ADOPTED, why)
+        if index:
+            self._begin(now, job)
         self._take(now, job, worker, index, token)
         job.starts.setdefault(index, 1)
         job.pushed, job.pushes = now, 0
@@ -119,9 +141,9 @@ class Dispatch(Ledger):
         if job.classes.setdefault(index, numeric) != numeric or not modes.promises(numeric):
             job.reproducible = False
         job.token = job.tokens[index] = token
-        job.life = worker.life
+        job.life, job.relayed = worker.life, ""
         job.received = job.running = False
-        job.step = job.steps = 0
+        job.step = job.steps = job.resume = 0
         worker.tasks[job.id] = token
         self.roster.offer(worker)
 
@@ -131,17 +153,35 @@ class Dispatch(Ledger):
         """Have the bag sent to the worker of the grant, by whoever holds it."""
         job.pushed = now
         job.pushes += 1
+        job.relayed = ""
         if job.stage == 0:
             self._out.append(Give(job.id, job.token, job.at, worker.life, worker.hello.endpoints, job.request.upload))
         elif (source := job.outputs.get(job.stage - 1)) is not None:
-            self._send(self.roster.lives[source.life].peer, Push(job.id, job.token, worker.life, worker.hello.endpoints))
+            if job.pushes > self.policy.transfers or (source.life, worker.life) in self._detours:
+                job.relayed = source.life
+            life, to = ("", self._inlet) if job.relayed else (worker.life, worker.hello.endpoints)
+            self._send(self.roster.lives[source.life].peer, Push(job.id, job.token, life, to, "relay" if job.relayed else "bag"))
         elif not self._orphans:
             self._retry(now, job, "its bag is gone")
+        if job.resume and job.saved is None:
+            self._afresh(job)
+        elif job.resume:
+            self._out.append(Restore(job.id, job.token, worker.life, worker.hello.endpoints))
+
+    def relay(self, job: str, token: Token) -> tuple[str, tuple[Endpoint, ...]] | None:
+        """Whom to pass this bag on to, and where: what came to be relayed under this token.  None: nobody waits for it."""
+        known = self.jobs.get(job)
+        if known is None or not known.relayed or known.token != token:
+            return None
+        return known.life, self.roster.lives[known.life].hello.endpoints
 
     def _has_bag(self, now: float, worker: Worker, job: Job) -> None:
         if job.received:
             return
         job.received = True
+        if job.relayed in self.roster.lives:
+            self._detours.add((job.relayed, worker.life))
+        job.relayed = ""
         worker.progressed = max(worker.progressed, now)
         self._trim(job)
 
@@ -151,6 +191,7 @@ class Dispatch(Ledger):
         if not job.running:
             before = self._paused(worker)
             job.running, job.started_at = True, now
+            self._begin(now, job)
             self._story(now, job, f"{job.at}: begun on {worker.name}")
             self._tell(job, Started(job.id, job.at, worker.name))
             for other in (self.jobs[j] for j in self._paused(worker) if j not in before):
@@ -178,6 +219,8 @@ class Dispatch(Ledger):
         )
         worker.progressed = now
         worker.done += 1
+        self._unsave(job)
+        self._begin(now, job)
         self._tell(job, Progress(job.id, job.at, held.steps, held.steps))
         self._has_bag(now, worker, job)
         self._keep(worker, job, job.stage, output)
@@ -254,35 +297,48 @@ class Dispatch(Ledger):
                 self._deepest(now, job)
                 self._enqueue(now, job)
 
-    def _lose(self, now: float, worker: Worker, why: str, own: bool) -> None:
-        """This worker is no more.  own: the death is of its own making, and held against what ran in it."""
+    def _lose(self, now: float, worker: Worker, why: str, own: bool, ran: set[str] | None = None) -> None:
+        """This worker is no more.  own: the death is of its own making, and held against what ran in it.
+
+        ran: those jobs, as a witness has it; None: as the books have it.
+        """
         self.roster.remove(worker)
+        self._detours = {pair for pair in self._detours if worker.life not in pair}
         self._note("", f"{worker.name} is lost: {why}")
-        ran = {j for j in worker.tasks if self.jobs[j].running}.difference(self._paused(worker))
-        self._suspects[worker.life] = (worker.name, ran)
+        if ran is None:
+            ran = {j for j in worker.tasks if self.jobs[j].running}.difference(self._paused(worker))
+        self._suspects[worker.life] = ran
         while len(self._suspects) > 1000:
             self._suspects.pop(next(iter(self._suspects)))
         for job_id in list(worker.outputs):
             job = self.jobs[job_id]
             for index in [i for i, o in job.outputs.items() if o.life == worker.life]:
                 del job.outputs[index]
+        if own:
+            self._hold_against(now, ran, worker.name, worker.life, f"{worker.name} {why}")
         for job_id in list(worker.tasks):
-            job = self.jobs[job_id]
-            if own and job_id in ran:
-                self._blame(now, job, worker.name, f"{worker.name} {why}")
             if job_id in self.jobs:
-                self._retry(now, job, f"{worker.name} {why}")
+                self._retry(now, self.jobs[job_id], f"{worker.name} {why}")
         for job_id in list(worker.outputs):
             if job_id in self.jobs:
                 self._reconsider(now, self.jobs[job_id], f"its bag died with {worker.name}")
 
-    def _blame(self, now: float, job: Job, name: str, cause: str) -> None:
-        """A process died of its own making while this ran in it."""
+    def _hold_against(self, now: float, ran: set[str], name: str, life: str, cause: str) -> None:
+        """A process died of its own making.  Once, however often and by however many coordinators that is heard."""
+        for job_id in sorted(ran & self.jobs.keys()):
+            if life not in self.jobs[job_id].mourned:
+                self._blame(now, self.jobs[job_id], name, life, cause)
+
+    def _blame(self, now: float, job: Job, name: str, life: str, cause: str) -> None:
+        """While this ran in it."""
+        job.mourned.add(life)
         job.blame += 1
+        if job.saved is not None and job.saved.step == job.resume:
+            self._afresh(job)  # nothing was saved since: it may be what kills
         crimes = [c for c in self._crimes.get(name, []) if now - c[0] <= self.policy.window]
         crimes.append((now, job.id))
         self._crimes[name] = crimes
-        self._out.append(Blame(job.id, job.blame, cause))
+        self._out.append(Blame(job.id, job.blame, cause, life))
         self._story(now, job, f"{job.at}: blamed, {job.blame} of {self.policy.blames}: {cause}")
         others = any(w.name not in (name, *self.roster.aside) for w in self.roster.stages[job.at].values())
         if others and len({c[1] for c in crimes}) >= self.policy.aside and name not in self.roster.aside:
@@ -321,6 +377,12 @@ class Dispatch(Ledger):
 
     def check(self) -> None:
         super().check()
+        assert all(life in self.roster.lives for pair in self._detours for life in pair), "a detour of the dead"
+        for job in self.jobs.values():
+            known = job.saved is None or (job.saved.stage in job.tokens and job.saved.token <= job.tokens[job.saved.stage])
+            assert known, f"{job.id}: saved under a grant that nobody knows: {job.saved}"
+            assert not job.resume or job.received or job.saved is not None, f"{job.id}: waits for a checkpoint that is no more"
+            assert not job.relayed or (job.life and not job.received), f"{job.id}: relayed, and nobody waits for its bag"
         for worker in self.roster.lives.values():
             urgent = max((self.jobs[j].request.priority for j in worker.tasks), default=-inf)
             assert worker.urgency == urgent, f"{worker.life}: as urgent as {worker.urgency}, and has {urgent} in hand"

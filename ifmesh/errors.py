@@ -43,11 +43,11 @@ class JobFailed(MeshError):
 
 
 class DeadlineExceeded(MeshError):
-    """The job's deadline passed before it was finished."""
+    """One of the job's deadlines passed before it was finished.  error: which one."""
 
-    def __init__(self, job: str) -> None:
-        self.job = job
-        super().__init__(f"job {job}: its deadline passed")
+    def __init__(self, job: str, error: str = "") -> None:
+        self.job, self.error = job, error
+        super().__init__(f"job {job}: {error or 'its deadline passed'}")
 
 
 class JobCancelled(MeshError):

@@ -12,7 +12,7 @@ from ifmesh import bags, formats, parameters, wire
 from ifmesh.cascade import DRAWN, FLAGGED, PICTURE, TOKENS, Blob
 from ifmesh.notes import notes
 from ifmesh.protocol import Finished, StageRun
-from ifmesh.request import Request
+from ifmesh.request import DEADLINES, Request
 from ifmesh.stage import Tensor
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _joined(earlier: Request | None, later: Request | None) -> Request | None:
     """The request that draws in one go what these two drew one after the other; where texts differ there is none, and it is the later."""
     if earlier is None or later is None or (earlier.prompt, earlier.negative) != (later.prompt, later.negative):
         return later
-    onwards = ("last_stage", "stages", "format", "priority", "deadline", "tied", "keep")
+    onwards = ("last_stage", "stages", "format", "priority", *DEADLINES, "tied", "keep")
     return replace(earlier, settings={**earlier.settings, **later.settings}, **{name: getattr(later, name) for name in onwards})
 
 

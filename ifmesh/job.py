@@ -57,6 +57,19 @@ class Output:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What it takes to go on after this step of that stage (an index), in this numeric class; the coordinator has it in memory.
+
+    token: of the grant that made it.
+    """
+
+    stage: int
+    step: int
+    token: Token
+    numeric: str
+
+
 @dataclass(slots=True)
 class Job:
     """One request on its way.  Times are the coordinator's monotonic seconds.
@@ -64,13 +77,17 @@ class Job:
     stage: index into route: the stage it waits for or runs in.  order: of acceptance; the older goes first.  ticket: names its one
     valid place in a queue.
     The grant: token, life (the worker, "" when queued), received (that worker has the bag), running (it has begun), publishing
-    (the last stage is done, and its result is on its way to disk), pushed and pushes (when last, and how often, the bag was sent).
+    (the last stage is done, and its result is on its way to disk), pushed and pushes (when last, and how often, the bag was sent),
+    relayed (the life that holds the bag, while it is on its way through the coordinator).
+    saved: its checkpoint, if there is one; resume: the grant goes on after this step of it, 0: it begins anew.
     tokens: the newest grant of each stage, by index: an answer under an older one is stale.
     outputs: by stage index, every finished bag known to live.  classes: the numeric class in which each stage ran.
-    blame: deaths of a worker's own making while this ran in it.  errors: times a stage raised; avoid: the workers
-    it raised in or did not reach.
+    blame: deaths of a worker's own making while this ran in it; mourned: the lives that ended so.  errors: times a stage raised;
+    avoid: the workers it raised in or did not reach.
     watchers: the clients that are told of it; lookers: those of them that want to see early pictures.  heard: when somebody who
     watched it, and is gone, was last heard; at first, when it was accepted.
+    owner: the client it belongs to, "" for nobody's.  begun: when its first stage began, as far as this coordinator knows; None: it
+    waits for that.
     """
 
     id: str
@@ -88,6 +105,9 @@ class Job:
     publishing: bool = False
     pushed: float = 0.0
     pushes: int = 0
+    relayed: str = ""
+    saved: Checkpoint | None = None
+    resume: int = 0
     step: int = 0
     steps: int = 0
     tokens: dict[int, Token] = field(default_factory=dict)
@@ -95,11 +115,14 @@ class Job:
     classes: dict[int, str] = field(default_factory=dict)
     reproducible: bool = True
     blame: int = 0
+    mourned: set[str] = field(default_factory=set)
     errors: int = 0
     avoid: set[str] = field(default_factory=set)
     watchers: set[bytes] = field(default_factory=set)
     lookers: set[bytes] = field(default_factory=set)
     heard: float = 0.0
+    owner: str = ""
+    begun: float | None = None
     queued_at: float = 0.0
     started_at: float = 0.0
     starts: dict[int, int] = field(default_factory=dict)
@@ -120,6 +143,16 @@ class Job:
     def floor(self) -> int:
         """Outputs of stages below this index are needed no more: their successor exists twice."""
         return self.stage - 1 if self.received else self.stage - 2
+
+    def deadlines(self) -> dict[str, float]:
+        """When each of those that it has now passes."""
+        asked = self.request
+        found = {"deadline": (self.accepted, asked.deadline)}
+        if self.begun is None:
+            found["deadline_queued"] = self.accepted, asked.deadline_queued
+        else:
+            found["deadline_running"] = self.begun, asked.deadline_running
+        return {name: since + seconds for name, (since, seconds) in found.items() if seconds is not None}
 
     def tell(self, now: float, text: str) -> None:
         """Add a line to its story.  A long life is told by its beginning and its end."""

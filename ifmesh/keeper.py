@@ -89,8 +89,8 @@ Command = Send | Carry | Forget | Rebuild | Stop
 class Task:
     """For the compute thread: start this.
 
-    preview: an early picture; job is the name under which it runs, and nobody waits for it.  urgent: beyond its slots; what it has in
-    hand is to make way.
+    saved: a checkpoint to go on from.  preview: an early picture; job is the name under which it runs, and nobody waits for it.
+    urgent: beyond its slots; what it has in hand is to make way.
     """
 
     job: str
@@ -99,20 +99,32 @@ class Task:
     frame: Frame
     preview: bool = False
     urgent: bool = False
+    saved: Frame | None = None
 
 
 @dataclass(slots=True)
 class _Task:
-    """A granted job that is not done.  frame: its bag, once here.  told: when its last Step was sent."""
+    """A granted job that is not done.  frame: its bag, saved: the checkpoint that it is to go on from, once here.
+
+    resume, inlet: see `Run`.  told: when its last Step was sent.
+    """
 
     token: Token
     request: Request
+    resume: int
+    inlet: tuple[Endpoint, ...]
     frame: Frame | None = None
+    saved: Frame | None = None
     running: bool = False
     step: int = 0
     steps: int = 0
     told: float = 0.0
     spoils: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Is all here that it waits for?"""
+        return self.frame is not None and (self.saved is not None or not self.resume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +139,7 @@ class _Kept:
 
 
 BAGS = 1000  # in the outbox, and so in a Beat: from there on nothing new is taken
-EARLY = 8  # bags that may wait for their Run: PUSH and DEALER are two connections, so their order is not certain
+EARLY = 8  # bags and checkpoints that may wait for their Run: PUSH and DEALER are two connections, so their order is not certain
 EARLY_S = 10.0  # seconds after which they are nobody's: a Run that was lost is said again with the next Beat
 
 
@@ -143,7 +155,7 @@ class Keeper:
         self.tasks: dict[str, _Task] = {}  # in the order of their grants
         self.outbox: dict[str, _Kept] = {}
         self.state: Literal["loading", "ready", "draining"] = "loading"
-        self._early: OrderedDict[tuple[str, Token], Frame] = OrderedDict()
+        self._early: OrderedDict[tuple[str, Token, str], tuple[Header, Frame]] = OrderedDict()  # by job, token and kind
         self._newest = 0.0  # when the last of them came
         self._looks = Looks()
         self._outbox_bytes = outbox_bytes
@@ -152,6 +164,12 @@ class Keeper:
         self._next = 0.0
         self._heard = 0.0
         self._said_bye = False
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The jobs that step now: what makes way for more urgent ones does not."""
+        running = sorted((-t.request.priority, t.token, job) for job, t in self.tasks.items() if t.running)
+        return tuple(job for _, _, job in running[: self.hello.slots])
 
     def start(self, now: float) -> list[Command]:
         """Say Hello; loading."""
@@ -192,20 +210,26 @@ class Keeper:
                 return [Stop(message.detail)]
 
     def arrived(self, now: float, header: Header, frame: Frame) -> list[Command]:
-        """A bag came over PULL, and its digest is right.  It may be earlier than its Run, or its Look, or for nobody."""
+        """A bag, or a checkpoint, came over PULL, and its digest is right.  It may be earlier than its Run, or its Look, or for nobody."""
         if header.kind == "preview":
             return self._superseded(self._looks.arrived(header.job, header.stage, header.token, frame))
         task = self.tasks.get(header.job)
         if task is None or task.token < header.token:
-            self._early[header.job, header.token] = frame
+            self._early[header.job, header.token, header.kind] = header, frame
             self._newest = now
             if len(self._early) > EARLY:
                 self._early.popitem(last=False)
             return []
-        if task.token != header.token or task.frame is not None:
+        if task.token != header.token or task.whole:
             return []  # stale, or twice
-        task.frame = frame
-        return [Send(Received(self.hello.life, header.job, task.token))]
+        if header.kind != "checkpoint":
+            task.frame = frame
+        elif task.resume == header.step:
+            task.saved = frame
+        return self._received(header.job, task)
+
+    def _received(self, job: str, task: _Task) -> list[Command]:
+        return [Send(Received(self.hello.life, job, task.token))] if task.whole else []
 
     def take(self, now: float, urgent: bool = False) -> tuple[Task | None, list[Command]]:
         """The next task to start, for a compute thread with a free slot: higher priority first, then the older grant.
@@ -214,7 +238,7 @@ class Keeper:
         that run.  That it begins is told at once: should the process die of it, the coordinator must know what ran.  With no task at all,
         a glance at an early picture, of which nobody is told.
         """
-        ready = [(-t.request.priority, t.token, job) for job, t in self.tasks.items() if t.frame is not None and not t.running]
+        ready = [(-t.request.priority, t.token, job) for job, t in self.tasks.items() if t.whole and not t.running]
         running = [-t.request.priority for t in self.tasks.values() if t.running]
         urgent = urgent or len(running) >= self.hello.slots
         if urgent:
@@ -225,7 +249,8 @@ class Keeper:
         task = self.tasks[job]
         task.running, task.told = True, now
         assert task.frame is not None
-        return Task(job, task.token, task.request, task.frame, urgent=urgent), [Send(Step(self.hello.life, job, task.token, 0, 0))]
+        begun = Task(job, task.token, task.request, task.frame, urgent=urgent, saved=task.saved)
+        return begun, [Send(Step(self.hello.life, job, task.token, 0, 0))]
 
     def spoiled(self, now: float, job: str, token: Token, error: str) -> list[Command]:
         """The bag does not decode to what the stage needs: wait for it again; the third time raises it."""
@@ -238,15 +263,23 @@ class Keeper:
         return self.raised(now, job, token, f"the bag is spoiled: {error}", "stage") if task.spoils >= 3 else []
 
     def advanced(self, now: float, job: str, token: Token, step: int, steps: int) -> list[Command]:
-        """One step further; told on at most ten times a second.  step 0: admitted, and how many it will take."""
+        """One step further; told on at most ten times a second.  The first word: admitted, where it begins, and how many it will take."""
         task = self._current(job, token)
         if task is None:
             return []
+        first = not task.steps
         task.step, task.steps = step, steps
-        if step and now - task.told < 0.1:
+        if not first and now - task.told < 0.1:
             return []
         task.told = now
         return [Send(Step(self.hello.life, job, token, step, steps))]
+
+    def saved(self, now: float, job: str, token: Token, step: int, frame: Frame, digest: str) -> list[Command]:
+        """A checkpoint, taken after this step: to the coordinator, if it wants any.  Nothing is held of it."""
+        task = self._current(job, token)
+        if task is None or not task.inlet:
+            return []
+        return [Carry("", task.inlet, Header("checkpoint", job, self.hello.stage, token, digest, step), frame)]
 
     def completed(self, now: float, job: str, token: Token, frame: Frame, digest: str, seconds: float) -> list[Command]:
         """The stage's bag, encoded: into the outbox.  A preview leaves at once, and is forgotten."""
@@ -294,15 +327,20 @@ class Keeper:
         if (kept := self.outbox.get(m.job)) is not None and kept.token >= m.token:
             return []  # done already; the Beat says so
         task = self.tasks.get(m.job)
-        if task is not None and task.token >= m.token:
-            return []  # said twice
+        if task is not None and task.token > m.token:
+            return []
+        if task is not None and task.token == m.token:  # said again
+            waited, task.inlet = not task.whole, m.inlet
+            if not task.running:
+                task.resume = m.resume
+            return self._received(m.job, task) if waited else []
         out: list[Command] = [] if task is None else [Forget(m.job, task.token)]
         self.tasks.pop(m.job, None)
-        self.tasks[m.job] = _Task(m.token, m.request)
-        early = self._early.pop((m.job, m.token), None)
-        if early is None:
-            return out
-        return out + self.arrived(now, Header("bag", m.job, "", m.token, ""), early)
+        self.tasks[m.job] = _Task(m.token, m.request, m.resume, m.inlet)
+        for kind in ("bag", "checkpoint"):
+            if (early := self._early.pop((m.job, m.token, kind), None)) is not None:
+                out += self.arrived(now, *early)
+        return out
 
     def _push(self, m: Push) -> list[Command]:
         kept = self.outbox.get(m.job)
@@ -316,7 +354,8 @@ class Keeper:
         return [Carry(m.life, m.to, Header(m.kind, m.job, self.hello.stage, m.token, kept.digest), kept.frame)]
 
     def _drop(self, job: str, token: Token) -> list[Command]:
-        self._early.pop((job, token), None)
+        for kind in ("bag", "checkpoint"):
+            self._early.pop((job, token, kind), None)
         task = self.tasks.get(job)
         if task is None or task.token > token:
             return []
@@ -372,4 +411,4 @@ class Keeper:
 
     @staticmethod
     def _phase(task: _Task) -> Literal["waiting", "ready", "running"]:
-        return "running" if task.running else "waiting" if task.frame is None else "ready"
+        return "running" if task.running else "ready" if task.whole else "waiting"

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import Any
 
 from ifmesh.cascade import DRAWN, Cascade
-from ifmesh.commands import Close, Closed, Command, Note, Policy, Send
+from ifmesh.commands import Close, Closed, Command, Forget, Note, Policy, Send
 from ifmesh.job import Cause, Job, Output, State
 from ifmesh.protocol import Ended, Progress, Queued, Release, Started, ToClient
 from ifmesh.roster import Roster, Worker
@@ -43,17 +43,24 @@ class Ledger:
 
     # ---- jobs in their places
 
-    def _book(self, now: float, job_id: str, request: Any) -> Job:
+    def _book(self, now: float, job_id: str, request: Any, owner: str) -> Job:
         self._orders += 1
-        job = self.jobs[job_id] = Job(job_id, request, self.cascade.route(request), now, self._orders)
+        job = self.jobs[job_id] = Job(job_id, request, self.cascade.route(request), now, self._orders, owner=owner)
         self._story(now, job, "accepted")
-        if request.deadline is not None:
-            self._timer(now + request.deadline, "deadline", job_id)
+        for when in job.deadlines().values():
+            self._timer(when, "deadline", job_id)
         if request.tied:
             job.heard = now
             self._timer(now + self.policy.tether, "tether", job_id)
         self.uploads.use(request.upload, job_id)
         return job
+
+    def _begin(self, now: float, job: Job) -> None:
+        """A stage of it begins: if it is the first, as far as we know, other deadlines count from now on."""
+        if job.begun is None:
+            job.begun = now
+            if job.request.deadline_running is not None:
+                self._timer(now + job.request.deadline_running, "deadline", job.id)
 
     def _enqueue(self, now: float, job: Job) -> None:
         job.queued_at = now
@@ -73,9 +80,15 @@ class Ledger:
             worker.tasks.pop(job.id, None)
             self.roster.offer(worker)
         self._unreserve(job)
-        job.life = ""
+        job.life = job.relayed = ""
         job.received = job.running = job.publishing = False
-        job.step = job.steps = 0
+        job.step = job.steps = job.resume = 0
+
+    def _unsave(self, job: Job) -> None:
+        """Its checkpoint is of no use any more."""
+        if job.saved is not None:
+            job.saved = None
+            self._out.append(Forget(job.id))
 
     def _unreserve(self, job: Job) -> None:
         worker = self.roster.lives.get(self._reserved.pop(job.id, ""))
@@ -91,13 +104,15 @@ class Ledger:
 
     def _close(self, now: float, job: Job, ending: Ended) -> None:
         self._detach(job)
+        self._unsave(job)
         for output in job.outputs.values():
             holder = self.roster.lives[output.life]
             holder.outputs.discard(job.id)
             self._send(holder.peer, Release(job.id, output.token))
         del self.jobs[job.id]
-        self._out.append(Close(job.id, ending, tuple(job.story), tuple(job.runs[i] for i in sorted(job.runs))))
-        self._remember(Closed(job.id, job.request, ending, tuple(job.story), tuple(job.runs[i] for i in sorted(job.runs))))
+        story, runs = tuple(job.story), tuple(job.runs[i] for i in sorted(job.runs))
+        self._out.append(Close(job.id, ending, story, runs))
+        self._remember(Closed(job.id, job.request, ending, story, runs, job.owner))
         self._tell(job, ending)
         for peer in job.watchers:
             self._watching[peer].discard(job.id)
@@ -191,7 +206,7 @@ class Ledger:
             assert bool(job.ticket) == queued or job.id in self._orphans, f"{job.id}: queued and in its queue are one thing"
             if queued:
                 assert not job.life, f"{job.id}: queued, but {job.life} has it"
-                assert job.step == 0, f"{job.id}: queued, but at step {job.step}"
+                assert job.step == job.resume == 0, f"{job.id}: queued, but at step {job.step}, or from {job.resume} on"
                 assert job.stage == 0 or job.stage - 1 in job.outputs or job.id in self._orphans, f"{job.id}: waits without its bag"
             else:
                 worker = self.roster.lives[job.life]
@@ -213,19 +228,28 @@ class Ledger:
             assert job.blame >= self.policy.alone, f"{job_id}: {life} is kept empty for it without a reason"
             idle = holder is not None and holder.state == "ready" and not (holder.tasks or holder.full or holder.name in self.roster.aside)
             assert not (idle and job.ticket) or self._orphans or self.draining, f"{job_id} waits while {life} is empty for it"
-        watching = {peer: {j.id for j in self.jobs.values() if peer in j.watchers} for peer in self._watching}
-        assert watching == self._watching, "who watches what?"
-        assert self._heard.keys() == watching.keys(), "who was heard, and watches nothing?"
+        assert sum(map(len, self._watching.values())) == sum(len(job.watchers) for job in self.jobs.values()), "who watches what?"
+        for peer, jobs in self._watching.items():
+            assert jobs, f"{peer!r} watches nothing"
+            assert all(peer in self.jobs[job].watchers for job in jobs), f"{peer!r} watches what does not know of it"
+        assert self._heard.keys() == self._watching.keys(), "who was heard, and watches nothing?"
         self.uploads.check(self.jobs)
-        assert self._tiring == any(kind == "waiting" for _, _, kind, _ in self._timers), "who looks after those that wait?"
+        looked: dict[str, set[str]] = {}
+        for _, _, kind, key in self._timers:
+            looked.setdefault(kind, set()).add(key)
+        assert self._tiring == ("waiting" in looked), "who looks after those that wait?"
         assert self._tiring or not len(self.uploads), "those that wait are not looked after"
-        looked = {key for _, _, kind, key in self._timers if kind == "upload"}
-        unused = self.uploads.stored.keys() - self.uploads.users.keys()
-        assert unused <= looked, f"{unused - looked} will never be discarded"
-        tethers = {key for _, _, kind, key in self._timers if kind == "tether"}
-        assert all(j.id in tethers for j in self.jobs.values() if j.request.tied), "a tied job that nobody looks after"
+        due, tethers = looked.get("deadline", set()), looked.get("tether", set())
+        for job in self.jobs.values():
+            assert job.id in due or not job.deadlines(), f"{job.id}: nobody looks after its deadlines"
+            assert job.id in tethers or not job.request.tied, f"{job.id}: tied, and nobody looks after it"
+            assert job.begun is not None or not (job.running or job.outputs), f"{job.id}: begun, and nobody knows since when"
+        unused = self.uploads.stored.keys() - self.uploads.users.keys() - looked.get("upload", set())
+        assert not unused, f"{unused} will never be discarded"
         if not self._orphans and not self.draining:
+            waiting = [job for job in self.jobs.values() if job.ticket]
             for stage, queue in self.queues.items():
-                plain = [j for j in self.jobs.values() if j.ticket and j.at == stage and not (j.avoid or j.blame or j.stage in j.classes)]
-                assert not plain or self.roster.least_loaded(stage) is None, f"{plain[0].id} waits while a worker of {stage} has room"
-                assert len(queue) == sum(1 for j in self.jobs.values() if j.ticket and j.at == stage), f"{stage}: the queue miscounts"
+                assert len(queue) == sum(job.at == stage for job in waiting), f"{stage}: the queue miscounts"
+            for job in waiting:
+                picky = job.avoid or job.blame or job.stage in job.classes
+                assert picky or self.roster.least_loaded(job.at) is None, f"{job.id} waits while a worker of {job.at} has room"

@@ -22,7 +22,7 @@ SOONEST, LATEST = 0.05, 1.0
 """Seconds between which a link is tried again that was refused: the receiver may be about to learn of our key."""
 
 _Place = tuple[str, str]
-"""(job, the stage whose early picture it is, or "": the job's one bag)."""
+"""(job, the stage whose early picture it is, "checkpoint", or "": the job's one bag)."""
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class Outlets:
                 return False
             self._links[life] = link
         link.used = now
-        place = header.job, header.stage if header.kind == "preview" else ""
+        place = header.job, {"preview": header.stage, "checkpoint": "checkpoint"}.get(header.kind, "")
         link.pending.pop(place, None)
         link.pending[place] = (header, frame, now + self._patience)
         self._flush(link)

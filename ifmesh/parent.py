@@ -27,6 +27,7 @@ from ifmesh.identity import Identity
 from ifmesh.log import Garbage, logger
 from ifmesh.places import socket_file
 from ifmesh.protocol import Exited, Kill, Noted, Refused
+from ifmesh.testament import Testament
 from ifmesh.uplink import Uplink
 from ifmesh.wire import TO_COORDINATOR, TO_PARENT, Garbled
 
@@ -71,6 +72,8 @@ class Parent:
         self._command = [sys.executable, *safe, "-m", "ifmesh", "worker", stage, "--name", name, "--life", self.life, "--tied", *argv]
         self._name, self._config, self._me = name, config, me
         self._garbage = Garbage()
+        self._testament = Testament.empty()
+        self._command += ["--testament", str(self._testament.file)]
         self._asked = self._stalled = self._noted = self._impatient = False
 
     def watch(self) -> int:
@@ -78,7 +81,7 @@ class Parent:
         self._bell = Bell()
         self._bell.answer((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         # A process group of its own: a terminal's Ctrl-C reaches the parent, which passes it on, once.
-        self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, process_group=0)
+        self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, process_group=0, pass_fds=[self._testament.file])
         self._uplink = Uplink(ctx, self._config, self._me, parent_of(self.life))
         self._uplink.dial()
         watched = os.pidfd_open(self._child.pid)
@@ -91,7 +94,8 @@ class Parent:
             logger.warning("%s %s: %s (%s)", self._name, cause, detail, self.life)
         with suppress(OSError):
             socket_file(self._config.mesh.state, self.life).unlink()
-        self._report(TO_COORDINATOR.encode(Exited(self.life, cause, detail)), PATIENCE[cause])
+        exited = Exited(self.life, cause, detail, self._name, self._testament.read())
+        self._report(TO_COORDINATOR.encode(exited), PATIENCE[cause])
         self._uplink.hang_up()
         ctx.term()
         self._bell.close()

@@ -378,11 +378,14 @@ class Exited:
     """From a worker's parent, repeated until Noted: that life is over.
 
     cause: "ended" (as asked), "killed" (from outside), "crashed" (of its own making: exit code, SEGV, ABRT), "stalled" (by our Kill).
+    name: of the service; ran: the jobs that were running in it, None: that is not known.
     """
 
     life: str
     cause: Literal["ended", "killed", "crashed", "stalled"]
     detail: str
+    name: str = ""
+    ran: tuple[str, ...] | None = None
 
 
 # ---- coordinator -> worker, and its parent
@@ -392,13 +395,15 @@ class Exited:
 class Run:
     """Do this.  The bag comes over PULL, under the same job and token.
 
-    resume: a checkpoint comes, too, taken after this step of the stage: go on from there.  0: none does.
+    resume: a checkpoint comes, too, taken after this step of the stage: go on from there.  0: none does, and none is waited for.
+    inlet: where to push your own checkpoints; (): none are wanted.  Said again under the same token, the newest word counts.
     """
 
     job: str
     token: Token
     request: Request
     resume: int = 0
+    inlet: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Literal
 
 STAGES = ("encoder", "stage_one", "stage_two", "upscaler", "guard")
 TASKS = ("generate", "vary", "inpaint", "upscale", "encode")
+DEADLINES = ("deadline", "deadline_queued", "deadline_running")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,9 @@ class Request:
     stages: publish the pictures of the earlier stages too.  format: of the published files; webp is lossless, jpeg is not.
 
     priority: higher goes first.  deadline: seconds from acceptance to the end; deadline_queued: from acceptance until its first stage
-    begins; deadline_running: from there to the end.  tied: the job is cancelled when no client that watches
-    it has been heard for a while.  keep: seconds for which the mesh keeps, beside the result, what the next stage would need
-    (`cascade.kept`), as an upload named by Finished.kept: another request may bring it, and so go on where this one ends.
+    begins; deadline_running: from there to the end, and anew after a restart of the coordinator.  tied: the job is cancelled when no
+    client that watches it has been heard for a while.  keep: seconds for which the mesh keeps, beside the result, what the next stage
+    would need (`cascade.kept`), as an upload named by Finished.kept: another request may bring it, and so go on where this one ends.
 
     brings: names of the tensors in the upload, in the order of `cascade.BROUGHT`; they enter the first bag.  upload: SHA-256 (hex) of
     their safetensors frame.

@@ -19,8 +19,8 @@ from ifmesh.request import Request
 WAITING = 1000  # Submits that wait for their uploads; beyond, the one that was said longest ago is forgotten
 FILES = 10_000  # uploads on disk, however small
 
-Said = tuple[bytes, Submit]
-"""Who said it, and what."""
+Said = tuple[bytes, Submit, str | None]
+"""Who said it, what, and who it is said for: see `Broker.receive`."""
 
 
 @dataclass(slots=True)
@@ -42,7 +42,8 @@ class Uploads:
         self.users: dict[str, set[str]] = {}  # digest -> open jobs that refer to it, whether it is on disk or not
         self.size = 0
         self._most = most
-        self._waiting: OrderedDict[tuple[bytes, str], tuple[float, Submit]] = OrderedDict()  # by peer and job; the last said is last
+        # By peer and job; the last said is last: when, and then as in `Said`.
+        self._waiting: OrderedDict[tuple[bytes, str], tuple[float, Submit, str | None]] = OrderedDict()
         self._wanted: dict[str, dict[tuple[bytes, str], None]] = {}  # digest -> who waits for it, the first comer first
 
     # ---- wanted
@@ -63,12 +64,12 @@ class Uploads:
     def wants(self, digest: str) -> bool:
         return digest in self._wanted and not self.full
 
-    def wait(self, now: float, peer: bytes, submit: Submit) -> None:
+    def wait(self, now: float, peer: bytes, submit: Submit, owner: str | None = None) -> None:
         """In place of what this peer said of the same job before."""
         place, digest = (peer, submit.job), submit.request.upload
         if place in self._waiting and self._waiting[place][1].request.upload != digest:
             self._pop(place)
-        self._waiting[place] = now, submit
+        self._waiting[place] = now, submit, owner
         self._waiting.move_to_end(place)
         self._wanted.setdefault(digest, {})[place] = None
         if len(self._waiting) > WAITING:
@@ -84,25 +85,27 @@ class Uploads:
         for place in [place for place in self._waiting if place[0] == peer]:
             self._pop(place)
 
-    def withdrawn(self, job: str) -> list[Said]:
-        """Whatever waits under this job id, and now does no more."""
-        return [(place[0], self._pop(place)) for place in [place for place in self._waiting if place[1] == job]]
+    def withdrawn(self, job: str, owner: str | None = None) -> list[Said]:
+        """Whatever waits under this job id, and now does no more.  owner: of him alone; None: of all."""
+        said = [(place, whose) for place, (_, _, whose) in self._waiting.items() if place[1] == job and owner in (None, whose)]
+        return [(place[0], self._pop(place), whose) for place, whose in said]
 
     def arrived(self, digest: str) -> list[Said]:
         """Whatever waits for this upload, and now does no more."""
-        return [(place[0], self._pop(place)) for place in list(self._wanted.get(digest, ()))]
+        said = [(place, self._waiting[place][2]) for place in self._wanted.get(digest, ())]
+        return [(place[0], self._pop(place), whose) for place, whose in said]
 
     def tire(self, now: float, patience: float) -> float | None:
         """Forget what was not said again for so long.  When to look again; None: nothing waits."""
         while self._waiting:
-            place, (said, _) = next(iter(self._waiting.items()))
+            place, (said, _, _) = next(iter(self._waiting.items()))
             if now < said + patience:
                 return said + patience
             self._pop(place)
         return None
 
     def _pop(self, place: tuple[bytes, str]) -> Submit:
-        _, submit = self._waiting.pop(place)
+        _, submit, _ = self._waiting.pop(place)
         others = self._wanted[submit.request.upload]
         del others[place]
         if not others:
@@ -167,7 +170,7 @@ class Uploads:
         assert {(digest, job) for digest, users in self.users.items() for job in users} == referred, "uploads: references of no open job"
         assert all(self.users.values()), "uploads: a place is kept for nobody"
         assert self.size == sum(stored.size for stored in self.stored.values()), "uploads: the bytes do not add up"
-        places = {(s.request.upload, place) for place, (_, s) in self._waiting.items()}
+        places = {(s.request.upload, place) for place, (_, s, _) in self._waiting.items()}
         assert {(digest, place) for digest, who in self._wanted.items() for place in who} == places, "uploads: who waits for what?"
         assert all(self._wanted.values()), "uploads: wanted by nobody"
         assert len(self._waiting) <= WAITING, "uploads: too many wait"

@@ -65,10 +65,16 @@ class Vigil(Desk):
 
     def _expire(self, now: float, key: str) -> None:
         job = self.jobs.get(key)
-        # The timer may be that of an ended job whose id is in use again.  The sum is the very one that `_book` made.
-        if job is not None and job.request.deadline is not None and now >= job.accepted + job.request.deadline:
-            ending = Failed(job.id, "expired", job.at, "", f"its deadline of {job.request.deadline:g} s passed")
-            self._end(now, job, Cause.EXPIRED, ending)
+        if job is None:
+            return
+        # The timer may be that of an ended job whose id is in use again, or of what counts no more; the sums are those it was set for.
+        passed = {name: when for name, when in job.deadlines().items() if now >= when}
+        if job.id in self._orphans and passed.pop("deadline_queued", None) is not None:
+            self._timer(now + self.policy.grace, "deadline", key)  # somebody may be about to say that it has long begun
+        if passed:
+            name = min(passed, key=passed.__getitem__)
+            text = f"its {name} of {getattr(job.request, name):g} s passed" + (" before it began" if name == "deadline_queued" else "")
+            self._end(now, job, Cause.EXPIRED, Failed(job.id, "expired", job.at, "", text))
 
     def _listen(self, now: float, life: str) -> None:
         """Has this worker said anything lately?"""
@@ -81,7 +87,7 @@ class Vigil(Desk):
             self._lose(now, worker, f"still loading after {self.policy.loading:g} s", own=True)
         elif now >= heard + self.policy.silence:  # the very sum of the timer below: a difference may round the other way, for ever
             self._lose(now, worker, f"silent for {now - heard:.1f} s", own=False)
-            if self._suspects[life][1]:
+            if self._suspects[life]:
                 self._timer(max(now, worker.progressed + self._patience(worker.stage)), "suspect", life)
         else:
             self._timer(heard + self.policy.silence, "silence", life)
@@ -98,6 +104,7 @@ class Vigil(Desk):
             if not job.ticket:
                 self._deepest(now, job)
                 self._enqueue(now, job)
+                self._expire(now, job.id)
         for job in list(self.jobs.values()):
             self._reconsider(now, job, "its bag is gone")  # it may have died while nobody was granted anything
 

@@ -14,7 +14,7 @@ from ifmesh.cascade import BROUGHT, RNG
 from ifmesh.embeds import Embeds
 from ifmesh.errors import BadRequest
 from ifmesh.image import Image
-from ifmesh.request import STAGES, Request, Settings
+from ifmesh.request import DEADLINES, STAGES, Request, Settings
 from ifmesh.stage import Tensor
 
 LAST = {64: "stage_one", 256: "stage_two", 1024: "upscaler"}  # pixels -> the stage that draws them
@@ -41,8 +41,8 @@ class Wishes(TypedDict, total=False):
     upscaler; four times larger by each stage, whatever the size.  keep: seconds, at most a day, for which the mesh keeps what it takes to
     go on from there, at size 64 or 256.  continues: an Image of a job with keep: go on where it ended, see `proceed`.
 
-    priority: -100 to 100, higher goes first.  deadline: seconds from acceptance to the end.  tied: the job is cancelled when this
-    client is gone.
+    priority: -100 to 100, higher goes first.  deadline: seconds from acceptance to the end; deadline_queued: until its first stage
+    begins; deadline_running: from then on.  tied: the job is cancelled when this client is gone.
     """
 
     negative: str
@@ -64,6 +64,8 @@ class Wishes(TypedDict, total=False):
     continues: Image | None
     priority: int
     deadline: float | None
+    deadline_queued: float | None
+    deadline_running: float | None
     tied: bool
 
 
@@ -187,7 +189,7 @@ def unpacked(request: Request, frame: bytes) -> Brought:
 
 # ---- inside
 
-ANEW = ("negative", "stages", "format", "keep", "priority", "deadline", "tied")  # wishes that the Request has as they are ...
+ANEW = ("negative", "stages", "format", "keep", "priority", *DEADLINES, "tied")  # wishes that the Request has as they are ...
 PLAIN = (*ANEW, "style", "seeding", "width", "height")
 FIXED = ("style", "seed", "seeding", "generator", "embeds", "width", "height", "aspect_ratio", "upscale")  # when a picture is continued
 
@@ -267,7 +269,7 @@ def _onwards(prompt: object, given: object, mask: object, wishes: Mapping[str, A
         "settings": _settings(wishes.get("settings"), wishes.get("strength"), task, () if alone else ("stage_two",), later),
         "first_stage": first,
         "last_stage": last,
-        "deadline": None,
+        **dict.fromkeys(DEADLINES),
         "keep": 0.0,
         "brings": brought.names,
         "upload": brought.digest,

@@ -20,7 +20,7 @@ import zmq
 from ifmesh import bags, credentials, exits, keeper, log, modes, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.cascade import IF
-from ifmesh.compute import Compute, Ended, Event, Free, Loaded, Made, Spoilt, Stepped, Threw
+from ifmesh.compute import Compute, Ended, Event, Free, Loaded, Made, Saved, Spoilt, Stepped, Threw
 from ifmesh.config import Config
 from ifmesh.errors import Misconfigured
 from ifmesh.inlet import deliveries
@@ -30,14 +30,15 @@ from ifmesh.outlets import Outlets
 from ifmesh.places import socket_file
 from ifmesh.protocol import Endpoint, Hello, Trusted
 from ifmesh.stage import Setup
+from ifmesh.testament import Testament
 from ifmesh.trust import Trust
 from ifmesh.uplink import Uplink
 from ifmesh.wire import TO_COORDINATOR, TO_WORKER, Garbled, VersionMismatch
 from ifmesh.zap import Zap
 
 
-def run(stage: str, name: str, life: str, config: Config, tied_: bool) -> int:
-    """Serve one stage until the end of this life.  life: the routing id, never used before.  The exit code:
+def run(stage: str, name: str, life: str, config: Config, tied_: bool, testament: int = -1) -> int:
+    """Serve one stage until the end of this life.  life: the routing id, never used before; testament: see there.  The exit code:
 
     0 drained; 3 the stage cannot be loaded, or the coordinator refused; 75 told to stop twice; 1 a bug.
     """
@@ -46,7 +47,7 @@ def run(stage: str, name: str, life: str, config: Config, tied_: bool) -> int:
         tied.to_parent()
         tied.to_stdin()
     try:
-        code = Worker(stage, name, life, config).serve()
+        code = Worker(stage, name, life, config, Testament(testament)).serve()
     except Misconfigured as error:
         logger.error("%s", error)
         code = exits.CONFIGURATION
@@ -71,8 +72,9 @@ def tidy() -> None:
 
 
 class Worker:
-    def __init__(self, stage: str, name: str, life: str, config: Config) -> None:
+    def __init__(self, stage: str, name: str, life: str, config: Config, testament: Testament) -> None:
         self._stage, self._name, self._life, self._config = stage, name, life, config
+        self._testament = testament
         self._ctx = sockets.context()
         self._bell = Bell()
         self._events: SimpleQueue[Event] = SimpleQueue()
@@ -136,7 +138,7 @@ class Worker:
             self._stop(received)
         for parts in self._uplink.received():
             self._heard(parts)
-        for header, frame in deliveries(self._inlet, ("bag", "preview"), self._garbage, self._trust.wants):
+        for header, frame in deliveries(self._inlet, ("bag", "preview", "checkpoint"), self._garbage, self._trust.wants):
             self._carry_out(self._keeper.arrived(time.monotonic(), header, frame))
         with suppress(Empty):
             while True:
@@ -149,7 +151,9 @@ class Worker:
             if task is None:
                 break
             self._wanted -= not task.urgent
+            self._testament.leave(self._keeper.running)  # first: it may die of it
             self._compute.give(task)
+        self._testament.leave(self._keeper.running)
         if quiet and self._used and not self._keeper.tasks and not self._keeper.outbox:
             self._used = False
             tidy()
@@ -190,6 +194,8 @@ class Worker:
                 self._wanted += 1
             case Stepped(job, token, step, steps):
                 self._carry_out(self._keeper.advanced(now, job, token, step, steps))
+            case Saved(job, token, step, frame, digest):
+                self._carry_out(self._keeper.saved(now, job, token, step, frame, digest))
             case Made(job, token, frame, digest, seconds):
                 self._used = True
                 self._carry_out(self._keeper.completed(now, job, token, frame, digest, seconds))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ifmesh.request import Request
+from ifmesh.request import DEADLINES, Request
 from tests.broker.patron import ONWARDS, Wish
 from tests.broker.toyland import EMPTY, luggage, sha
 
@@ -46,13 +46,18 @@ class Cast:
             if wish.request.keep and rng.random() < 0.3:  # another job that keeps the very same
                 twin = Wish(f"{wish.job}-twin", replace(wish.request, keep=rng.choice(KEEP)), wish.first)
                 world.at(rng.uniform(0.0, world.storm_s * 0.7), rng.choice(world.patrons).submit, twin)
-            if rng.random() < 0.05:  # another client wants the very same
+            if rng.random() < 0.05 and not world.owned:  # another client wants the very same
                 same = Wish(wish.job, wish.request, wish.first)
                 world.at(rng.uniform(0.0, world.storm_s), rng.choice(world.patrons).submit, same)
         if deserter is not None:
             slow = Request(f"slow:{rng.choice(world.cascade.stages).name}", 99, tied=True)
             world.at(rng.uniform(0.0, world.storm_s * 0.5), deserter.submit, Wish("slow-99", slow))
             world.at(rng.uniform(world.storm_s * 0.6, world.storm_s), deserter.desert)
+
+    def _hurry(self) -> dict[str, Any]:
+        """One deadline, or several."""
+        rng = self.world.rng
+        return {name: rng.uniform(0.2, 20.0) for name in rng.choice((DEADLINES, DEADLINES[:1], DEADLINES[1:2], DEADLINES[2:]))}
 
     def wish(self, n: int) -> Wish:
         rng = self.world.rng
@@ -70,7 +75,7 @@ class Cast:
         request = Request(
             prompt=f"{kind}:{stage}", seed=n, task=task, last_stage="encoder" if task == "encode" else last,
             first_stage="stage_one" if "embeds" in brings else "encoder", priority=rng.choice((0, 0, 0, 5)),
-            deadline=rng.uniform(0.2, 20.0) if kind == "hurry" else None, brings=brings, upload=sha(first) if brings else "",
+            **(self._hurry() if kind == "hurry" else {}), brings=brings, upload=sha(first) if brings else "",
             tied=rng.random() < 0.3, keep=rng.choice((0.0, *KEEP)) if last in ONWARDS and task != "encode" else 0.0,
         )  # fmt: skip
         return Wish(f"{kind}-{n}", request, first, previews=rng.random() < 0.4)

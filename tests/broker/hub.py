@@ -3,116 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ifmesh.broker import Broker
-from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Discard, Give, Hand, Hold, Note, Send
+from ifmesh.checkpoints import Checkpoints
+from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Discard, Forget, Give, Hand, Hold, Note, Restore, Send
 from ifmesh.protocol import (
     Cancelled,
-    Ended,
     Endpoint,
-    Finished,
     Header,
     Preview,
     Result,
-    StageRun,
     Submit,
     ToCoordinator,
     Token,
     Wanted,
     Watch,
 )
-from ifmesh.request import Request
-from tests.broker.service import first_bag
-from tests.broker.toyland import EMPTY, apart, digest, left, names, published, sha
+from tests.broker.disk import Disk
+from tests.broker.service import first_bag, from_hub
+from tests.broker.toyland import apart, digest, names, sha
 
 if TYPE_CHECKING:
     from tests.broker.world import World
-
-
-@dataclass(slots=True)
-class Record:
-    """One row of the simulated journal.  accepted: by the wall clock of the world; given_back: blames that were taken back."""
-
-    request: Request
-    accepted: float
-    ended: float = 0.0
-    blame: int = 0
-    given_back: int = 0
-    ending: Ended | None = None
-    story: tuple[tuple[float, str], ...] = ()
-    runs: tuple[StageRun, ...] = ()
-
-
-@dataclass(slots=True)
-class Disk:
-    rows: dict[str, Record] = field(default_factory=dict)
-    results: dict[str, bytes] = field(default_factory=dict)
-    uploads: dict[str, bytes] = field(default_factory=dict)
-    brought: dict[str, bytes] = field(default_factory=dict)  # all uploads that ever were on it
-    rotten: set[str] = field(default_factory=set)  # those that it has lost
-    holds: dict[str, tuple[tuple[str, ...], float]] = field(default_factory=dict)  # of what tensors, and until when by the wall clock
-
-    def lose(self, upload: str) -> None:
-        del self.uploads[upload]
-        self.rotten.add(upload)
-
-    def discard(self, now: float, upload: str) -> None:
-        held = 0.0 if upload in self.rotten else self.held(now, upload)  # else somebody may have brought it anew
-        assert not held, f"{upload} is discarded, and held for {held:.2f} s more"
-        users = [job for job, row in self.rows.items() if row.ending is None and row.request.upload == upload]
-        assert not users, f"the upload of {users} is discarded"
-        assert upload in self.uploads or upload in self.rotten, "an upload is discarded that was never there"
-        self.uploads.pop(upload, None)
-
-    def held(self, now: float, upload: str) -> float:
-        """For so many seconds more; 0: it is not."""
-        return max(0.0, self.holds[upload][1] - now - 1e-6) if upload in self.holds else 0.0
-
-    def first_bag(self, upload: str) -> bytes | None:
-        return self.uploads.get(upload) if upload else EMPTY
-
-    def commit(self, now: float, disturbed: float, roomy: bool, commands: list[Command]) -> None:
-        """One transaction for all that a batch wants remembered.  roomy: there is room for all that is to be kept."""
-        for command in commands:
-            if isinstance(command, Hold):
-                self.holds[command.digest] = command.names, now + command.seconds
-        for command in commands:
-            if isinstance(command, Book):
-                assert command.job not in self.rows, f"{command.job} is booked twice"
-                here = command.request.upload in (*self.uploads, *self.rotten, "")
-                over = any(isinstance(c, Close) and c.job == command.job for c in commands)
-                assert here or over, f"{command.job} is booked, and its upload is not here"
-                self.rows[command.job] = Record(command.request, now)
-            elif isinstance(command, Blame):
-                assert command.job in self.rows, f"blame for {command.job}, which was never booked"
-                row = self.rows[command.job]
-                row.given_back += max(0, row.blame - command.count)
-                row.blame = command.count
-            elif isinstance(command, Close):
-                row = self.rows[command.job]
-                assert row.ending is None, f"{command.job} is closed twice: {row.ending}, then {command.ending}"
-                row.ended = now
-                row.ending, row.story, row.runs = command.ending, command.story, command.runs
-                if isinstance(command.ending, Finished):
-                    frame = self.results.get(command.job)
-                    assert frame is not None, f"{command.job} is finished, but nothing is on disk"
-                    assert sha(frame) == command.ending.digest, f"{command.job}: digest of something else"
-                    first = self.brought[row.request.upload] if row.request.upload else EMPTY
-                    assert frame == published(row.request, first), f"{command.job}: wrong bytes were published"
-                    self._check_kept(now, command.job, row.request, command.ending.kept, left(row.request, first), roomy)
-                    deadline = row.accepted + (row.request.deadline or float("inf"))
-                    assert now <= max(deadline + 0.01, disturbed), f"{command.job} finished {now - deadline:.2f} s after its deadline"
-
-    def _check_kept(self, now: float, job: str, request: Request, kept: str, right: bytes, roomy: bool) -> None:
-        """What a Finished promises."""
-        assert kept in ((sha(right),) if roomy else (sha(right), "")) if right else not kept, f"{job}: kept {kept!r}"
-        if kept:
-            assert self.brought[kept] == right, f"{job}: the wrong bytes are kept"
-            assert kept in self.uploads or kept in self.rotten, f"{job}: what it has kept is not on disk"
-            assert self.holds[kept][0] == names(right), f"{job}: others are held than were kept"
-            assert self.held(now, kept) >= request.keep - 1e-3, f"{job}: it is not kept for {request.keep} s"
 
 
 class Hub:
@@ -124,9 +38,11 @@ class Hub:
         self.epoch = 0
         self.alive = False
         self.crashes = 0
+        self.unsynced = 0  # writes that a crash has taken along before they were committed
         self.doom: str = ""
         self.disturbed = 0.0  # until then it was late for reasons of its own
         self.broker: Broker
+        self.checkpoints: Checkpoints
         self._inbox: list[tuple[bytes, ToCoordinator] | tuple[str, int, tuple[str, ...]] | tuple[str, Token, str, int, str]] = []
         self._storing: Counter[str] = Counter()  # uploads on their way to disk
         self._watching: defaultdict[bytes, set[str]] = defaultdict(set)  # what each client has asked to be told of
@@ -151,11 +67,12 @@ class Hub:
         self._watching.clear()
         self._heard.clear()
         self._skew = world.rng.uniform(0, 1e6)
+        self.checkpoints = Checkpoints(world.checkpoint_bytes)
         self.broker = world.minds.broker(world.cascade, self.epoch, (self.inlet,), world.policy)
         world.say("hub", f"starts, epoch {self.epoch}")
         rows = self.disk.rows.items()
-        open_jobs = [Booked(job, r.request, world.now - r.accepted, r.blame) for job, r in rows if r.ending is None]
-        ended = [Closed(job, r.request, r.ending, r.story, r.runs) for job, r in rows if r.ending is not None]
+        open_jobs = [Booked(job, r.request, world.now - r.accepted, r.blame, r.owner, r.lives) for job, r in rows if r.ending is None]
+        ended = [Closed(job, r.request, r.ending, r.story, r.runs, r.owner) for job, r in rows if r.ending is not None]
         uploads = {upload: len(frame) for upload, frame in self.disk.uploads.items()}
         held = [Hold(upload, of, self.disk.held(world.now, upload)) for upload, (of, until) in self.disk.holds.items() if until > world.now]
         commands = self.broker.recover(self.clock(), open_jobs, ended, uploads, held)
@@ -191,12 +108,22 @@ class Hub:
         """A bag on the inlet."""
         if not self.alive or epoch != self.epoch:
             return
+        if self.world.now < self._paused:
+            self.world.at(self._paused, self.arrives, epoch, header, frame)
+            return
         if digest(frame) != header.digest:
             self.world.say("hub", "drops a frame of the wrong digest:", header)
         elif header.kind == "preview":
             self._show(header, frame)
         elif header.kind == "upload":
             self._take(epoch, header, frame)
+        elif header.kind == "checkpoint":
+            if self.broker.saves(header.job, header.token, header.step):
+                self._save(header, frame)
+        elif header.kind == "relay":
+            if (way := self.broker.relay(header.job, header.token)) is not None:
+                self.world.relays += 1
+                from_hub(self.world, way[0], replace(header, kind="bag"), frame)
         elif self.broker.expects(header.job, header.token):
             self.world.say("hub", "stores", header)
             pictures, kept = apart(frame)
@@ -205,6 +132,21 @@ class Hub:
             self.world.later(self.world.rng.uniform(0.002, 0.2), self._stored, epoch, header, pictures, kept, keeps)
         else:
             self.world.say("hub", "does not expect", header)
+
+    def _save(self, header: Header, frame: bytes) -> None:
+        commands: list[Command] = []
+        gone = self.checkpoints.keep(header, frame)
+        commands += self.broker.saved(self.clock(), header.job, header.token, header.step)
+        for job in gone:
+            commands += self.broker.unsaved(self.clock(), job)
+        self.command(commands)
+
+    def _restore(self, order: Restore) -> list[Command]:
+        kept = self.checkpoints.under(order.job, order.token)
+        if kept is None:
+            return self.broker.unsaved(self.clock(), order.job)
+        from_hub(self.world, order.life, kept[0], bytes(kept[1]))
+        return []
 
     def _show(self, header: Header, frame: bytes) -> None:
         """An early picture, to whoever looks."""
@@ -259,7 +201,7 @@ class Hub:
                 world.say("hub", f"{item[0].decode()} >", item[1])
                 world.watch(item[1])
                 self._note(*item)
-                commands += self.broker.receive(self.clock(), *item)
+                commands += self.broker.receive(self.clock(), *item, world.owner(item[0]))
             elif len(item) == 3:
                 world.say("hub", f"has stored {item[0]}")
                 self._storing[item[0]] -= 1
@@ -267,6 +209,7 @@ class Hub:
             else:
                 world.say("hub", f"landed {item[0]} {item[1]}")
                 commands += self.broker.landed(self.clock(), *item)
+            self.broker.check()
         wakeup = self.broker.wakeup()
         if wakeup is not None and wakeup <= self.clock():
             commands += self.broker.tick(self.clock())
@@ -284,6 +227,7 @@ class Hub:
     def _gone(self, peer: bytes) -> None:
         self._watching.pop(peer, None)
         self.broker.gone(self.clock(), peer)
+        self.broker.check()
 
     def _check_tethers(self, commands: list[Command]) -> None:
         """Only what nobody was heard of for long is cut loose."""
@@ -310,11 +254,11 @@ class Hub:
         world = self.world
         doom = self.doom if len(commands) > 1 or any(isinstance(c, Book | Close | Hold | Blame) for c in commands) else ""
         if doom == "before the commit":
+            self.unsynced += sum(isinstance(c, Book | Close | Hold | Blame) for c in commands)
             return self.crash()
         self.disk.commit(world.now, self.disturbed, world.policy.max_uploads > 1000, commands)
         self._check_tethers(commands)
-        world.proved.update(world.proving)
-        world.proving.clear()
+        world.prove()
         if doom == "after the commit":
             return self.crash()
         more: list[Command] = []
@@ -341,8 +285,16 @@ class Hub:
             world.say("hub", "  gives", command)
             frame = self.disk.first_bag(command.upload)
             if frame is None:
-                return self.broker.unreadable(self.clock(), command.job, "it is no longer on disk")
+                commands = self.broker.unreadable(self.clock(), command.job, "it is no longer on disk")
+                self.broker.check()
+                return commands
             first_bag(world, command, frame)
+        elif isinstance(command, Restore):
+            world.say("hub", "  restores", command)
+            return self._restore(command)
+        elif isinstance(command, Forget):
+            assert self.checkpoints.under(command.job, (0, 0)), f"there is no checkpoint of {command.job} to forget"
+            self.checkpoints.drop(command.job)
         elif isinstance(command, Discard):
             world.say("hub", "  discards", command)
             if not self._storing[command.digest]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 from ifmesh.protocol import Header, ToClient, ToCoordinator, ToParent, ToWorker
@@ -54,8 +55,9 @@ class Links:
         self.world = world
         self.by_peer: dict[bytes, Link] = {}
         self.lossy = 0.0
+        self.double = 0.0
         self.slow = 0.0
-        self.lost = 0
+        self.lost = self.doubled = self.spoilt = 0
         self._pipes: dict[tuple[str, str], float] = {}
         self._holes: dict[tuple[str, str], float] = {}
 
@@ -108,8 +110,8 @@ class Links:
 
     def heal(self) -> None:
         """The weather clears."""
-        self.lossy = self.slow = 0.0
-        self._holes.clear()
+        self.lossy = self.double = self.slow = 0.0
+        self._holes = {pair: until for pair, until in self._holes.items() if until == inf}
         for link in self.by_peer.values():
             if max(link.cut_up, link.cut_down) > self.world.now and not link.stuck:
                 link.renew(self.world.now + 0.5 if self.world.hub.alive else float("inf"))
@@ -118,6 +120,12 @@ class Links:
     def open(self, peer: bytes) -> bool:
         link = self.by_peer.get(peer)
         return link is not None and link.up_at <= self.world.now
+
+    def _times(self) -> int:
+        """How often it arrives.  TCP doubles nothing; a sender that is not sure that it was heard does."""
+        twice = bool(self.double) and self.world.rng.random() < self.double
+        self.doubled += twice
+        return 1 + twice
 
     def _late(self) -> float:
         rng = self.world.rng
@@ -129,8 +137,9 @@ class Links:
             self.lost += 1
             world.say(link.name, "lost on the way up:", message)
             return
-        link.last_up = max(link.last_up + 1e-6, world.now + self._late(), link.cut_up)
-        world.at(link.last_up, self._rise, link, link.generation, world.hub.epoch, message)
+        for _ in range(self._times()):
+            link.last_up = max(link.last_up + 1e-6, world.now + self._late(), link.cut_up)
+            world.at(link.last_up, self._rise, link, link.generation, world.hub.epoch, message)
 
     def _rise(self, link: Link, generation: int, epoch: int, message: ToCoordinator) -> None:
         fresh = link.generation == generation or (link.closed and link.generation == generation + 1 and link.limbo >= self.world.now)
@@ -150,8 +159,9 @@ class Links:
             self.lost += 1
             world.say(link.name, "lost on the way down:", message)
             return True
-        link.last_down = max(link.last_down + 1e-6, world.now + self._late(), link.cut_down)
-        world.at(link.last_down, self._fall, link, link.generation, message, payload)
+        for _ in range(self._times()):
+            link.last_down = max(link.last_down + 1e-6, world.now + self._late(), link.cut_down)
+            world.at(link.last_down, self._fall, link, link.generation, message, payload)
         return True
 
     def _fall(self, link: Link, generation: int, message: Down, payload: bytes) -> None:
@@ -163,21 +173,32 @@ class Links:
 
     # ---- data
 
-    def hole(self, a: str, b: str, seconds: float) -> None:
-        """No bag passes between these two services for a while."""
-        self._holes[min(a, b), max(a, b)] = self.world.now + seconds
+    def hole(self, a: str, b: str, seconds: float, back: bool = True) -> None:
+        """No bag passes from a to b for a while (inf: the weather does not mend it), nor back."""
+        for pair in ((a, b), (b, a))[: 1 + back]:
+            self._holes[pair] = max(self._holes.get(pair, 0.0), self.world.now + seconds)
+
+    def mend(self) -> None:
+        """Whatever lasts."""
+        self._holes.clear()
 
     def pipe(self, sender: str, alive: Callable[[], bool], receiver: str, deliver: Deliver, header: Header, frame: bytes) -> None:
         """sender, receiver: names of services.  A bag that meets a hole, a death or a flipped bit does not arrive."""
-        world, rng = self.world, self.world.rng
-        if self._holes.get((min(sender, receiver), max(sender, receiver)), 0.0) > world.now:
+        world = self.world
+        if self._holes.get((sender, receiver), 0.0) > world.now:
             self.lost += 1
             world.say(sender, "bag lost in a hole:", header)
             return
+        for _ in range(self._times()):
+            self._pour(sender, alive, receiver, deliver, header, frame)
+
+    def _pour(self, sender: str, alive: Callable[[], bool], receiver: str, deliver: Deliver, header: Header, frame: bytes) -> None:
+        world, rng = self.world, self.world.rng
         late = rng.uniform(0.0005, 0.02) + (rng.uniform(0, 20 * self.slow) if self.slow else 0.0)
         arrival = max(self._pipes.get((sender, receiver), 0.0) + 1e-6, world.now + late)
         self._pipes[sender, receiver] = arrival
         spoilt = world.storm and rng.random() < 0.01
+        self.spoilt += spoilt
         world.at(arrival, self._drop, alive, deliver, header, b"\0" + frame[1:] if spoilt else frame)
 
     def _drop(self, alive: Callable[[], bool], deliver: Deliver, header: Header, frame: bytes) -> None:

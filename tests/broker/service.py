@@ -10,7 +10,7 @@ from ifmesh.commands import Give, parent_of
 from ifmesh.keeper import Carry, Command, Forget, Keeper, Rebuild, Send, Stop, Task
 from ifmesh.protocol import Beat, Endpoint, Exited, Header, Hello, Kill, Noted, ToWorker
 from tests.broker.links import Down, Link
-from tests.broker.toyland import alone, digest, output
+from tests.broker.toyland import alone, checkpoint, digest, output, steps
 
 if TYPE_CHECKING:
     from tests.broker.world import World
@@ -40,8 +40,9 @@ class Parent:
         elif isinstance(message, Noted) and self.exited is not None:
             self.leave()
 
-    def child_ended(self, cause: Cause, detail: str) -> None:
-        self.exited, self.since = Exited(self.life, cause, detail), self.world.now
+    def child_ended(self, cause: Cause, detail: str, ran: tuple[str, ...]) -> None:
+        told = Exited(self.life, cause, detail, self.service.name, ran if self.world.rng.random() < 0.9 else None)
+        self.exited, self.since = told, self.world.now
         self._repeat()
 
     def _repeat(self) -> None:
@@ -84,7 +85,7 @@ class Service:
         self._asleep: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._tick_at = float("inf")
         self._skew = 0.0
-        self._pace = world.rng.choice((0.01, 0.05, 0.2, 0.5))
+        self.pace = world.rng.choice((0.01, 0.05, 0.2, 0.5)) / world.length
 
     @property
     def url(self) -> str:
@@ -131,7 +132,7 @@ class Service:
         world.inlets.pop(f"tcp://{dead}", None)
         world.links.leave(self.link)
         if witness:
-            self.parent.child_ended(cause, detail)
+            self.parent.child_ended(cause, detail, self.keeper.running)
         else:
             self.parent.exited = None
             self.parent.leave()
@@ -273,9 +274,27 @@ class Service:
             self._carry_out(self.keeper.raised(self.clock(), task.job, task.token, "it can never work", "request"))
             return
         self.slow = trouble == "slow" and where == self.stage
-        self.step, self.steps = 0, SLOW if self.slow else rng.randint(1, 6)
-        self._carry_out(self.keeper.advanced(self.clock(), task.job, task.token, 0, self.steps))
-        self._mine(self._pace * rng.uniform(0.5, 1.5), self._steps, task)
+        self.step, self.steps = self._resumed(task), SLOW if self.slow else steps(self.stage, task.request) * world.length
+        self._carry_out(self.keeper.advanced(self.clock(), task.job, task.token, self.step, self.steps))
+        self._mine(self.pace * rng.uniform(0.5, 1.5), self._steps, task)
+
+    def _resumed(self, task: Task) -> int:
+        """The step after which it goes on.  It must be right; a few cannot be read all the same, and cost the time alone."""
+        world = self.world
+        if task.saved is None or (world.storm and world.rng.random() < 0.02):
+            return 0
+        step = int(bytes(task.saved).partition(b"|")[0])
+        right = checkpoint(self.stage, task.request, bytes(task.frame), self.keeper.hello.numeric, step)
+        assert task.saved == right, f"{task.job}: the checkpoint of something else, or of another numeric class"
+        world.resumed += 1
+        return step
+
+    def _save(self, task: Task) -> None:
+        """Now and then a checkpoint."""
+        world = self.world
+        if world.every and not task.preview and self.step % world.every == 0:
+            frame = checkpoint(self.stage, task.request, bytes(task.frame), self.keeper.hello.numeric, self.step)
+            self._carry_out(self.keeper.saved(self.clock(), task.job, task.token, self.step, frame, digest(frame)))
 
     def _steps(self, task: Task) -> None:
         """One denoising step; a cancel lands here, and so do most misfortunes."""
@@ -291,8 +310,11 @@ class Service:
             self.task = None
             return self._do(self.keeper.raised(self.clock(), task.job, task.token, "RuntimeError: no", "stage"))
         self.step += 1
+        if not task.preview:
+            world.stepped(task.job, self.stage, self.step)
         if self.step < self.steps:
-            self._mine((0.5 if self.slow else self._pace) * world.rng.uniform(0.5, 1.5), self._steps, task)
+            self._save(task)
+            self._mine((0.5 if self.slow else self.pace) * world.rng.uniform(0.5, 1.5), self._steps, task)
             return self._do(self.keeper.advanced(self.clock(), task.job, task.token, self.step, self.steps))
         self.task = None
         frame = output(self.stage, task.request, bytes(task.frame))
@@ -301,15 +323,19 @@ class Service:
         return self._do([])
 
     def _encoded(self, task: Task, frame: bytes) -> None:
-        self._do(self.keeper.completed(self.clock(), task.job, task.token, frame, digest(frame), self.steps * self._pace))
+        self._do(self.keeper.completed(self.clock(), task.job, task.token, frame, digest(frame), self.steps * self.pace))
 
 
 def first_bag(world: World, give: Give, frame: bytes) -> None:
     """The coordinator PUSHes the first bag to a worker of the first stage."""
-    service = world.inlets.get(give.to[0].url)
+    from_hub(world, give.life, Header("bag", give.job, give.stage, give.token, digest(frame)), frame)
+
+
+def from_hub(world: World, life: str, header: Header, frame: bytes) -> None:
+    """The coordinator PUSHes something to that life."""
+    service = world.inlets.get(f"tcp://{life}")
     if service is not None:
-        header = Header("bag", give.job, give.stage, give.token, digest(frame))
-        epoch, life = world.hub.epoch, service.life
+        epoch = world.hub.epoch
         world.links.pipe(
             "hub", lambda: world.hub.alive and world.hub.epoch == epoch and service.life == life,
             service.name, lambda h, f: service.arrives(life, h, f), header, frame,

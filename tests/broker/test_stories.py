@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.broker.faults import STORIES
 from tests.broker.script import play
-
-STORIES = sorted((Path(__file__).parent / "stories").glob("*.txt"))
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda path: path.stem)

@@ -37,6 +37,16 @@ def output(stage: str, request: Request, frame: bytes) -> bytes:
     return made + onwards(request, frame) if stage == "guard" else made
 
 
+def steps(stage: str, request: Request) -> int:
+    """How many this stage takes of it."""
+    return 1 + blake2b(f"{stage}|{request.prompt}|{request.seed}".encode(), digest_size=1).digest()[0] % 6
+
+
+def checkpoint(stage: str, request: Request, frame: bytes, numeric: str, step: int) -> bytes:
+    """All that it takes to go on after this step."""
+    return f"{step}|{numeric}|".encode() + blake2b(f"{stage}|{request.prompt}|{request.seed}|".encode() + frame, digest_size=12).digest()
+
+
 def onwards(request: Request, frame: bytes) -> bytes:
     """The frame of the upload that is made of this bag; b"": nothing is to be kept.  How long it is kept makes no difference."""
     blobs = {blob.name for blob in kept(request)}

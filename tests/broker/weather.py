@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -95,6 +96,13 @@ class Weather:
             world.say(link.name, f"cut off, up {up}, down {down}")
             world.links.cut(link, rng.choice((rng.uniform(0.1, 3.0), rng.uniform(3.0, 15.0))), up, down)
 
+    def swizzled_(self) -> None:
+        """Links are cut one by one, and come back in another order."""
+        world, rng = self.world, self.world.rng
+        peers = list(world.links.by_peer)
+        for n, peer in enumerate(rng.sample(peers, min(4, len(peers)))):
+            world.later(0.5 * n, world.links.cut, world.links.by_peer[peer], rng.uniform(2.0, 12.0), True, True)
+
     def stuck_(self) -> None:
         """One socket is dead, silently and for ever.  (A parent has no time to make another.)"""
         world = self.world
@@ -108,7 +116,14 @@ class Weather:
         names = ["hub", *(s.name for s in world.services)]
         one, other = rng.sample(names, 2)
         one = "hub" if other != "hub" and rng.random() < 0.3 else one
-        world.links.hole(one, other, rng.uniform(1.0, 20.0))
+        world.links.hole(one, other, rng.uniform(1.0, 20.0), back=rng.random() < 0.7)
+
+    def severed_(self) -> None:
+        """A cable between two workers, one way or both, that nobody mends; few of them, for each costs its patience once."""
+        world, rng = self.world, self.world.rng
+        if self.happened["severed"] <= 3:
+            one, other = rng.sample(world.services, 2)
+            world.links.hole(one.name, other.name, inf, back=rng.random() < 0.5)
 
     def isolated_(self) -> None:
         """All bags to and from one service are lost."""

@@ -1,7 +1,8 @@
 """The whole mesh in one thread, under a virtual clock, with honest faults.
 
 The minds are the real ones; clock, links, disk, processes and models are simulated.  First a storm, then quiet: in the quiet
-everything that was accepted must end.  `python -m tests.broker.world SEED` prints everything that happens in one of them.
+everything that was accepted must end.  `python -m tests.broker.world SEED` prints everything that happens in one of them, and
+`python -m tests.broker.world --seeds A B` the figures of many.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Minds:
 class World:
     """One run.  Everything in it follows from the seed."""
 
-    def __init__(self, seed: int, minds: Minds | None = None, trace: Callable[[str], None] | None = None) -> None:
+    def __init__(self, seed: int, minds: Minds | None = None, trace: Callable[[str], None] | None = None, every: int | None = None) -> None:
+        """every: so many steps from one checkpoint to the next, 0: none; None: as the seed has it."""
         self.seed, self.minds, self._trace = seed, minds or Minds(), trace
         self.rng = rng = Random(seed)
         self.now = 0.0
@@ -61,9 +63,15 @@ class World:
             upload_keep=rng.choice((5.0, 10.0, 20.0)),
             max_uploads=rng.choice((1 << 30, 1 << 30, 25, 100)),
             tether=rng.choice((15.0, 30.0)),
+            checkpoints=rng.random() < 0.7 if every is None else every > 0,
         )
         self.outbox = rng.choice((1 << 30, 1 << 30, 50))
         self.mixed = rng.random() < 0.2  # workers of different numeric classes
+        self.length = rng.choice((1, 1, 6))  # stages of so many times more, and shorter, steps
+        mine = rng.choice((0, 0, 1, 2)) * (1 if self.length == 1 else 3)
+        self.every = mine if every is None else every
+        self.checkpoint_bytes = rng.choice((1 << 20, 100))
+        self.owned = rng.random() < 0.3  # each client sees its own jobs alone
         self.links = Links(self)
         self.hub = Hub(self)
         self.inlets: dict[str, Service] = {}
@@ -73,11 +81,13 @@ class World:
         self.patrons = [Patron(self, f"client-{n}") for n in range(rng.choice((1, 2, 3)))]
         self.weather = Weather(self)
         self.events = self.deaths = self.runs = self.refused = self.rebuilds = self.drained = 0
-        self.uploads = self.previews = self.loose = self.onwards = 0
+        self.uploads = self.previews = self.loose = self.onwards = self.relays = 0
+        self.steps = self.steps_twice = self.resumed = self.innocents = 0
+        self._stepped: set[tuple[str, str, int]] = set()
         self.victims: defaultdict[str, frozenset[str]] = defaultdict(frozenset)  # what died in whom
         self.hurt: Counter[str] = Counter()  # own deaths of workers while they ran this job
         self.proved: Counter[str] = Counter()  # those of them that the broker could know of
-        self.proving: list[str] = []  # the same, before it is committed
+        self.proving: dict[str, str] = {}  # life -> job, the same, before it is committed
         self._deadly: dict[str, str] = {}  # life -> the job that killed it before a witness
         self._queue: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._serial = 0
@@ -122,6 +132,10 @@ class World:
                 receiver.name, lambda h, f: receiver.arrives(its, h, f), header, frame,
             )  # fmt: skip
 
+    def owner(self, peer: bytes) -> str | None:
+        """Of the jobs that this client sees; None: it sees all."""
+        return peer.decode().partition(".")[0] if self.owned else None
+
     # ---- whose death is whose fault
 
     def may_hurt(self, name: str, job: str, count: bool = True) -> bool:
@@ -133,6 +147,12 @@ class World:
         self.hurt[job] += not count
         self.victims[name] = victims
         return True
+
+    def stepped(self, job: str, stage: str, step: int) -> None:
+        """A stage has done this step of the job, maybe not for the first time."""
+        self.steps += 1
+        self.steps_twice += (job, stage, step) in self._stepped
+        self._stepped.add((job, stage, step))
 
     def raises_once(self, job: str) -> bool:
         self._raised, before = self._raised | {job}, self._raised
@@ -149,10 +169,16 @@ class World:
 
     def watch(self, message: ToCoordinator) -> None:
         """What the coordinator is about to hear: does it know what this death was about?"""
-        if isinstance(message, Exited) and (job_id := self._deadly.pop(message.life, "")):
+        if isinstance(message, Exited) and (job_id := self._deadly.get(message.life, "")):
             job = self.hub.broker.jobs.get(job_id)
-            if job is not None and job.running and job.life == message.life:
-                self.proving.append(job_id)
+            if job is not None and (message.ran is not None or (job.running and job.life == message.life)):
+                self.proving[message.life] = job_id
+
+    def prove(self) -> None:
+        """What the coordinator has heard is committed."""
+        for life, job in self.proving.items():
+            self.proved[job] += self._deadly.pop(life, "") == job
+        self.proving.clear()
 
     # ---- the run
 
@@ -166,6 +192,7 @@ class World:
             self.at(rng.uniform(0.0, 2.0), patron.start)
         Cast(self).enter()
         self.links.lossy = rng.choice((0.0, 0.0, 0.02))
+        self.links.double = rng.choice((0.0, 0.0, 0.01))
         self.links.slow = rng.choice((0.0, 0.0, 0.1, 0.5))
         self.at(rng.uniform(0.0, 1.0), self._keep_coordinator)
         self.at(2.0, self.weather.blow)
@@ -177,6 +204,25 @@ class World:
         self._judge()
         self._settle()
         return self
+
+    def calm(self, *wishes: Wish, limit: float) -> World:
+        """Another kind of run: no storm, everybody is there, and these wishes are to end within so many seconds."""
+        self.storm = False
+        for service in self.services:
+            service.start()
+        self.hub.start()
+        self.patrons[0].start()
+        self._until(25.0, self._all_here)
+        since = self.now
+        for wish in wishes:
+            self.patrons[0].submit(wish)
+        self.run_until(since + limit)
+        self._judge()
+        return self
+
+    def run_until(self, end: float) -> None:
+        """Or until everything has ended."""
+        self._until(end, self._all_ended)
 
     def _keep_coordinator(self) -> None:
         """Somebody starts the coordinator again whenever it is down."""
@@ -224,6 +270,7 @@ class World:
                 assert ending is not None or patron.deserted, f"{wish.job} has not ended {QUIET:g} s after the storm"
                 if ending is not None:
                     self._judge_one(wish, ending)
+                assert row is None or row.owner == (patron.name if self.owned else ""), f"{wish.job} belongs to {row.owner!r}"
         for job, row in self.hub.disk.rows.items():
             assert row.ending is not None, f"{job} was accepted and never ended"
         for job, kills in self.proved.items():
@@ -241,6 +288,7 @@ class World:
             if wish.request.upload in self.hub.disk.rotten and ending.cause == "error":
                 return
             right = {"hurry": "expired", "raises": "error", "bad": "request", "poison": "poison"}.get(kind, "")
+            self.innocents += ending.cause != right
             assert ending.cause == right, f"innocent {wish.job} failed: {ending}"
         elif kind == "slow":
             raise AssertionError("nobody watched it, and it has finished")
@@ -255,6 +303,7 @@ class World:
 
     def _settle(self) -> None:
         """Nothing leaks; a new job goes straight through; the mesh drains to the last worker."""
+        self.links.mend()
         for service in self.services:
             service.unhang()
             service.come_back()
@@ -266,7 +315,7 @@ class World:
         self._until(self.now + 60.0, lambda: wish.fetched)
         assert isinstance(wish.ending, Finished), f"submitted after the weather cleared, and ended as {wish.ending}"
         assert wish.fetched, "the result of the last job was not fetched"
-        slow = sum(max(s._pace for s in self.services if s.stage == spec.name) * 9 for spec in IF.stages)
+        slow = sum(max(s.pace for s in self.services if s.stage == spec.name) * 9 * self.length for spec in IF.stages)
         row = self.hub.disk.rows[wish.job]
         assert row.ended - row.accepted < slow + 1.0, f"the last job took {row.ended - row.accepted:.1f} s, and needs {slow:.1f} at most"
         self._until(self.now + 20.0, lambda: not self._unfetched())
@@ -274,6 +323,7 @@ class World:
         held = max((until - self.now for _, until in self.hub.disk.holds.values()), default=0.0)
         self._until(self.now + max(3.0, held) + self.policy.upload_keep + 1.0)
         assert not self.hub.broker.jobs, f"the broker still has {list(self.hub.broker.jobs)}"
+        assert not len(self.hub.checkpoints), "checkpoints are left over"
         uploads = self.hub.broker.uploads
         assert not self.hub.disk.uploads, "uploads are left over on disk"
         assert not uploads.stored, "uploads are left over in the books"
@@ -288,11 +338,7 @@ class World:
         assert self.drained == goodbyes, "somebody did not go when the mesh was taken down"
 
 
-def main() -> None:
-    world = World(int(sys.argv[1]), trace=print)
-    world.run()
-    print(dict(world.weather.happened), f"{world.events} turns, {world.runs} runs, {world.deaths} deaths, {world.hub.crashes} crashes")
-
-
 if __name__ == "__main__":
-    main()
+    from tests.broker.tally import main
+
+    sys.exit(main())

@@ -220,7 +220,7 @@ def test_some_of_several_is_exit_6(slow: Shell) -> None:
 def test_a_deadline_is_exit_5(slow: Shell) -> None:
     done = slow.run("submit", "a fox", *LONG, "--deadline", "0.3", "-o", "late.png")
     assert (done.returncode, done.stdout) == (5, "")
-    assert re.fullmatch(r"ifmesh: job \w+: its deadline passed", done.stderr.splitlines()[-1])
+    assert re.fullmatch(r"ifmesh: job \w+: its deadline of 0.3 s passed", done.stderr.splitlines()[-1])
 
 
 def test_a_full_mesh_is_exit_4(slow: Shell) -> None:

@@ -85,7 +85,7 @@ def batch(shell: Shell, *lines: dict[str, object] | str, name: str = "batch.json
 def test_every_flag_of_a_new_picture_reaches_the_request(toy: Shell) -> None:
     flags = shlex.split(
         "--negative blur --seed 7 --size 256 --steps I=3,II=2 --guidance I=9 --guidance II=4.5 --noise-level II=200 "
-        "--seeding per_stage --width 96 --height 64 --priority 3 --deadline 100 --tied"
+        "--seeding per_stage --width 96 --height 64 --priority 3 --deadline 100 --deadline-queued 50 --deadline-running 60 --tied"
     )
     assert fine(toy.run("submit", "a fox", *flags, "-o", "flags.png")) == "flags.png\n"
     settings = {"stage_one": Settings(steps=3, guidance=9.0), "stage_two": Settings(steps=2, guidance=4.5, noise_level=200)}
@@ -101,6 +101,8 @@ def test_every_flag_of_a_new_picture_reaches_the_request(toy: Shell) -> None:
         stages=False,
         priority=3,
         deadline=100.0,
+        deadline_queued=50.0,
+        deadline_running=60.0,
         tied=True,
     )
     with Image.open(toy.folder / "flags.png") as picture:

@@ -27,7 +27,7 @@ from ifmesh.image import Image as Picture
 from ifmesh.image import Picture as OfStage
 from ifmesh.image import Preview
 from ifmesh.protocol import ClientMessage, Inspect, JobRow, ToClient
-from ifmesh.request import Settings
+from ifmesh.request import DEADLINES, Settings
 from tests.unit.stand_in import BOOKS, StandIn
 
 COMMANDS = sorted(cli.cli.commands)
@@ -251,7 +251,7 @@ def wished(*flags: str) -> dict[str, object]:
     """Of the flags of a picture."""
     with cli.cli.commands["submit"].make_context("submit", ["a fox", *flags]) as context:
         names = ("strength", "negative", "seed", "size", "width", "height", "steps", "timesteps_of", "guidance", "noise_level", "schedule")
-        more = ("scheduler", "threshold_ratio", "threshold_max", "aspect_ratio", "seeding", "priority", "deadline", "tied")
+        more = ("scheduler", "threshold_ratio", "threshold_max", "aspect_ratio", "seeding", "priority", *DEADLINES, "tied")
         new = ("style", "positive_mixer", "upscale", "format", "keep")
         return cli_wishes.wished(
             **{name: context.params[name] for name in (*names, *more, *new)}, way=cli_wishes.gone_through(context.params["upscale"])
@@ -308,6 +308,7 @@ MIXED = {"stage_one": {"positive_mixer": 0.2}, "stage_two": {"positive_mixer": 1
             {"negative": "blur", "seed": 7, "size": 64, "width": 96, "height": 64, "seeding": "per_stage"},
         ),
         (["--priority", "-3", "--deadline", "60", "--tied"], {"priority": -3, "deadline": 60.0, "tied": True}),
+        (["--deadline-queued", "6", "--deadline-running", "9"], {"deadline_queued": 6.0, "deadline_running": 9.0}),
         (["--tied", "--detached"], {}),
     ],
 )
@@ -415,6 +416,7 @@ def test_what_is_made_larger() -> None:
         (["a fox", "--candidates", "8", "--seed", str(2**63 - 1)], "--seed: 9223372036854775814: from 0 to 2**63 - 1"),
         (["a fox", "--priority", "101"], "--priority: 101: from -100 to 100"),
         (["a fox", "--deadline", "0"], "--deadline: 0.0: seconds from acceptance: above 0"),
+        (["a fox", "--deadline-running", "0"], "--deadline-running: 0.0: seconds from its beginning: above 0"),
         (["a fox", "--negative", "x" * 2001], "--negative: 'xxx"),
         (["a fox", "--seed", str(2**63 - 1), "-n", "2"], "--seed: 9223372036854775808: from 0 to 2**63 - 1"),
         (["--embeds", "gone.safetensors"], "--embeds: 'gone.safetensors': cannot be read: No such file"),

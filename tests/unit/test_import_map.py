@@ -28,6 +28,8 @@ MINDS = {
     "ledger",
     "desk",
     "vigil",
+    "crew",
+    "checkpoints",
     "uploads",
     "looks",
     "errand",

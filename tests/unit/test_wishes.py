@@ -74,6 +74,8 @@ def test_everything_wished_for() -> None:
         stages=False,
         priority=3,
         deadline=60,
+        deadline_queued=20,
+        deadline_running=30,
         tied=True,
     )
     assert request == Request(
@@ -87,6 +89,8 @@ def test_everything_wished_for() -> None:
         stages=False,
         priority=3,
         deadline=60.0,
+        deadline_queued=20.0,
+        deadline_running=30.0,
         brings=("source", "mask"),
         upload=brought.digest,
         tied=True,
