@@ -99,6 +99,7 @@ class Task:
     frame: Frame
     preview: bool = False
     urgent: bool = False
+    saved: Frame | None = None
 
 
 @dataclass(slots=True)
