@@ -220,7 +220,7 @@ class Compute:
                 work.seconds += perf_counter() - began
                 if advance.output is None:
                     self._tell(Stepped(advance.job, work.task.token, advance.step, advance.steps))
-                    if self._each and advance.step % self._each == 0 and advance.step < advance.steps:
+                    if self._each and advance.step % self._each == 0:
                         self._save(stage, work.task, advance.step)
                 else:
                     del self._work[advance.job]
