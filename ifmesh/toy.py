@@ -66,7 +66,7 @@ class Toy:
     def __init__(self) -> None:
         self.slots = 1
         self._steps, self._pause = 5, 0.0
-        self._log_steps, self._trouble = False, ""
+        self._log_steps, self._fault = False, ""
         self._work: dict[str, Work] = {}
 
     def load(self, setup: Setup) -> str:
@@ -74,9 +74,9 @@ class Toy:
         self.slots = modes.slots(options)
         self._steps = int(options.get("steps", 5))
         self._pause = float(options.get("step_ms", 0)) / 1000
-        self._log_steps, self._trouble = bool(options.get("log_steps")), str(options.get("trouble", ""))
-        if self._trouble and self._trouble not in TROUBLES:
-            raise Misconfigured(f"services.{self.name}.options.trouble: {self._trouble!r}: one of {', '.join(TROUBLES)}")
+        self._log_steps, self._fault = bool(options.get("log_steps")), str(options.get("trouble", ""))
+        if self._fault and self._fault not in TROUBLES:
+            raise Misconfigured(f"services.{self.name}.options.trouble: {self._fault!r}: one of {', '.join(TROUBLES)}")
         return "toy/1" + modes.numeric("pooled" if options.get("mode") == "pooled" else "exact", int(options.get("rows", 0)))
 
     def admit(self, job: str, request: Request, bag: Bag, saved: Bag | None = None) -> int:
@@ -102,7 +102,7 @@ class Toy:
             if self._log_steps:
                 logger.info("step %d of %d in %s", work.step, work.steps, self.name, extra={"job": job})
             if work.step == min(2, work.steps):
-                self._misbehave(work.request.prompt)
+                self._trouble(work.request.prompt)
             if work.step < work.steps:
                 yield Advance(job, work.step, work.steps)
             else:
@@ -120,8 +120,8 @@ class Toy:
         """The stage's output; see `ifmesh.cascade` for what each gives."""
         raise NotImplementedError
 
-    def _misbehave(self, prompt: str) -> None:
-        asked = next((trouble for trouble in TROUBLES if f"toy:{trouble}={self.name}" in prompt), self._trouble)
+    def _trouble(self, prompt: str) -> None:
+        asked = next((trouble for trouble in TROUBLES if f"toy:{trouble}={self.name}" in prompt), self._fault)
         match asked:
             case "raise":
                 raise RuntimeError(f"the prompt asked {self.name} to raise this")
