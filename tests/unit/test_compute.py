@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import ClassVar
 
 import pytest
 
@@ -43,7 +44,10 @@ class Failing(toy.StageOne):
 class Picky(toy.StageOne):
     """Whatever is wrong, it is the request's fault."""
 
+    asked: ClassVar[list[str]] = []
+
     def admit(self, job: str, request: Request, bag: Bag, saved: Bag | None = None) -> int:
+        self.asked.append(job)
         raise BadRequest("prompt", request.prompt, "another one")
 
 
@@ -153,6 +157,7 @@ def test_a_wrong_request_is_told_with_a_checkpoint_too() -> None:
     [threw] = Thread(kind=f"{__name__}:Picky").run("a", saved=bags.encode(GOOD))
     assert isinstance(threw, Threw)
     assert threw.fault == "request"
+    assert Picky.asked == ["a"], "no other admission would help it"
 
 
 def test_one_that_cannot_be_had_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
