@@ -22,7 +22,7 @@ from ifmesh.errors import BadRequest, Misconfigured
 from ifmesh.keeper import Forget, Task
 from ifmesh.log import logger
 from ifmesh.protocol import Token
-from ifmesh.stage import Bag, Setup, Stage
+from ifmesh.stage import Bag, Foreign, Setup, Stage, steps_done
 from ifmesh.wire import Garbled
 
 
@@ -40,7 +40,7 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """step 0: admitted."""
+    """step 0: admitted.  With a checkpoint, what is said first is its step."""
 
     job: str
     token: Token
@@ -117,12 +117,23 @@ def load_stage(factory: str) -> Stage:
 
 
 class Compute:
-    """keep_bags: also write each finished bag into this folder, as JOB.STAGE.safetensors."""
+    """keep_bags: also write each finished bag into this folder, as JOB.STAGE.safetensors.
+
+    checkpoint_steps: after each so many steps of a job tell what it takes to go on from there; 0: never.
+    """
 
     def __init__(
-        self, stage: str, factory: str, setup: Setup, cascade: Cascade, keep_bags: Path | None, tell: Callable[[Event], None]
+        self,
+        stage: str,
+        factory: str,
+        setup: Setup,
+        cascade: Cascade,
+        keep_bags: Path | None,
+        tell: Callable[[Event], None],
+        checkpoint_steps: int = 0,
     ) -> None:
         self._name, self._factory, self._setup, self._cascade, self._keep_bags, self._tell = stage, factory, setup, cascade, keep_bags, tell
+        self._each = checkpoint_steps
         self._orders: SimpleQueue[Task | Forget] = SimpleQueue()
         self._work: dict[str, _Work] = {}
         self._asked = 0
@@ -171,12 +182,24 @@ class Compute:
             self._tell(Spoilt(task.job, task.token, brief(error)))
             return
         try:
-            steps = stage.admit(task.job, task.request, bag)
+            step, steps = self._begun(stage, task, bag)
         except Exception as error:
             self._failed(stage, task, error)
             return
         self._work[task.job] = _Work(task, bag)
-        self._tell(Stepped(task.job, task.token, 0, steps))
+        self._tell(Stepped(task.job, task.token, step, steps))
+
+    def _begun(self, stage: Stage, task: Task, bag: Bag) -> tuple[int, int]:
+        """Where it begins, and how many steps there are.  A checkpoint that is none costs the time that it would have saved."""
+        if task.saved is not None:
+            try:
+                saved = bags.decode(task.saved)
+                steps = stage.admit(task.job, task.request, bag, saved)
+                return steps_done(saved, steps), steps
+            except (Garbled, Foreign) as error:
+                logger.warning("it begins anew, since its checkpoint is of no use: %s", brief(error), extra={"job": task.job})
+                stage.drop(task.job)
+        return 0, stage.admit(task.job, task.request, bag)
 
     def _forget(self, stage: Stage, order: Forget) -> None:
         work = self._work.get(order.job)
@@ -197,12 +220,24 @@ class Compute:
                 work.seconds += perf_counter() - began
                 if advance.output is None:
                     self._tell(Stepped(advance.job, work.task.token, advance.step, advance.steps))
+                    if self._each and advance.step % self._each == 0:
+                        self._save(stage, work.task, advance.step)
                 else:
                     del self._work[advance.job]
                     self._made(stage, work, advance.output)
         except Exception as error:  # it concerns all that stepped
             for job in [job for job in self._work if job not in paused]:
                 self._failed(stage, self._work.pop(job).task, error)
+
+    def _save(self, stage: Stage, task: Task, step: int) -> None:
+        """One that cannot be had, or is too large for a frame, is only missed should this worker die."""
+        try:
+            saved = stage.save(task.job)
+            if saved is not None:
+                frame = bags.encode(saved)
+                self._tell(Saved(task.job, task.token, step, frame, bags.digest(frame)))
+        except Exception as error:
+            logger.warning("no checkpoint after step %d: %s", step, brief(error), extra={"job": task.job})
 
     def _made(self, stage: Stage, work: _Work, output: Bag) -> None:
         """What the stage gives and what rides along, as one frame, checked as its receiver will."""

@@ -1,6 +1,6 @@
 """The contract between the mesh and a stage: what a worker process asks of the code that computes.
 
-A worker calls `load` once, then `admit` and `step` from one thread.  A stage knows nothing of sockets, tokens or other stages.
+A worker calls `load` once, then `admit`, `step` and `save` from one thread.  A stage knows nothing of sockets, tokens or other stages.
 """
 
 from __future__ import annotations
@@ -51,6 +51,30 @@ class Advance:
     output: Bag | None = None
 
 
+DONE = "done"
+"""Of a checkpoint, I64 [1]: the steps that are behind it.  What else is in one is known to its stage alone."""
+
+
+class Foreign(ValueError):
+    """This is no checkpoint of that job in this stage: without one it can be admitted all the same."""
+
+
+def steps_done(saved: Bag, steps: int) -> int:
+    """How many of a job's `steps` are behind this checkpoint: from 1 to steps - 1.  Foreign: of none such."""
+    done = saved.get(DONE)
+    if done is None or done.dtype != "I64" or tuple(done.shape) != (1,):
+        raise Foreign(f"it lacks {DONE}, I64 [1]")
+    made = int.from_bytes(done.data, "little", signed=True)
+    if not 1 <= made < steps:
+        raise Foreign(f"{DONE}: {made}; of {steps} steps it is from 1 to {steps - 1}")
+    return made
+
+
+def counted(steps: int) -> Tensor:
+    """What a checkpoint holds as DONE."""
+    return Tensor("I64", (1,), steps.to_bytes(8, "little"))
+
+
 class Stage(Protocol):
     """One stage of the cascade, loaded once and asked many times."""
 
@@ -64,8 +88,12 @@ class Stage(Protocol):
         """
         ...
 
-    def admit(self, job: str, request: Request, bag: Bag) -> int:
-        """Take the job in; how many steps it will take.  BadRequest: it can never work."""
+    def admit(self, job: str, request: Request, bag: Bag, saved: Bag | None = None) -> int:
+        """Take the job in; how many steps it takes from its beginning.  BadRequest: it can never work.
+
+        saved: a checkpoint that a stage of the same numeric class has made of this job, from the same bag: it goes on from there, to the
+        same bits.  It came over the wire and is checked like anything that did.  Foreign: it is none; then the job is not admitted.
+        """
         ...
 
     def step(self, paused: Collection[str] = ()) -> Iterable[Advance]:
@@ -73,6 +101,10 @@ class Stage(Protocol):
 
         paused: they stay as they are, and go on as if nothing had been: their bits are the same.
         """
+        ...
+
+    def save(self, job: str) -> Bag | None:
+        """All that another needs, beside request and bag, to go on after the job's last step.  None: it would save nothing worth it."""
         ...
 
     def drop(self, job: str) -> None:

@@ -5,14 +5,20 @@ bag that came in (a hash of both picks the colours of a small tiled pattern), so
 follow the source's header, and not its EXIF orientation; a source without a header counts as 64 x 64.
 
 Options (the stage's section of ifmesh.toml): `steps` (default 5), `step_ms` (milliseconds per step, default 0), `mode`, `slots` and
-`rows` (how many jobs step together, and what the numeric class says of it; see `modes`).  A prompt may ask for trouble, with the
-stage's name: `toy:raise=stage_one` raises an error in the second step, `toy:abort=...` aborts the process there, `toy:hang=...` never
-returns from there, `toy:bad=...` calls the request wrong, and `toy:flag` makes the guard blank the pictures.  To the toy encoder a word
-is a token, and one with "zzz" in it is unknown.
+`rows` (how many jobs step together, and what the numeric class says of it; see `modes`), `log_steps` (a line in the log for each step,
+before it is told) and `trouble` (one of the words below but bad: every job of this worker gets it).
+
+A prompt may ask for trouble in the second step, with the stage's name: `toy:raise=stage_one` raises an error, `toy:oom=...` runs out of
+memory, `toy:abort=...` aborts the process, `toy:hang=...` never returns, `toy:spin=...` neither, busy, and `toy:wedge=...` neither,
+holding the GIL as a hung driver does.  `toy:bad=...` calls the request wrong when it comes, and `toy:flag` makes the guard blank the
+pictures.  To the toy encoder a word is a token, and one with "zzz" in it is unknown.
+
+A checkpoint holds what the stage draws from, so a foreign one shows in the pixels, too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
 import time
@@ -25,13 +31,16 @@ from hashlib import blake2b, shake_128
 import xxhash
 
 from ifmesh import formats, geometry, modes, rules
-from ifmesh.cascade import DRAWN, EMBEDS, FLAGGED, IF, IMAGE64, IMAGE256, IMAGE1024, PICTURE, RNG, SOURCE, TOKENS
-from ifmesh.errors import BadRequest
+from ifmesh.cascade import DRAWN, EMBEDS, FLAGGED, IF, IMAGE64, IMAGE256, IMAGE1024, PICTURE, RNG, SOURCE, TOKENS, Blob
+from ifmesh.errors import BadRequest, Misconfigured
+from ifmesh.log import logger
 from ifmesh.request import Request
-from ifmesh.stage import Advance, Bag, Setup, Tensor
+from ifmesh.stage import DONE, Advance, Bag, Foreign, Setup, Tensor, counted, steps_done
 
+SEED = Blob("seed", (32,), "U8")  # in a checkpoint: what is drawn from
 TILE = 16
 CHANNELS = 4096
+TROUBLES = ("raise", "oom", "abort", "hang", "spin", "wedge")
 FITTED = {"stage_one": 64, "stage_two": 256}  # pixels of the shorter side where a source is drawn over
 HALVES = tuple(struct.pack("<e", level / 127.5 - 1) for level in range(256))
 """A grey level 0..255 as the F16 within -1..1 that stands for it."""
@@ -40,9 +49,12 @@ LEVELS = {struct.unpack("<H", half)[0]: level for level, half in enumerate(HALVE
 
 @dataclass(slots=True)
 class Work:
+    """source: 32 bytes that it is drawn from."""
+
     request: Request
     bag: Bag
     steps: int
+    source: bytes
     step: int = 0
 
 
@@ -54,6 +66,7 @@ class Toy:
     def __init__(self) -> None:
         self.slots = 1
         self._steps, self._pause = 5, 0.0
+        self._log_steps, self._fault = False, ""
         self._work: dict[str, Work] = {}
 
     def load(self, setup: Setup) -> str:
@@ -61,16 +74,22 @@ class Toy:
         self.slots = modes.slots(options)
         self._steps = int(options.get("steps", 5))
         self._pause = float(options.get("step_ms", 0)) / 1000
+        self._log_steps, self._fault = bool(options.get("log_steps")), str(options.get("trouble", ""))
+        if self._fault and self._fault not in TROUBLES:
+            raise Misconfigured(f"services.{self.name}.options.trouble: {self._fault!r}: one of {', '.join(TROUBLES)}")
         return "toy/1" + modes.numeric("pooled" if options.get("mode") == "pooled" else "exact", int(options.get("rows", 0)))
 
-    def admit(self, job: str, request: Request, bag: Bag) -> int:
+    def admit(self, job: str, request: Request, bag: Bag, saved: Bag | None = None) -> int:
         if f"toy:bad={self.name}" in request.prompt:
             raise BadRequest("prompt", request.prompt, f"asks {self.name} to call it wrong: leave that word out")
         if SOURCE in IF[self.name].needs(request):
             _check_source(self.name, request, bag)
         settings = request.settings.get(self.name)
         steps = (settings.steps or len(rules.listed(settings) or ()) or self._steps) if settings else self._steps
-        self._work[job] = Work(request, bag, steps)
+        if saved is None:
+            self._work[job] = Work(request, bag, steps, _mix(self.name, request, bag))
+        else:
+            self._work[job] = Work(request, bag, steps, _source_of(saved), steps_done(saved, steps))
         return steps
 
     def step(self, paused: Collection[str] = ()) -> Iterable[Advance]:
@@ -80,35 +99,48 @@ class Toy:
             if job in paused:
                 continue
             work.step += 1
+            if self._log_steps:
+                logger.info("step %d of %d in %s", work.step, work.steps, self.name, extra={"job": job})
             if work.step == min(2, work.steps):
                 self._trouble(work.request.prompt)
             if work.step < work.steps:
                 yield Advance(job, work.step, work.steps)
             else:
                 del self._work[job]
-                yield Advance(job, work.step, work.steps, self.draw(work.request, work.bag))
+                yield Advance(job, work.step, work.steps, self.draw(work))
+
+    def save(self, job: str) -> Bag | None:
+        work = self._work.get(job)
+        return {DONE: counted(work.step), SEED.name: Tensor("U8", (32,), work.source)} if work is not None and work.step else None
 
     def drop(self, job: str) -> None:
         self._work.pop(job, None)
 
-    def draw(self, request: Request, bag: Bag) -> Bag:
+    def draw(self, work: Work) -> Bag:
         """The stage's output; see `ifmesh.cascade` for what each gives."""
         raise NotImplementedError
 
     def _trouble(self, prompt: str) -> None:
-        if f"toy:raise={self.name}" in prompt:
-            raise RuntimeError(f"the prompt asked {self.name} to raise this")
-        if f"toy:abort={self.name}" in prompt:
-            os.abort()
-        while f"toy:hang={self.name}" in prompt:
-            time.sleep(3600)
+        asked = next((trouble for trouble in TROUBLES if f"toy:{trouble}={self.name}" in prompt), self._fault)
+        match asked:
+            case "raise":
+                raise RuntimeError(f"the prompt asked {self.name} to raise this")
+            case "oom":
+                raise MemoryError(f"the prompt asked {self.name} for more than there is")
+            case "abort":
+                os.abort()
+            case "wedge":
+                ctypes.PyDLL(None).sleep(3600)
+        while asked in ("hang", "spin"):
+            if asked == "hang":
+                time.sleep(3600)
 
 
 class Encoder(Toy):
     name = "encoder"
 
-    def draw(self, request: Request, bag: Bag) -> Bag:
-        source = _mix(self.name, request, bag)
+    def draw(self, work: Work) -> Bag:
+        request, source = work.request, work.source
         row = b"".join(HALVES[level] for level in shake_128(source).digest(64)) * (CHANNELS // 64)
         texts = [request.negative, request.prompt, *([request.style] if request.style else [])]
         out = {
@@ -122,33 +154,31 @@ class Encoder(Toy):
 class StageOne(Toy):
     name = "stage_one"
 
-    def draw(self, request: Request, bag: Bag) -> Bag:
-        source = _mix(self.name, request, bag)
-        return {IMAGE64.name: _halves(source, *_sides(self.name, request, bag)), RNG.name: _rng(source)}
+    def draw(self, work: Work) -> Bag:
+        return {IMAGE64.name: _halves(work.source, *_sides(self.name, work.request, work.bag)), RNG.name: _rng(work.source)}
 
 
 class StageTwo(Toy):
     name = "stage_two"
 
-    def draw(self, request: Request, bag: Bag) -> Bag:
-        source = _mix(self.name, request, bag)
-        return {IMAGE256.name: _halves(source, *_sides(self.name, request, bag)), RNG.name: _rng(source)}
+    def draw(self, work: Work) -> Bag:
+        return {IMAGE256.name: _halves(work.source, *_sides(self.name, work.request, work.bag)), RNG.name: _rng(work.source)}
 
 
 class Upscaler(Toy):
     name = "upscaler"
 
-    def draw(self, request: Request, bag: Bag) -> Bag:
-        source = _mix(self.name, request, bag)
-        height, width = _sides(self.name, request, bag)
-        data = b"".join(_planes(source, height, width, bytes))
-        return {IMAGE1024.name: Tensor("U8", (3, height, width), data), RNG.name: _rng(source)}
+    def draw(self, work: Work) -> Bag:
+        height, width = _sides(self.name, work.request, work.bag)
+        data = b"".join(_planes(work.source, height, width, bytes))
+        return {IMAGE1024.name: Tensor("U8", (3, height, width), data), RNG.name: _rng(work.source)}
 
 
 class Guard(Toy):
     name = "guard"
 
-    def draw(self, request: Request, bag: Bag) -> Bag:
+    def draw(self, work: Work) -> Bag:
+        request, bag = work.request, work.bag
         flag = "toy:flag" in request.prompt
         out = {FLAGGED.name: Tensor("U8", (1,), bytes([flag]))}
         for stage, blob in DRAWN.items():
@@ -168,6 +198,14 @@ def _mix(stage: str, request: Request, bag: Bag) -> bytes:
         mixed.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
         mixed.update(xxhash.xxh3_128_digest(tensor.data))
     return mixed.digest()
+
+
+def _source_of(saved: Bag) -> bytes:
+    """Of a checkpoint.  Foreign: it holds none."""
+    source = saved.get(SEED.name)
+    if saved.keys() != {DONE, SEED.name} or source is None or (source.dtype, tuple(source.shape)) != (SEED.dtype, SEED.shape):
+        raise Foreign(f"it holds exactly {DONE} and {SEED.name}, {SEED.dtype} {list(SEED.shape)}")
+    return bytes(source.data)
 
 
 def _counted(text: str) -> bytes:

@@ -107,7 +107,7 @@ class Worker:
         self._outlets = Outlets(self._ctx, host, keys)
         setup = Setup(self._config.cascade.path, where, service.dtype, service.threads, service.options)
         factory = self._config.factory(self._stage)
-        self._compute = Compute(self._stage, factory, setup, IF, self._config.mesh.keep_bags, self._told)
+        self._compute = Compute(self._stage, factory, setup, IF, self._config.mesh.keep_bags, self._told, service.checkpoint_steps)
         self._uplink.dial()
         self._carry_out(self._keeper.start(time.monotonic()))
         self._compute.start()

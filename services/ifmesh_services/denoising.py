@@ -20,7 +20,7 @@ from ifmesh.errors import BadRequest
 from ifmesh.request import Request
 from ifmesh.stage import Advance, Bag
 
-from . import generators, offload
+from . import checkpoint, generators, offload
 from .tensors import take, to_blob
 from .threshold import quickened
 
@@ -206,10 +206,14 @@ class Pool:
         self._predict, self._move, self._fine = predict, move, fine
         self._draws: dict[str, Draw] = {}
 
-    def admit(self, job: str, draw: Draw) -> None:
+    def admit(self, job: str, draw: Draw, saved: Bag | None = None) -> int:
+        """How many steps it takes.  saved: it goes on from this checkpoint.  Foreign: which is none of it; it is not admitted."""
         if self._fine:
             draw.x = draw.x.float()
+        if saved is not None:
+            checkpoint.resume(draw, saved)
         self._draws[job] = draw
+        return draw.steps
 
     def step(self, paused: Collection[str] = ()) -> list[tuple[str, Draw]]:
         """One step for each that is not paused; a finished one (done == steps) has left the pool.
@@ -227,6 +231,11 @@ class Pool:
     def advance(self, blob: Blob, paused: Collection[str] = ()) -> list[Advance]:
         """`step`, for a stage whose last step is its picture, `blob`."""
         return [Advance(job, draw.done, draw.steps, draw.given(blob)) for job, draw in self.step(paused)]
+
+    def save(self, job: str) -> Bag | None:
+        """See checkpoint.saved; None also when it is not in the pool."""
+        draw = self._draws.get(job)
+        return None if draw is None else checkpoint.saved(draw)
 
     def drop(self, job: str) -> None:
         self._draws.pop(job, None)

@@ -13,7 +13,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 from ifmesh.cascade import EMBEDS, IF, RNG, TOKENS
 from ifmesh.errors import Misconfigured
 from ifmesh.request import Request
-from ifmesh.stage import Advance, Bag, Setup
+from ifmesh.stage import Advance, Bag, Foreign, Setup
 
 from . import loading, offload, recipes, terms
 from .cache import Cache
@@ -78,7 +78,9 @@ class Encoder:
         offload.leave()
         return made
 
-    def admit(self, job: str, request: Request, bag: Bag) -> int:
+    def admit(self, job: str, request: Request, bag: Bag, saved: Bag | None = None) -> int:
+        if saved is not None:
+            raise Foreign(f"{NAME} saves nothing")
         self._admitted[job] = request
         return 1
 
@@ -97,6 +99,9 @@ class Encoder:
         hits, misses = self.cache.hits - before[0], self.cache.misses - before[1]
         log.info("%d of %d texts were known; cache: %s", hits, hits + misses, self.cache, extra={"job": next(iter(admitted))})
         return made
+
+    def save(self, job: str) -> Bag | None:
+        return None
 
     def drop(self, job: str) -> None:
         self._admitted.pop(job, None)

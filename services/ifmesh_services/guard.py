@@ -27,7 +27,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from ifmesh.cascade import DRAWN, FLAGGED, IF, PICTURE
 from ifmesh.errors import BadRequest, Misconfigured
 from ifmesh.request import Request
-from ifmesh.stage import Advance, Bag, Setup, Tensor
+from ifmesh.stage import Advance, Bag, Foreign, Setup, Tensor
 from ifmesh_services.tensors import take
 
 from . import loading, offload, recipes
@@ -87,8 +87,10 @@ class Guard:
         stricter = "".join(f", {name} {value}" for name, value in self._thresholds.items() if value != LOGIT)
         return loading.numeric_class(setup, self._dtype, self._checker, self._watermarker, terms=terms) + stricter
 
-    def admit(self, job: str, request: Request, bag: Bag) -> int:
+    def admit(self, job: str, request: Request, bag: Bag, saved: Bag | None = None) -> int:
         """One step for each picture.  BadRequest: the format cannot hold one.  ValueError: they are not what the request says."""
+        if saved is not None:
+            raise Foreign(f"{NAME} saves nothing")
         needed = IF[NAME].needs(request)
         pictures = {stage: take(bag, blob) for stage, blob in DRAWN.items() if blob in needed}
         passing = {blob.name: bag[blob.name] for blob in IF[NAME].gives(request) if blob in needed}
@@ -115,6 +117,9 @@ class Guard:
                 self.drop(name)
                 output = job.done | {FLAGGED.name: Tensor("U8", (1,), bytes([job.flagged]))}
             yield Advance(name, job.steps - len(job.pictures), job.steps, output)
+
+    def save(self, job: str) -> Bag | None:
+        return None
 
     def drop(self, job: str) -> None:
         self._jobs.pop(job, None)

@@ -41,7 +41,7 @@ class StageOne:
         self._pool, self.slots = pooling.pool(self._unet), pooling.slots
         return loading.numeric_class(setup, self._dtype, self._unet, self._scheduler, terms=terms) + pooling.numeric
 
-    def admit(self, job: str, request: Request, bag: Bag) -> int:
+    def admit(self, job: str, request: Request, bag: Bag, saved: Bag | None = None) -> int:
         plan = planned(self._defaults[request.task], request.settings.get(NAME))
         scheduler = scheduled(self._scheduler, plan, NAME)
         begin = plan.begin(scheduler)
@@ -54,11 +54,13 @@ class StageOne:
         x = sketch.noised(scheduler, begin, x) if sketch else x * scheduler.init_noise_sigma
         mixer = plan.positive_mixer if request.style else None
         draw = Draw(x, embeds, plan.guidance, scheduler, source, begin=begin, mask=sketch.mask if sketch else None, mixer=mixer)
-        self._pool.admit(job, draw)
-        return draw.steps
+        return self._pool.admit(job, draw, saved)
 
     def step(self, paused: Collection[str] = ()) -> list[Advance]:
         return self._pool.advance(IMAGE64, paused)
+
+    def save(self, job: str) -> Bag | None:
+        return self._pool.save(job)
 
     def drop(self, job: str) -> None:
         self._pool.drop(job)

@@ -54,6 +54,11 @@ def to_blob(t: torch.Tensor) -> Tensor:
     return Tensor(name, tuple(t.shape), flat.view(torch.uint8).numpy().tobytes())
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """safetensors' name."""
+    return _NAMES[dtype]
+
+
 def take(bag: Bag, blob: Blob) -> torch.Tensor:
     """The blob of that name, on the CPU, in the dtype in which it came.
 

@@ -55,7 +55,7 @@ class Upscaler:
         parts = (self._text, self._unet, self._vae, self._scheduler, self._noising)
         return loading.numeric_class(setup, self._dtype, *parts, terms=terms) + pooling.numeric
 
-    def admit(self, job: str, request: Request, bag: Bag) -> int:
+    def admit(self, job: str, request: Request, bag: Bag, saved: Bag | None = None) -> int:
         plan = planned(self._defaults[request.task], request.settings.get(NAME))
         scheduler = scheduled(self._scheduler, plan, NAME)
         source = noise_source(request, bag)
@@ -72,8 +72,7 @@ class Upscaler:
         texts = [request.negative, request.prompt] if plan.guidance > 1 else [request.prompt]
         embeds = torch.cat([self._embeds(text) for text in texts])
         draw = Draw(latents, embeds, plan.guidance, scheduler, source, low, level.repeat(len(embeds)))
-        self._pool.admit(job, draw)
-        return draw.steps
+        return self._pool.admit(job, draw, saved)
 
     def step(self, paused: Collection[str] = ()) -> list[Advance]:
         """One denoising step, or the decode, which counts as none, for each admitted job that is not paused."""
@@ -84,6 +83,9 @@ class Upscaler:
                 self._drawn[job] = draw
             made.append(Advance(job, draw.done, draw.steps))
         return made
+
+    def save(self, job: str) -> Bag | None:
+        return self._pool.save(job)
 
     def drop(self, job: str) -> None:
         self._pool.drop(job)

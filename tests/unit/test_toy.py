@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import subprocess
 import sys
@@ -13,9 +14,9 @@ from PIL import Image
 
 from ifmesh import bags, toy
 from ifmesh.cascade import DRAWN, IF, PICTURE
-from ifmesh.errors import BadRequest
+from ifmesh.errors import BadRequest, Misconfigured
 from ifmesh.request import Request, Settings
-from ifmesh.stage import Bag, Setup, Stage, Tensor
+from ifmesh.stage import Bag, Foreign, Setup, Stage, Tensor, counted
 
 FOX = Request("a fox", seed=7)
 SIZES = {"F16": 2, "U8": 1, "I64": 8}
@@ -262,11 +263,52 @@ def test_what_is_paused_stays_as_it_is() -> None:
     assert [(a.job, a.step) for a in stage.step()] == [("a", 2), ("b", 2)]
 
 
+@pytest.mark.parametrize("name", IF.route(FOX))
+def test_another_goes_on_from_a_checkpoint(name: str) -> None:
+    route, whole = IF.route(FOX), chain(FOX)
+    bag = whole[route[route.index(name) - 1]] if name != route[0] else {}
+    one, other = stages()[name], stages()[name]
+    for stage in (one, other):
+        stage.load(Setup())
+    one.admit("j", FOX, bag)
+    assert one.save("j") is None
+    for _ in range(3):
+        list(one.step())
+    saved = one.save("j")
+    assert saved is not None
+    with pytest.raises(Foreign):
+        other.admit("j", FOX, bag, {**saved, "done": counted(5)})
+    assert not list(other.step())
+    assert other.admit("j", FOX, bag, bags.decode(bags.encode(saved))) == 5
+    for _ in range(2):
+        [[mine], [theirs]] = [list(stage.step()) for stage in (one, other)]
+        assert (mine.step, mine.output and plain(mine.output)) == (theirs.step, theirs.output and plain(theirs.output))
+    assert theirs.output is not None
+    assert one.save("j") is None
+
+
+def test_its_steps_can_be_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Also those of a process that dies."""
+    with caplog.at_level(logging.INFO, "ifmesh"):
+        through(toy.Encoder(), FOX, {}, Setup(options={"steps": 3, "log_steps": True}))
+        through(toy.Encoder(), FOX, {})
+    assert [record.getMessage() for record in caplog.records] == [f"step {n} of 3 in encoder" for n in (1, 2, 3)]
+
+
+def test_a_worker_can_be_trouble_to_all() -> None:
+    with pytest.raises(MemoryError):
+        through(toy.Encoder(), FOX, {}, Setup(options={"trouble": "oom"}))
+    with pytest.raises(Misconfigured, match=r"services\.encoder\.options\.trouble: 'war': one of raise, oom, "):
+        toy.Encoder().load(Setup(options={"trouble": "war"}))
+
+
 def test_a_prompt_can_ask_for_trouble() -> None:
     with pytest.raises(BadRequest, match="encoder"):
         through(toy.Encoder(), replace(FOX, prompt="toy:bad=encoder"), {})
     with pytest.raises(RuntimeError, match="asked encoder"):
         through(toy.Encoder(), replace(FOX, prompt="toy:raise=encoder"), {})
+    with pytest.raises(MemoryError, match="asked encoder"):
+        through(toy.Encoder(), replace(FOX, prompt="toy:oom=encoder"), {})
     assert through(toy.Encoder(), replace(FOX, prompt="toy:raise=guard"), {})[0][-1] == (5, 5)  # not this stage
     flagged = chain(replace(FOX, prompt="toy:flag"))["guard"]
     assert bytes(flagged["flagged"].data) == b"\1"
