@@ -43,6 +43,10 @@ class Vigil(Desk):
         """When tick() next has work; None: never."""
         return self._timers[0][0] if self._timers else None
 
+    def slept(self, now: float) -> None:
+        """The coordinator has not listened until now: nobody's silence until then counts."""
+        self._woke = now
+
     def _stalled(self, now: float, worker: Worker) -> None:
         """It beats, but nothing advances."""
         self._send(parent_of(worker.life), Kill(worker.life))

@@ -159,7 +159,7 @@ def test_one_whose_lock_was_taken_away_can_write_nothing_more(journal: Journal) 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.db").write_bytes(b"not a database at all" * 100)
-    with pytest.raises(Misconfigured, match=r"journal\.db: the journal cannot be read: .*move it away"):
+    with pytest.raises(Misconfigured, match=r"journal\.db: the journal cannot be read: .*`ifmesh journal restore` saves"):
         Journal.open(tmp_path)
     (tmp_path / "journal.db").unlink()
     with opened(tmp_path) as it:  # the lock was given back
