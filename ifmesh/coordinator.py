@@ -59,8 +59,8 @@ LOST = {
 def run(config: Config, tied_: bool) -> int:
     """Serve until told to end; the exit code.
 
-    0 drained; 1 a bug, told loudly, or a disk that failed at the start; 3 the port, the state folder or the journal is taken, or damaged; 75 told to stop
-    twice.
+    0 drained; 1 a bug, told loudly, or a disk that failed at the start; 3 the port or the journal is taken, or the journal is damaged;
+    75 told to stop twice.
     """
     log.start()
     if tied_:

@@ -124,7 +124,7 @@ class Journal:
                 f"WHERE {OPEN} ORDER BY r.number"
             ).fetchall()
             ended = self._database.execute(f"{_CLOSED} ORDER BY e.number DESC LIMIT ?", (remember,)).fetchall()
-            booked = [Booked(job, wire.unpack(Request, r), max(0.0, now - wall), blame, owner) for job, r, wall, blame, owner in rows]
+            booked = [Booked(job, schema.unseal(Request, r), max(0.0, now - wall), blame, owner) for job, r, wall, blame, owner in rows]
             return booked, [closed(row) for row in reversed(ended)]
 
     def ending(self, job: str) -> Closed | None:
@@ -260,10 +260,10 @@ class Journal:
         """The bytes of a result that it adds."""
         match command:
             case Book(job, request, owner):
-                self._put("requests (job, request, wall, owner)", job, wire.pack(request), wall, owner)
+                self._put("requests (job, request, wall, owner)", job, schema.seal(request), wall, owner)
             case Close(job, ending, story, runs):
                 size = schema.size_of(ending)
-                told = job, wire.pack(ending), wire.pack(Story(story)), wire.pack(Runs(runs)), wall, size
+                told = job, schema.seal(ending), schema.seal(Story(story)), schema.seal(Runs(runs)), wall, size
                 return size if self._put("endings (job, ending, story, runs, wall, size)", *told) else 0
             case Hold(digest, names, seconds):
                 self._database.execute("DELETE FROM holds WHERE wall + seconds < ?", (wall,))
@@ -301,8 +301,8 @@ def locked(state: Path) -> int:
 def closed(row: tuple[str, bytes, bytes, bytes, bytes, str]) -> Closed:
     """Of job, request, ending, story, runs and owner as stored.  Garbled."""
     job, request, ending, story, runs, owner = row
-    told = wire.unpack(Story, story).lines, wire.unpack(Runs, runs).runs
-    return Closed(job, wire.unpack(Request, request), schema.ending(ending), *told, owner)
+    told = schema.unseal(Story, story).lines, schema.unseal(Runs, runs).runs
+    return Closed(job, schema.unseal(Request, request), schema.ending(ending), *told, owner)
 
 
 def _unusable(state: Path, error: OSError) -> Exception:

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, overload
+
+from xxhash import xxh3_64_digest
 
 from ifmesh import wire
 from ifmesh.errors import Misconfigured
 from ifmesh.protocol import Ended, Finished
 
+T = TypeVar("T")
+
 SCHEMA = 4
+SEAL = 8  # bytes of checksum before each record
 FILE = "journal.db"
 WAIT = 0.2  # seconds for somebody else's lock, a `journal check`; the coordinator's loop stands still meanwhile
 WAL_BYTES = 8 << 20  # what the write-ahead log keeps of the disk once all of it is in the database
@@ -110,9 +117,29 @@ def made(database: sqlite3.Connection, epoch: int = 1) -> int:
     return raised
 
 
+def seal(record: object) -> bytes:
+    """As it is stored: SQLite does not see a bit that has flipped within a row."""
+    return _sealed(wire.pack(record))
+
+
+@overload
+def unseal(cls: type[T], stored: bytes) -> T: ...
+@overload
+def unseal(cls: UnionType, stored: bytes) -> Any: ...
+def unseal(cls: type[T] | UnionType, stored: bytes) -> Any:
+    """What `seal` sealed: `cls`, or one of a union.  Garbled: it is not as it was stored, or of another protocol version."""
+    if not isinstance(stored, bytes) or _sealed(stored[SEAL:]) != stored:
+        raise wire.Garbled("its checksum is wrong")
+    return wire.unpack(cls, stored[SEAL:])
+
+
+def _sealed(frame: bytes) -> bytes:
+    return xxh3_64_digest(frame) + frame
+
+
 def ending(record: bytes) -> Ended:
     """Garbled: it is none."""
-    ended: Ended = wire.unpack(Ended, record)
+    ended: Ended = unseal(Ended, record)
     return ended
 
 
@@ -126,8 +153,8 @@ def _from_3(database: sqlite3.Connection) -> None:
     database.execute("ALTER TABLE requests ADD COLUMN owner TEXT NOT NULL DEFAULT ''")
     database.execute("ALTER TABLE endings ADD COLUMN size INTEGER NOT NULL DEFAULT 0")
     for number, record in database.execute("SELECT number, request FROM requests").fetchall():
-        database.execute("UPDATE requests SET request = ? WHERE number = ?", (wire.renewed(record, 3), number))
+        database.execute("UPDATE requests SET request = ? WHERE number = ?", (_sealed(wire.renewed(record, 3)), number))
     for number, *records in database.execute("SELECT number, ending, story, runs FROM endings").fetchall():
-        renewed = [wire.renewed(record, 3) for record in records]
+        renewed = [_sealed(wire.renewed(record, 3)) for record in records]
         row = (*renewed, size_of(ending(renewed[0])), number)
         database.execute("UPDATE endings SET ending = ?, story = ?, runs = ?, size = ? WHERE number = ?", row)

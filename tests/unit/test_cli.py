@@ -61,6 +61,7 @@ def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixtu
         "logs",
         "coordinator",
         "worker",
+        "journal",
         "bench",
         "completion",
     ]
