@@ -52,6 +52,7 @@ class Audit:
 def audit(state: Path, told: Told = lambda done, of: None) -> Audit:
     """Look through all of it.  Misconfigured: there is no journal here, or it cannot be read at all (rights)."""
     path, it = state / schema.FILE, Audit(str(state))
+    alone = not logged(path)
     if not path.exists():
         raise Misconfigured(f"{state}: no journal here: name the folder with --state")
     it.database_bytes, it.log_bytes = path.stat().st_size, _size(path.with_name(f"{path.name}-wal"))
@@ -64,21 +65,19 @@ def audit(state: Path, told: Told = lambda done, of: None) -> Audit:
         it.damages.append(f"the database: {error}")
     except PermissionError as error:
         raise Misconfigured(f"{error.filename}: {error.strerror}: look as the user whose mesh it is") from None
-    return it
+    return audit(state, told) if alone and logged(path) else it  # a coordinator has come meanwhile
 
 
 def connected(path: Path) -> sqlite3.Connection:
-    """To read, also from a disk that cannot be written.  sqlite3.Error."""
-    name = path.absolute().as_uri()
-    database = sqlite3.connect(f"{name}?mode=ro", uri=True, isolation_level=None)
-    try:
-        database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
-        database.close()
-        if _size(path.with_name(f"{path.name}-wal")):
-            raise
-        database = sqlite3.connect(f"{name}?immutable=1", uri=True, isolation_level=None)
-    return database
+    """To read.  Where nobody has it open, as its missing log tells, as a file that nobody writes: else SQLite would leave files of ours
+    beside it, in the way of whose mesh it is.  sqlite3.Error."""
+    how = "mode=ro" if logged(path) else "immutable=1"
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None)
+
+
+def logged(path: Path) -> bool:
+    """Has somebody opened it, who is still there, or was killed?"""
+    return path.with_name(f"{path.name}-wal").exists()
 
 
 def _rows(it: Audit, database: sqlite3.Connection, told: Told, shelf: Shelf) -> None:

@@ -169,7 +169,7 @@ class Journal:
         with self._understood():
             free = self._database.execute("PRAGMA freelist_count").fetchone()[0]
             if free > FREE:
-                self._database.execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()
+                self._database.executescript(f"PRAGMA incremental_vacuum({PAGES})")  # `execute` would end after one page
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._tired = free > FREE
 

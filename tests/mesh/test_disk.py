@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,9 +11,8 @@ import pytest
 
 from ifmesh.protocol import Accepted, Finished, Refused
 from ifmesh.request import Request
-from tests.mesh.conftest import Make
 from tests.mesh.disk import MeshOnDisk, SmallDisk, missing, small_disk
-from tests.mesh.kit import LIMIT, Mesh, Process, Speaker, expected, published
+from tests.mesh.kit import LIMIT, Mesh, Speaker, expected, published
 
 FOX = Request("a fox", 7, last_stage="stage_one")
 OnDisk = Callable[..., tuple[MeshOnDisk, SmallDisk]]
@@ -138,26 +136,3 @@ def test_with_little_room_nothing_new_is_taken_and_what_is_under_way_goes_on(on_
 def refused_again(fan: Speaker, job: str) -> bool:
     fan.submit(job, FOX)
     return isinstance(answer(fan, job), Refused)
-
-
-def limit(process: Process, size: int) -> None:
-    """No file of this process may grow beyond so many bytes: each write fails, that of the log, too."""
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
-
-def test_a_disk_that_fails_every_write_is_waited_for(mesh: Make) -> None:
-    one = mesh()
-    processes = one.all(("encoder", "stage_one", "guard"))
-    with one.speaker() as fan:
-        before = lives(one, fan)
-        fan.submit("first", FOX)
-        fan.finished("first")
-        limit(processes["coordinator"], 0)
-        accepted, silent, refused = tried(fan, "none", least=2.0)
-        assert (accepted, silent) == ([], ["none0"])
-        assert refused.reason == "busy"
-        assert "disk I/O error" in refused.detail or "full" in refused.detail
-        limit(processes["coordinator"], resource.RLIM_INFINITY)
-        one.wait_for(lambda: not refused_again(fan, refused.job))
-        all_finished(fan, ["first", *silent, refused.job])
-        assert lives(one, fan) == before
