@@ -63,6 +63,7 @@ def _copy(it: Salvage, path: Path, new: sqlite3.Connection) -> None:
     try:
         with closing(connected(path)) as old:
             old.text_factory = lambda raw: raw.decode(errors="replace")
+            old.execute("SELECT count(*) FROM sqlite_master").fetchone()
             version = _one(old, "PRAGMA user_version")
             if isinstance(version, int) and version not in (0, schema.SCHEMA):
                 raise Misconfigured(f"{path}: a journal of version {version}; this ifmesh restores {schema.SCHEMA}")

@@ -38,7 +38,7 @@ def drive(fans: list[Speaker], window: int, pace: float | None) -> list[float]:
             fans[who].socket.send(TO_COORDINATOR.encode(Submit(job, FOX)))
             under_way[who] += 1
             number += 1
-        ready = dict(poller.poll(1000 / pace if pace else 1000))
+        ready = dict(poller.poll(int(1000 / pace) if pace else 1000))
         for who, fan in enumerate(fans):
             while fan.socket in ready and fan.socket.poll(0):
                 message = TO_CLIENT.decode(fan.socket.recv_multipart()[0])

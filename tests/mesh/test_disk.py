@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ifmesh.protocol import Accepted, Finished, Refused
+from ifmesh.protocol import Accepted, Fetch, Finished, Refused, Result
 from ifmesh.request import Request
+from tests.mesh.conftest import Make
 from tests.mesh.disk import MeshOnDisk, SmallDisk, missing, small_disk
 from tests.mesh.kit import LIMIT, Mesh, Speaker, expected, published
 
@@ -136,3 +138,36 @@ def test_with_little_room_nothing_new_is_taken_and_what_is_under_way_goes_on(on_
 def refused_again(fan: Speaker, job: str) -> bool:
     fan.submit(job, FOX)
     return isinstance(answer(fan, job), Refused)
+
+
+@pytest.mark.parametrize("durability", ["full", "none"])
+def test_after_their_time_jobs_and_results_are_gone_and_the_answer_says_why(mesh: Make, durability: str) -> None:
+    one = mesh(mesh__keep_results=1.0, mesh__durability=durability)
+    coordinator = one.all(("encoder", "stage_one", "guard"))["coordinator"]
+    folder = one.state / "volatile" / "results" if durability == "none" else one.state / "results"
+    with one.speaker() as fan:
+        fan.submit("a", FOX)
+        fan.finished("a")
+        assert published(fan.result("a")) == expected(FOX)
+        assert len(list(folder.iterdir())) == 1
+        one.wait_for(lambda: gone(fan, "a"))
+        one.wait_for(lambda: not list(folder.iterdir()))
+        fan.submit("a", FOX)  # its id is free again
+        fan.finished("a")
+        assert published(fan.result("a")) == expected(FOX)
+    coordinator.signal(signal.SIGTERM)
+    assert coordinator.code() in (0, 75)
+    if durability == "none":
+        assert not folder.exists()
+        assert "jobs and results are gone when this process ends" in coordinator.log.read_text()
+
+
+def gone(fan: Speaker, job: str) -> bool:
+    fan.send(Fetch(job))
+    while not isinstance(message := fan.hear(1.0), Result | Refused | None):
+        pass
+    if not isinstance(message, Refused):
+        return False  # there; or asked too quickly, and so not answered
+    assert message.reason == "unknown"
+    assert "mesh.keep_results" in message.detail
+    return True
