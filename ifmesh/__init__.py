@@ -28,7 +28,8 @@ The layers, each knowing only those above it (a test holds them to it):
                       wishes      keyword arguments -> Request and upload
   shells              sockets     the only file with socket options
                       authorized  whom the coordinator lets in: the table of keys, and those of the mesh itself
-                      journal     requests and endings in SQLite; results on disk
+                      journal     requests and endings in SQLite; results on disk; with schema (its tables), shelf (files), disk (one
+                                  that fails), retention (what is forgotten), audit and salvage (is it sound, and if not)
                       coordinator Broker behind a ROUTER
                       worker      Keeper beside a stage; a parent watches it
                       connection  Caller behind a DEALER, in a thread of its own; with parcels (uploads) and a file for each job

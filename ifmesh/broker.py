@@ -187,6 +187,11 @@ class Broker(Crew):
         """An ending older than those that are remembered, found in the journal because somebody asks for it."""
         self._remember(closed)
 
+    def forget(self, jobs: Iterable[str]) -> None:
+        """The journal has forgotten these jobs, ended long ago."""
+        for job in jobs:
+            self.ended.pop(job, None)
+
     def gone(self, now: float, peer: bytes) -> None:
         """This peer cannot be reached: it watches nothing any more.  (A worker's next Beat repairs what was lost on the way.)"""
         heard = self._heard.pop(peer, 0.0)

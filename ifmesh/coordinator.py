@@ -21,6 +21,7 @@ from ifmesh.cascade import DRAWN, FLAGGED, IF, PICTURE, kept
 from ifmesh.checkpoints import Checkpoints
 from ifmesh.commands import Blame, Book, Close, Command, Discard, Forget, Give, Hand, Hold, Note, Policy, Restore, Send
 from ifmesh.config import Config
+from ifmesh.disk import Disk
 from ifmesh.errors import Misconfigured
 from ifmesh.farewell import Farewell
 from ifmesh.gate import Gate
@@ -46,6 +47,8 @@ from ifmesh.protocol import (
     ToCoordinator,
     Watch,
 )
+from ifmesh.retention import Retention
+from ifmesh.schema import Unwritable
 from ifmesh.wire import TO_COORDINATOR, Garbled, VersionMismatch
 from ifmesh.writer import Landed, Stored, Unstored, Writer
 from ifmesh.zap import Zap
@@ -54,12 +57,18 @@ INLET: tuple[Kind, ...] = ("result", "preview", "upload", "relay", "checkpoint")
 TURN = 256  # control messages in one turn: then what they led to is carried out
 PAUSE = 0.5  # seconds at most between two looks at who may speak
 EMPTY = bags.encode({})  # the first bag of a job that brings nothing
+TIDY = 1.0  # seconds between two looks at the disk
+LOST = {
+    "lazy": "a loss of power may lose what was accepted and finished in the last second; the death of a process loses nothing",
+    "none": "jobs and results are gone when this process ends, however it ends",
+}
 
 
 def run(config: Config, tied_: bool) -> int:
     """Serve until told to end; the exit code.
 
-    0 drained; 1 a bug or a failing disk, told loudly; 3 the port or the state folder is taken; 75 told to stop twice.
+    0 drained; 1 a bug, told loudly, or a disk that failed at the start; 3 the port or the journal is taken, or the journal is damaged;
+    75 told to stop twice.
     """
     log.start()
     if tied_:
@@ -69,7 +78,10 @@ def run(config: Config, tied_: bool) -> int:
     except Misconfigured as error:
         logger.error("%s", error)
         return exits.CONFIGURATION
-    except Exception as error:  # IllegalMove, a full disk: nobody was told what is not in the journal, so the next start is sound
+    except Unwritable as error:  # at the start; later it is waited for
+        logger.error("%s: the journal cannot be opened: %s", config.mesh.state, error)
+        return exits.FAILURE
+    except Exception as error:  # IllegalMove: nobody was told what is not in the journal, so the next start is sound
         logger.critical("the coordinator stops: %s", error, exc_info=error)
         return exits.FAILURE
 
@@ -82,11 +94,16 @@ class Coordinator:
         self._bell = Bell()
         self._commands: list[Command] = []
         self._stops = 0
+        self._tidied = 0.0
         self._farewell = Farewell()
         self._code: int | None = None
 
     def serve(self) -> int:
-        self._journal = Journal.open(self._config.mesh.state)
+        mesh = self._config.mesh
+        self._journal = Journal.open(mesh.state, mesh.durability)
+        self._disk = Disk(self._journal, mesh.reserve_bytes)
+        if mesh.durability != "full":
+            logger.warning("mesh.durability is %r: %s", mesh.durability, LOST[mesh.durability])
         try:
             return self._serve()
         finally:
@@ -126,8 +143,10 @@ class Coordinator:
         self._checkpoints = Checkpoints(self._config.mesh.checkpoint_bytes)
         self._writer = Writer(self._journal, self._bell, self._garbage)
         self._writer.start()
+        self._retention = Retention(self._journal, self._writer, self._config.mesh.keep_results, self._config.mesh.results_bytes)
         known = self._journal.recover(policy.remember)  # it may take its time: the grace of the broker begins behind it
         self._commands += self._broker.recover(time.monotonic(), *known, self._journal.uploads(), self._journal.held())
+        self._retention.begin()
         self._carry_out()
         announce(state, url)
         logger.info("listening on %s, epoch %d, pid %d", url, self._journal.epoch, os.getpid())
@@ -136,6 +155,8 @@ class Coordinator:
                 self._turn()
         finally:
             self._writer.stop()
+            if self._disk.waiting:
+                logger.error("ending, and the disk has not taken the last of the journal: nobody was told of that")
             self._outlets.close()
             self._inlet.close()
             self._control.close()
@@ -162,6 +183,9 @@ class Coordinator:
             self._stop(number)
         self._zap.tend()
         self._reread()
+        if self._disk.waiting:
+            self._bide()
+            return
         self._landed()  # first: what is begun in this turn counts as busy until its end, and so is not discarded
         self._hear()
         for header, frame in deliveries(self._inlet, INLET, self._garbage, self._wanted):
@@ -170,16 +194,36 @@ class Coordinator:
         if wakeup is not None and wakeup <= time.monotonic():
             self._commands += self._broker.tick(time.monotonic())
         self._carry_out()
+        self._tidy(time.monotonic())
         self._leave(time.monotonic())
+
+    def _bide(self) -> None:
+        """A turn in which the disk does not take what was decided: nothing more is."""
+        self._hear()
+        self._carry_out()
+        if not self._disk.waiting:
+            self._broker.slept(time.monotonic())
+        self._leave(time.monotonic())
+
+    def _tidy(self, now: float) -> None:
+        """What is over, once in a while."""
+        if now >= self._tidied + TIDY:
+            self._tidied = now
+            self._disk.watch()
+            self._writer.sync()
+        if not self._disk.waiting:
+            self._broker.forget(self._retention.turn(now, self._broker.jobs))
 
     def _wait(self) -> None:
         poller = zmq.Poller()
         poller.register(self._control, zmq.POLLIN)
-        poller.register(self._inlet, zmq.POLLIN)
+        if not self._disk.waiting:
+            poller.register(self._inlet, zmq.POLLIN)
         poller.register(self._bell.fileno(), zmq.POLLIN)
         self._outlets.register(poller)
         now = time.monotonic()
-        until = min(t for t in (now + PAUSE, self._outlets.wakeup(), self._broker.wakeup(), self._farewell.wakeup(now)) if t is not None)
+        mine = () if self._disk.waiting else (self._broker.wakeup(), self._retention.due)
+        until = min(t for t in (now + PAUSE, self._outlets.wakeup(), *mine, self._farewell.wakeup(now)) if t is not None)
         poller.poll(int(max(0.0, until - now) * 1000) + 1)
 
     def _reread(self) -> None:
@@ -213,19 +257,36 @@ class Coordinator:
         if self._gate.misplaced(speaker, message):
             self._commands.append(Send(peer, Refused("", "invalid", "Hello: endpoints with a key that is not the speaker's")))
             return
-        self._recall(message)
+        if not self._recall(message) or self._answered(peer, message):
+            return
         self._commands += self._broker.receive(time.monotonic(), peer, message, owner)
         if (trusted := self._gate.trusted(message)) is not None:
             self._commands.append(Send(peer, trusted))
 
-    def _recall(self, message: ToCoordinator) -> None:
-        """Does somebody ask about a job whose ending only the journal still knows?"""
+    def _recall(self, message: ToCoordinator) -> bool:
+        """Does somebody ask about a job whose ending only the journal still knows?  False: it cannot be read now."""
         if not isinstance(message, Submit | Watch | Cancel | Fetch | Inspect) or not message.job:
-            return
+            return True
         if message.job in self._broker.jobs or message.job in self._broker.ended:
-            return
-        if (closed := self._journal.ending(message.job)) is not None:
+            return True
+        try:
+            closed = self._journal.ending(message.job)
+        except Unwritable as error:
+            logger.error("the journal cannot be read: %s", error, extra={"job": message.job})
+            return False
+        if closed is not None:
             self._broker.recall(closed)
+        return True
+
+    def _answered(self, peer: bytes, message: ToCoordinator) -> bool:
+        """While the disk fails the broker hears nothing, and while there is no room on it, of no new jobs."""
+        new = isinstance(message, Submit) and not self._broker.knows(message.job)
+        if not self._disk.waiting and not (new and self._disk.refuses):
+            return False
+        answer = self._disk.answer(message, not new, self._broker.welcome())
+        if answer is not None:
+            self._say(peer, answer)
+        return True
 
     def _wanted(self, header: Header, user: str) -> bool:
         """Does the broker wait for this delivery?  Garbled: it is not for this key to push it."""
@@ -295,6 +356,7 @@ class Coordinator:
         for done in self._writer.landed():
             match done:
                 case Landed(job, token, digest, size, beside):
+                    self._retention.landed(job)
                     self._commands += self._broker.landed(time.monotonic(), job, token, digest, size, beside)
                 case Stored(digest, size, names):
                     self._commands += self._broker.stored(time.monotonic(), digest, size, names)
@@ -303,9 +365,10 @@ class Coordinator:
 
     def _carry_out(self) -> None:
         """All that was decided, and what that leads to; the journal first."""
-        while self._commands:
+        while True:
             commands, self._commands = self._commands, []
-            self._journal.commit(commands)
+            if not (commands := self._disk.through(time.monotonic(), commands)):
+                return
             for command in commands:
                 self._do(command)
 

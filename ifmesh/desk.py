@@ -45,10 +45,20 @@ class Desk(Dispatch):
             self._send(peer, Refused(submit.job, reason, detail, self.policy.retry_after if reason == "busy" else 0.0, "upload"))
         return self._flush(now)
 
+    # ---- without a change
+
+    def knows(self, job: str) -> bool:
+        """Is it open, or is its ending remembered?"""
+        return job in self.jobs or job in self.ended
+
+    def welcome(self) -> Welcome:
+        """What every client is told first."""
+        return Welcome(tuple(s.name for s in self.cascade.stages), self.epoch, PROMPT_CHARACTERS, self._inlet)
+
     # ---- doors.  owner: see `Broker.receive`; what is another's is as unknown as if it were not there, and its id as taken
 
     def _hi(self, now: float, peer: bytes, _: Hi, owner: str | None) -> None:
-        self._send(peer, Welcome(tuple(s.name for s in self.cascade.stages), self.epoch, PROMPT_CHARACTERS, self._inlet))
+        self._send(peer, self.welcome())
 
     def _submit(self, now: float, peer: bytes, m: Submit, owner: str | None) -> None:
         # 1. ended already: told again.  2. under way: watched by one more.  3. wrong.  4. full.  5. its upload is not here.  6. new.
@@ -146,7 +156,8 @@ class Desk(Dispatch):
         if closed is not None and isinstance(closed.ending, Finished):
             self._out.append(Hand(peer, m.job, closed.ending.digest, closed.request))
         else:
-            self._send(peer, Refused(m.job, "unknown", "no result under this job id"))
+            why = "no result under this job id; results are kept for a time: mesh.keep_results, mesh.results_bytes"
+            self._send(peer, Refused(m.job, "unknown", why))
 
     def _inspect(self, now: float, peer: bytes, m: Inspect, owner: str | None) -> None:
         jobs = self.jobs if owner is None else {job.id: job for job in self.jobs.values() if job.owner == owner}

@@ -1,42 +1,36 @@
-"""What survives the coordinator: requests, endings, holds and blame in SQLite (WAL, every commit on disk), results and uploads as files.
+"""What survives the coordinator: requests, endings, holds and blame in SQLite (WAL), results and uploads as files.
 
 One coordinator at a time: an flock keeps a second one out, and each start raises the epoch, which every commit checks.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import hashlib
 import os
-import re
-import secrets
+import shutil
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ifmesh import wire
+from ifmesh import schema, wire
 from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Hold
 from ifmesh.errors import Misconfigured
-from ifmesh.protocol import Ended, StageRun
+from ifmesh.protocol import StageRun
 from ifmesh.request import Request
+from ifmesh.schema import OPEN
+from ifmesh.shelf import Shelf, fsync
 
-SCHEMA = 3
 REMEMBER = 10000  # endings given back after a restart, the newest
+VOLATILE = "volatile"  # the folder of results and uploads that no journal on disk knows of
+PAGES = 256  # of the file, given back to the disk at a time
+FREE = 4 * PAGES  # unused pages that are worth it: the next rows use them anyway
 
-_JOB = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_TABLES = (
-    "CREATE TABLE IF NOT EXISTS meta (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS requests (number INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, request BLOB NOT NULL, wall REAL NOT NULL)",
-    # One row for each job, and no row is ever replaced: that is the compare-and-set by which a job ends once.
-    "CREATE TABLE IF NOT EXISTS endings (number INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, ending BLOB NOT NULL, story BLOB NOT NULL, "
-    "runs BLOB NOT NULL, wall REAL NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS holds (digest TEXT PRIMARY KEY, names TEXT NOT NULL, seconds REAL NOT NULL, wall REAL NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS blames (job TEXT PRIMARY KEY, count INTEGER NOT NULL, cause TEXT NOT NULL, wall REAL NOT NULL)",
-)
-_CLOSED = "SELECT e.job, r.request, e.ending, e.story, e.runs FROM endings e JOIN requests r ON r.job = e.job"
+_CLOSED = "SELECT e.job, r.request, e.ending, e.story, e.runs, r.owner FROM endings e JOIN requests r ON r.job = e.job"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,158 +48,223 @@ class Runs:
 
 
 class Journal:
-    """The coordinator's memory.  What stores, loads or discards touches files only, so any thread may call it; the rest is for one
-    thread at a time.
+    """The coordinator's memory.  What stores, loads, discards or syncs touches files only, so any thread may call it; the rest is for
+    one thread at a time.
 
-    A full or failing disk raises sqlite3.Error or OSError, and nothing of that batch is written: nobody may be told of it.
+    A full, read-only or failing disk raises Unwritable or OSError, and nothing of that batch is written: nobody may be told of it.
+    Damage, and another coordinator on this journal, are Misconfigured.
     """
 
-    def __init__(self, state: Path, database: sqlite3.Connection, lock: int, epoch: int) -> None:
-        self.state, self.epoch = state, epoch
+    def __init__(self, state: Path, database: sqlite3.Connection, lock: int, epoch: int, durability: str = "full") -> None:
+        self.state, self.epoch, self.durability = state, epoch, durability
+        self.shelf = Shelf(state / VOLATILE if durability == "none" else state, synced=durability == "full")
         self._database, self._lock = database, lock
+        self._bytes = 0  # of all results whose endings are here
+        self._wrote = self._tired = self._dirty = False  # since somebody last looked; since it last rested; since the last sync
 
     @classmethod
-    def open(cls, state: Path) -> Journal:
+    def open(cls, state: Path, durability: str = "full") -> Journal:
         """Take the journal in this folder, made when it is not there, and raise its epoch.
 
-        Misconfigured: another coordinator has it, it is damaged, it is of another version, or the folder cannot be used.
+        durability: "full": a commit is on disk; "lazy": after the next `sync`; "none": in memory, gone at the end; only the epoch is
+        kept.  Misconfigured: another coordinator has it, it is damaged, it is of another version, or the folder cannot be used.
+        Unwritable: the disk is full, or fails.
         """
-        folders = state / "results", state / "uploads"
         try:
-            for folder in folders:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = _locked(state / "journal.lock")
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = locked(state)
         except OSError as error:
-            raise Misconfigured(f"{state}: cannot be used as state folder: {error.strerror}: choose another, mesh.state") from None
+            raise _unusable(state, error) from None
         try:
-            for left in (part for folder in folders for part in folder.glob(".*.part")):  # of a write that a death cut short
-                left.unlink(missing_ok=True)
-            database, epoch = _database(state / "journal.db")
+            database, epoch = schema.opened(state / schema.FILE, "NORMAL" if durability == "lazy" else "FULL")
+            if durability == "none":
+                database.close()
+                database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+                schema.made(database, epoch)
+            it = cls(state, database, lock, epoch, durability)
+            it._begin()
+        except OSError as error:
+            os.close(lock)
+            raise _unusable(state, error) from None
         except BaseException:
             os.close(lock)
             raise
-        return cls(state, database, lock, epoch)
+        return it
 
     def close(self) -> None:
         self._database.close()
+        if self.durability == "none":
+            shutil.rmtree(self.state / VOLATILE, ignore_errors=True)
         os.close(self._lock)
 
     # ---- requests and endings
 
     def commit(self, commands: Iterable[Command]) -> None:
-        """Every Book, Close, Hold and Blame, in one transaction, on disk when this returns.  A second ending of a job is not written."""
+        """Every Book, Close, Hold and Blame, in one transaction.  A second ending of a job is not written."""
         wanted = [c for c in commands if isinstance(c, Book | Close | Hold | Blame)]
         if not wanted:
             return
         wall = time.time()
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
+            grown = sum(self._write(command, wall) for command in wanted)
+        self._bytes += grown
+
+    def held_by_us(self) -> None:
+        """Misconfigured: another coordinator has taken this journal over.  Unwritable: it cannot be read now."""
+        with self._understood():
             if self._database.execute("SELECT epoch FROM meta").fetchone() != (self.epoch,):
                 raise Misconfigured(f"{self.state}: another coordinator has taken this journal over; this one must end")
-            for command in wanted:
-                self._write(command, wall)
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
 
     def recover(self, remember: int = REMEMBER) -> tuple[list[Booked], list[Closed]]:
         """Accepted jobs without an ending, in the order of acceptance; and the newest endings, oldest first."""
         now = time.time()
-        rows = self._database.execute(
-            "SELECT r.job, r.request, r.wall, coalesce(b.count, 0) FROM requests r LEFT JOIN blames b ON b.job = r.job "
-            "WHERE NOT EXISTS (SELECT 1 FROM endings e WHERE e.job = r.job) ORDER BY r.number"
-        ).fetchall()
-        ended = self._database.execute(f"{_CLOSED} ORDER BY e.number DESC LIMIT ?", (remember,)).fetchall()
-        try:
-            booked = [Booked(job, wire.unpack(Request, request), max(0.0, now - wall), blame) for job, request, wall, blame in rows]
-            return booked, [_closed(row) for row in reversed(ended)]
-        except wire.Garbled as error:
-            raise _damaged(self.state / "journal.db", str(error)) from None
+        with self._understood():
+            rows = self._database.execute(
+                "SELECT r.job, r.request, r.wall, coalesce(b.count, 0), r.owner FROM requests r LEFT JOIN blames b ON b.job = r.job "
+                f"WHERE {OPEN} ORDER BY r.number"
+            ).fetchall()
+            ended = self._database.execute(f"{_CLOSED} ORDER BY e.number DESC LIMIT ?", (remember,)).fetchall()
+            booked = [Booked(job, schema.unseal(Request, r), max(0.0, now - wall), blame, owner) for job, r, wall, blame, owner in rows]
+            return booked, [closed(row) for row in reversed(ended)]
 
     def ending(self, job: str) -> Closed | None:
-        """How the job ended, if it has.  Misconfigured: the record cannot be read."""
-        row = self._database.execute(f"{_CLOSED} WHERE e.job = ?", (job,)).fetchone()
-        try:
-            return None if row is None else _closed(row)
-        except wire.Garbled as error:
-            raise _damaged(self.state / "journal.db", str(error)) from None
+        """How the job ended, if it has."""
+        with self._understood():
+            row = self._database.execute(f"{_CLOSED} WHERE e.job = ?", (job,)).fetchone()
+            return None if row is None else closed(row)
 
-    # ---- results
+    # ---- what is over
 
-    def store(self, job: str, frame: bytes | memoryview) -> tuple[str, int]:
-        """Put the published frame on disk, whole or not at all; its SHA-256 (hex) and size.  Again is harmless: the same job, the
-        same bytes.  ValueError: a job id that is none.  OSError: the disk."""
-        if not _JOB.fullmatch(job):
-            raise ValueError("a job id has 1 to 64 letters, digits, - or _")
-        _put(self._result(job), frame)
-        return hashlib.sha256(frame).hexdigest(), memoryview(frame).nbytes
+    def prune(self, keep: float, most: int, batch: int) -> list[str]:
+        """Forget the jobs that ended more than `keep` seconds ago, and the oldest endings while all results together have more than
+        `most` bytes; at most so many at once, the oldest first.  Their ids: their results can go."""
+        with self._understood():
+            rows = self._database.execute("SELECT job, wall, size FROM endings ORDER BY number LIMIT ?", (batch,)).fetchall()
+        before, left, gone = time.time() - keep, self._bytes, []
+        for job, wall, size in rows:
+            if wall >= before and left <= most:
+                break
+            left -= size
+            gone.append((job,))
+        if not gone:
+            return []
+        with self._transaction():
+            for table in ("endings", "requests", "blames"):
+                self._database.executemany(f"DELETE FROM {table} WHERE job = ?", gone)
+        self._bytes = left
+        return [job for (job,) in gone]
 
-    def load(self, job: str) -> bytes | None:
-        """The published frame; None: there is none."""
-        if not _JOB.fullmatch(job):
-            return None
-        try:
-            return self._result(job).read_bytes()
-        except FileNotFoundError:
-            return None
+    def unclaimed(self, jobs: Iterable[str]) -> list[str]:
+        """Those of these jobs whose result nobody will ask for: they are not open, and did not finish."""
+        claims = f"SELECT 1 FROM endings WHERE job = ?1 AND size > 0 UNION ALL SELECT 1 FROM requests r WHERE r.job = ?1 AND {OPEN}"
+        with self._understood():
+            return [job for job in jobs if self._database.execute(claims, (job,)).fetchone() is None]
+
+    def rest(self) -> None:
+        """Asked from time to time.  When nothing was written since the last time, the log of SQLite goes into the database, and what is
+        free of that goes back to the disk, a little at a time."""
+        if self._wrote or not self._tired:
+            self._wrote = False
+            return
+        with self._understood():
+            free = self._database.execute("PRAGMA freelist_count").fetchone()[0]
+            if free > FREE:
+                self._database.executescript(f"PRAGMA incremental_vacuum({PAGES})")  # `execute` would end after one page
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._tired = free > FREE
 
     # ---- uploads
 
-    def store_upload(self, digest: str, frame: bytes | memoryview) -> None:
-        """Put what a client brought on disk, whole or not at all, under its SHA-256 (hex), which the caller has checked.
-
-        ValueError: a digest that is none.  OSError: the disk.
-        """
-        if not _SHA256.fullmatch(digest):
-            raise ValueError("an upload's digest has 64 hex digits")
-        _put(self._upload(digest), frame)
-
-    def load_upload(self, digest: str) -> bytes | None:
-        """The uploaded frame; None: there is none."""
-        if not _SHA256.fullmatch(digest):
-            return None
-        try:
-            return self._upload(digest).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def discard_upload(self, digest: str) -> None:
-        """Remove it, if it is there."""
-        if _SHA256.fullmatch(digest):
-            self._upload(digest).unlink(missing_ok=True)
-
     def uploads(self) -> dict[str, int]:
         """The digests and sizes (bytes) of all uploads on disk."""
-        files = (self.state / "uploads").glob("*.safetensors")
-        return {path.stem: path.stat().st_size for path in sorted(files) if _SHA256.fullmatch(path.stem)}
+        return dict(self.shelf.stored_uploads())
 
     def held(self) -> list[Hold]:
         """The uploads that are held still, by the wall clock, and for how long from now on."""
         now = time.time()
-        rows = self._database.execute("SELECT digest, names, seconds, wall FROM holds ORDER BY digest").fetchall()
+        with self._understood():
+            rows = self._database.execute("SELECT digest, names, seconds, wall FROM holds ORDER BY digest").fetchall()
         left = [Hold(digest, tuple(names.split(",")), seconds - max(0.0, now - wall)) for digest, names, seconds, wall in rows]
         return [hold for hold in left if hold.seconds > 0]
 
+    # ---- files, from any thread
+
+    def store(self, job: str, frame: bytes | memoryview) -> tuple[str, int]:
+        """See `Shelf.store`; and so the others."""
+        return self.shelf.store(job, frame)
+
+    def load(self, job: str) -> bytes | None:
+        return self.shelf.load(job)
+
+    def store_upload(self, digest: str, frame: bytes | memoryview) -> None:
+        self.shelf.store_upload(digest, frame)
+
+    def load_upload(self, digest: str) -> bytes | None:
+        return self.shelf.load_upload(digest)
+
+    def discard_upload(self, digest: str) -> None:
+        self.shelf.discard_upload(digest)
+
+    def sync(self) -> None:
+        """Lazy: all that was committed and stored is on disk when this returns.  OSError: it may not be."""
+        if self.durability != "lazy":
+            return
+        self.shelf.sync()  # first: an ending is worth nothing without its result
+        if self._dirty:
+            self._dirty = False
+            try:
+                fsync(self.state / f"{schema.FILE}-wal")
+            except OSError:
+                self._dirty = True
+                raise
+
     # ---- inside
 
-    def _result(self, job: str) -> Path:
-        return self.state / "results" / f"{job}.safetensors"
+    def _begin(self) -> None:
+        """What is known of the files before the first commit."""
+        if self.durability == "none":
+            shutil.rmtree(self.state / VOLATILE, ignore_errors=True)
+        self.shelf.make()
+        with self._understood():
+            self._bytes = self._database.execute("SELECT coalesce(sum(size), 0) FROM endings").fetchone()[0]
 
-    def _upload(self, digest: str) -> Path:
-        return self.state / "uploads" / f"{digest}.safetensors"
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise schema.understood(self.state / schema.FILE, error) from error
+        except wire.Garbled as error:
+            raise schema.damaged(self.state / schema.FILE, str(error)) from None
 
-    def _write(self, command: Book | Close | Hold | Blame, wall: float) -> None:
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of it or nothing, and only while this journal is ours."""
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            self.held_by_us()
+            yield
+            self._database.execute("COMMIT")
+        except BaseException as error:
+            try:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+            except sqlite3.Error:  # the first error says more
+                pass
+            if isinstance(error, sqlite3.Error):
+                raise schema.understood(self.state / schema.FILE, error) from error
+            raise
+        self._wrote = self._tired = self._dirty = True
+
+    def _write(self, command: Book | Close | Hold | Blame, wall: float) -> int:
+        """The bytes of a result that it adds."""
         match command:
-            case Book(job, request):
-                row = (job, wire.pack(request), wall)
-                self._database.execute("INSERT INTO requests (job, request, wall) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", row)
+            case Book(job, request, owner):
+                self._put("requests (job, request, wall, owner)", job, schema.seal(request), wall, owner)
             case Close(job, ending, story, runs):
-                told = (job, wire.pack(ending), wire.pack(Story(story)), wire.pack(Runs(runs)), wall)
-                self._database.execute(
-                    "INSERT INTO endings (job, ending, story, runs, wall) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", told
-                )
+                size = schema.size_of(ending)
+                told = job, schema.seal(ending), schema.seal(Story(story)), schema.seal(Runs(runs)), wall, size
+                return size if self._put("endings (job, ending, story, runs, wall, size)", *told) else 0
             case Hold(digest, names, seconds):
                 self._database.execute("DELETE FROM holds WHERE wall + seconds < ?", (wall,))
                 self._database.execute("INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?)", (digest, ",".join(names), seconds, wall))
@@ -213,76 +272,40 @@ class Journal:
                 self._database.execute(
                     "INSERT OR REPLACE INTO blames (job, count, cause, wall) VALUES (?, ?, ?, ?)", (job, count, cause, wall)
                 )
+        return 0
+
+    def _put(self, table: str, *values: Any) -> bool:
+        """A new row; False: the job has one."""
+        marks = ", ".join("?" * len(values))
+        return self._database.execute(f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT DO NOTHING", values).rowcount == 1
 
 
-def _put(path: Path, frame: bytes | memoryview) -> None:
-    """Under this name, whole or not at all, and on disk when this returns."""
-    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part")
-    try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
-            file.write(frame)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)  # else the name may be lost although the bytes are there
-    finally:
-        os.close(folder)
+def locked(state: Path) -> int:
+    """The lock, with our pid in it for whoever comes second.  It ends with the process, however that ends.
 
-
-def _locked(path: Path) -> int:
-    """The lock, with our pid in it for whoever comes second.  It ends with the process, however that ends."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    Misconfigured: somebody has it.  OSError: the folder cannot be used.
+    """
+    lock = os.open(state / "journal.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         told = os.read(lock, 32).decode(errors="replace").strip()
         os.close(lock)
         whose = f"pid {told}" if told.isdecimal() else "another process"
-        raise Misconfigured(f"{path.parent}: a coordinator runs here already ({whose}): stop it, or choose another mesh.state") from None
+        raise Misconfigured(f"{state}: a coordinator runs here already ({whose}): stop it, or choose another mesh.state") from None
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
 
 
-def _database(path: Path) -> tuple[sqlite3.Connection, int]:
-    try:
-        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error as error:
-        raise _damaged(path, str(error)) from None
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        if (found := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise _damaged(path, str(found).splitlines()[0])
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA):
-            raise Misconfigured(f"{path}: a journal of version {version}; this ifmesh has {SCHEMA}: choose another mesh.state")
-        database.execute("BEGIN IMMEDIATE")
-        for table in _TABLES:
-            database.execute(table)
-        database.execute(f"PRAGMA user_version = {SCHEMA}")
-        database.execute("INSERT INTO meta VALUES (1, 1) ON CONFLICT DO UPDATE SET epoch = epoch + 1")
-        epoch = database.execute("SELECT epoch FROM meta").fetchone()[0]
-        database.execute("COMMIT")
-        return database, epoch
-    except sqlite3.Error as error:
-        database.close()
-        raise _damaged(path, str(error)) from None
-    except BaseException:
-        database.close()
-        raise
+def closed(row: tuple[str, bytes, bytes, bytes, bytes, str]) -> Closed:
+    """Of job, request, ending, story, runs and owner as stored.  Garbled."""
+    job, request, ending, story, runs, owner = row
+    told = schema.unseal(Story, story).lines, schema.unseal(Runs, runs).runs
+    return Closed(job, schema.unseal(Request, request), schema.ending(ending), *told, owner)
 
 
-def _damaged(path: Path, how: str) -> Misconfigured:
-    return Misconfigured(f"{path}: the journal cannot be read: {how}: move it away to begin anew, or choose another mesh.state")
-
-
-def _closed(row: tuple[str, bytes, bytes, bytes, bytes]) -> Closed:
-    job, request, ending, story, runs = row
-    ended: Ended = wire.unpack(Ended, ending)
-    return Closed(job, wire.unpack(Request, request), ended, wire.unpack(Story, story).lines, wire.unpack(Runs, runs).runs)
+def _unusable(state: Path, error: OSError) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return schema.Unwritable(error.strerror)
+    return Misconfigured(f"{state}: cannot be used as state folder: {error.strerror}: choose another, mesh.state")

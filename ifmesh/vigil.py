@@ -49,6 +49,10 @@ class Vigil(Desk):
             self._lose(now, worker, "its key was revoked", own=False)
         return self._flush(now)
 
+    def slept(self, now: float) -> None:
+        """The coordinator has not listened until now: nobody's silence until then counts."""
+        self._woke = now
+
     def _stalled(self, now: float, worker: Worker) -> None:
         """It beats, but nothing advances."""
         self._send(parent_of(worker.life), Kill(worker.life))

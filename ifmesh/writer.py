@@ -100,6 +100,15 @@ class Writer:
         if len(self._uploads) < UPLOADS:
             self._begin(self._uploads, (digest, hop), partial(self._store_upload, digest, frame))
 
+    def remove(self, jobs: Collection[str]) -> None:
+        """The results of these jobs, which nobody will ask for any more."""
+        self._todo.put((("", ""), partial(self._remove, jobs)))
+
+    def sync(self) -> None:
+        """What was written is to be on disk soon: see `Journal.sync`."""
+        if self._journal.durability == "lazy":
+            self._todo.put((("", ""), self._sync))
+
     def landed(self) -> list[_Done]:
         """What became of what was begun, since the last time."""
         out: list[_Done] = []
@@ -136,7 +145,8 @@ class Writer:
             except (OSError, Garbled) as error:
                 self._done.put((key, error))
             del item, work  # and with it the frame
-            self._bell.ring()
+            if key[0]:
+                self._bell.ring()
 
     def _store(self, key: tuple[str, Token], frame: bytes, apart: Collection[str], keep: bool) -> list[_Done]:
         """What is kept beside it comes last: without the result nothing of it stays on disk untold."""
@@ -153,6 +163,21 @@ class Writer:
             self._beside[key] = digest
         self._journal.store_upload(digest, kept)
         return [Stored(digest, len(kept), tuple(name for name in BROUGHT if name in apart)), landed]
+
+    def _remove(self, jobs: Collection[str]) -> list[_Done]:
+        for job in jobs:
+            try:
+                self._journal.shelf.discard(job)
+            except OSError as error:  # it is swept at the next start
+                logger.error("a result that is over cannot be removed: %s", error, extra={"job": job})
+        return []
+
+    def _sync(self) -> list[_Done]:
+        try:
+            self._journal.sync()
+        except OSError as error:
+            logger.error("what was written in the last second may not be on disk: %s", error)
+        return []
 
     def _store_upload(self, digest: str, frame: bytes) -> list[_Done]:
         if hashlib.sha256(frame).hexdigest() != digest:  # a stranger's: the true one may still come

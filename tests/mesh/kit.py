@@ -201,6 +201,9 @@ class Process:
 class Mesh:
     """settings: by dotted key, as in ifmesh.toml."""
 
+    prefix: tuple[str, ...] = ()
+    """Before each command: where it is to run."""
+
     def __init__(self, folder: Path, settings: Mapping[str, str | int | float] | None = None) -> None:
         self.folder = folder
         self.state = folder / "state"
@@ -235,7 +238,7 @@ class Mesh:
     def start(self, log: str, *arguments: str) -> Process:
         """`ifmesh ARGUMENTS`, tied to this process."""
         flags = [part for key, value in self._settings.items() for part in ("--set", f"{key}={value}")]
-        command = [sys.executable, "-m", "ifmesh", *arguments, "--tied", *flags]
+        command = [*self.prefix, sys.executable, "-m", "ifmesh", *arguments, "--tied", *flags]
         with open(self.logs / f"{log}.log", "ab") as out:
             popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=self.environ, process_group=0)
         process = Process(popen, self.logs / f"{log}.log")

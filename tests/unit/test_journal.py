@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from ifmesh import journal as journal_file
+from ifmesh import schema
 from ifmesh.broker import Blame, Book, Close, Closed, Command, Hold, Note
 from ifmesh.errors import Misconfigured
 from ifmesh.journal import Journal
@@ -159,7 +160,7 @@ def test_one_whose_lock_was_taken_away_can_write_nothing_more(journal: Journal) 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.db").write_bytes(b"not a database at all" * 100)
-    with pytest.raises(Misconfigured, match=r"journal\.db: the journal cannot be read: .*move it away"):
+    with pytest.raises(Misconfigured, match=r"journal\.db: the journal cannot be read: .*`ifmesh journal restore` saves"):
         Journal.open(tmp_path)
     (tmp_path / "journal.db").unlink()
     with opened(tmp_path) as it:  # the lock was given back
@@ -180,7 +181,7 @@ def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
 
 def test_a_record_of_another_protocol_version_is_refused_with_both(journal: Journal) -> None:
     journal.commit([Book("a", FOX)])
-    journal._database.execute("UPDATE requests SET request = ?", (b"\x82\xa1v\x63\xa2is\xa7Request",))
+    journal._database.execute("UPDATE requests SET request = ?", (schema._sealed(b"\x82\xa1v\x63\xa2is\xa7Request"),))
     with pytest.raises(Misconfigured, match=f"protocol version 99, but this side speaks version {VERSION}"):
         journal.recover()
 
