@@ -139,6 +139,11 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._over = threading.Event()
 
+    @property
+    def ending(self) -> bool:
+        """It has been told to end."""
+        return self._signals > 0 or self._phase != "up"
+
     def run(self) -> int:
         """Until SIGINT or SIGTERM, or until the coordinator cannot run at all; the exit code.  Call it in the main thread."""
         hear, wake = os.pipe()

@@ -1,0 +1,178 @@
+"""Carries the schedule out: signals to processes, gates that close, bad bytes.  Whatever it does it writes down.
+
+Only processes are signalled that the supervisor started and has not yet fetched the end of, and their children.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from ifmesh.chaos.gates import Gates
+from ifmesh.chaos.history import STATE, History
+from ifmesh.chaos.schedule import Event
+from ifmesh.chaos.strangers import Strangers
+from ifmesh.places import socket_file
+from ifmesh.supervisor import Service
+
+AGAIN = 0.1
+"""Seconds after which a kill is tried again, whose target has no process just now ..."""
+TRIES = 50
+"""... and how often."""
+
+
+class Weather:
+    """services: by name, as the supervisor keeps them.  folder: of the run; the command line of each names it.
+
+    strangers: makes them, when the coordinator's address is known.
+    """
+
+    def __init__(
+        self, services: Mapping[str, Service], gates: Gates, history: History, folder: Path, strangers: Callable[[], Strangers]
+    ) -> None:
+        self._services, self._gates, self._history, self._folder = services, gates, history, folder
+        self._make_strangers = strangers
+        self._strangers: Strangers | None = None
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._serial = count()
+        self._stopped: set[int] = set()
+
+    def run(self, events: Sequence[Event], begun: float, over: Callable[[], bool]) -> None:
+        """All of it, then whatever still has to heal.  over: asked often; then the rest is left out."""
+        for event in events:
+            self._at(begun + event.at, lambda e=event: self._happen(e, TRIES))  # type: ignore[misc]
+        while self._due and not over():
+            time.sleep(min(0.2, max(0.0, self._due[0][0] - time.monotonic())))
+            while self._due and self._due[0][0] <= time.monotonic():
+                heapq.heappop(self._due)[2]()
+        self.calm()
+
+    def calm(self) -> None:
+        """Whoever was stopped goes on, all gates are open."""
+        self._due.clear()
+        for pid in list(self._stopped):
+            self._signal(pid, signal.SIGCONT)
+        self._stopped.clear()
+        for name in self._services:
+            self._gates.set(name, "open")
+            for file in self._files(name):
+                self._gates.deafen(file, "open")
+        if self._strangers is not None:
+            self._strangers.close()
+            self._strangers = None
+
+    # ---- one branch for each kind
+
+    def _happen(self, event: Event, tries: int) -> None:
+        match event.kind:
+            case "kill" | "kill coordinator" | "kill client":
+                if not self._killed(event) and tries:
+                    self._at(time.monotonic() + AGAIN, lambda: self._happen(event, tries - 1))
+            case "kill all":
+                self._history.say("blackout")
+                for name in self._services:
+                    if not name.startswith("client-"):
+                        self._killed(Event(event.at, event.kind, name, "both", 0.0, event.number))
+            case "pause":
+                self._pause(event)
+            case "partition":
+                self._gates.set(event.target, event.how)
+                self._history.say("partitioned", name=event.target, how=event.how, seconds=event.seconds)
+                self._at(time.monotonic() + event.seconds, lambda: self._gates.set(event.target, "open"))
+            case "deafen":
+                self._deafen(event)
+            case "bytes":
+                if self._strangers is None:
+                    self._strangers = self._make_strangers()
+                inlets = [file for name in self._services for file in self._files(name)]
+                thrown = self._strangers.throw(event.how, event.number, inlets)
+                self._history.say("threw", how=event.how, count=thrown)
+            case _:
+                raise ValueError(event.kind)
+
+    def _killed(self, event: Event) -> bool:
+        """False: there was nothing to kill."""
+        pids = self._pids(event.target, event.how)
+        struck = [pid for pid in pids if self._signal(pid, signal.SIGKILL)]
+        if struck:
+            kind = event.target if event.target == "coordinator" else "client" if event.target.startswith("client-") else "worker"
+            self._history.say(f"killed {kind}", name=event.target, how=event.how, pids=struck)
+        return bool(struck)
+
+    def _pause(self, event: Event) -> None:
+        pids = [pid for pid in self._pids(event.target, event.how) if self._signal(pid, signal.SIGSTOP)]
+        if not pids:
+            return
+        self._stopped |= set(pids)
+        self._history.say("paused", name=event.target, how=event.how, seconds=event.seconds)
+
+        def goes_on() -> None:
+            for pid in pids:
+                self._signal(pid, signal.SIGCONT)
+                self._stopped.discard(pid)
+
+        self._at(time.monotonic() + event.seconds, goes_on)
+
+    def _deafen(self, event: Event) -> None:
+        files = [file for file in self._files(event.target) if self._gates.deafen(file, event.how)]
+        if files:
+            self._history.say("deafened", name=event.target, how=event.how, seconds=event.seconds)
+        for file in files:
+            self._at(time.monotonic() + event.seconds, lambda f=file: self._gates.deafen(f, "open"))  # type: ignore[misc]
+
+    # ---- who is who
+
+    def _at(self, when: float, do: Callable[[], object]) -> None:
+        heapq.heappush(self._due, (when, next(self._serial), lambda: (do(), None)[1]))
+
+    def _pids(self, name: str, how: str) -> list[int]:
+        """Of a worker, its parent is what the supervisor started; whoever else it is, there is one."""
+        service = self._services[name]
+        parent = service.pid
+        if not parent:
+            return []
+        if not service.stage:
+            return [parent]
+        children = _children(parent)
+        return {"child": children, "parent": [parent], "both": [parent, *children]}[how]
+
+    def _files(self, name: str) -> list[Path]:
+        """The socket file of a process that is PUSHed to."""
+        if name == "coordinator":
+            return [socket_file(self._folder / STATE, name)]
+        return [socket_file(self._folder / STATE, life) for child in self._pids(name, "child") if (life := _life(child))]
+
+    def _signal(self, pid: int, number: signal.Signals) -> bool:
+        """False: there is no such process, or it is none of ours."""
+        with suppress(OSError):
+            handle = os.pidfd_open(pid)  # from here on the number means this process, or none
+            try:
+                if str(self._folder).encode() in _words(pid):
+                    signal.pidfd_send_signal(handle, number)
+                    return True
+            finally:
+                os.close(handle)
+        return False
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def _words(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def _life(pid: int) -> str:
+    with suppress(OSError, ValueError):
+        words = _words(pid).split(b"\0")
+        return words[words.index(b"--life") + 1].decode()
+    return ""
