@@ -24,7 +24,7 @@ def figures(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             kills[record["name"]].append(record["t"])
     moves = [r for r in told if r["what"] == "moved"]
     regrants, witnessed = _regrants(moves, kills, downs)
-    grants, adopted, held = _restarts(moves, downs)
+    grants, adopted, held = _restarts(moves, kills, downs)
     run, twice = _steps(told)
     times = {r["job"]: r["t"] for r in reversed(told) if r["what"] == "invoked"}
     waits = [r["t"] - times[r["job"]] for r in told if r["what"] == "over" and r["job"] in times]
@@ -79,31 +79,36 @@ def _regrants(
     return every, witnessed
 
 
-def _restarts(moves: Sequence[Mapping[str, Any]], downs: Sequence[float]) -> tuple[list[float], int, int]:
-    """After each kill of the coordinator: seconds to its first new grant; how many granted jobs it found with their workers, of how many.
+def _restarts(
+    moves: Sequence[Mapping[str, Any]], kills: Mapping[str, Sequence[float]], downs: Sequence[float]
+) -> tuple[list[float], int, int]:
+    """After each kill of the coordinator: seconds to its first new grant; how many granted jobs it left with their workers, of how many.
 
-    A worker that was killed as well while the coordinator was away counts against it.
+    Those whose worker was killed as well, before the new coordinator had met it, do not count.
     """
     grants: list[float] = []
-    granted: dict[str, str] = {}  # by job, the stage at which a worker has it
-    pending: dict[str, str] = {}
+    granted: dict[str, tuple[str, str, float]] = {}  # by job: at which stage which worker has it, since when
+    pending: dict[str, tuple[str, str, float]] = {}
     adopted = held = 0
     todo = list(reversed(downs))
     down: float | None = None
     for move in moves:
         while todo and todo[-1] <= move["t"]:
             down = todo.pop()
-            pending = dict(granted)
-            held += len(pending)
-            granted = {}
-        job, cause = move["job"], move["cause"]
-        if job in pending and pending.pop(job) == move["stage"] and cause == "adopted":
-            adopted += 1
+            pending, granted = pending | granted, {}
+        job, cause, now = move["job"], move["cause"], move["t"]
+        name = move["why"].split(" ")[0]
+        if job in pending:
+            stage, had, since = pending.pop(job)
+            struck = kills.get(had, ())
+            if bisect_right(struck, now) == bisect_right(struck, since):
+                held += 1
+                adopted += cause == "adopted" and stage == move["stage"]
         if cause == "assigned" and down is not None:
-            grants.append(move["t"] - down)
+            grants.append(now - down)
             down = None
         if cause in ("assigned", "adopted"):
-            granted[job] = move["stage"]
+            granted[job] = (move["stage"], name, now)
         else:
             granted.pop(job, None)
     return grants, adopted, held

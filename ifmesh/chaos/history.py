@@ -21,18 +21,22 @@ STATE = "state"  # folder of the mesh, beside them
 
 
 class History:
-    """One writer.  path: of the file, made when it is not there."""
+    """One writer.  path: of the file, made with the first line."""
 
     def __init__(self, path: Path, by: str) -> None:
-        self._by = by
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._path, self._by = path, by
+        self._file = -1
 
     def say(self, what: str, **told: object) -> None:
+        if self._file < 0:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         line = {"t": round(time.monotonic(), 4), "by": self._by, "what": what, **told}
         os.write(self._file, json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
     def close(self) -> None:
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
 
 def read(folder: Path) -> Iterator[Record]:

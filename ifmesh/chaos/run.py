@@ -11,7 +11,6 @@ import re
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -60,15 +59,16 @@ class Run:
         self._services = {service.name: service for service in kept}
         self._supervisor = Supervisor(config, kept, self._heard, ready, self._program)
         self._done: dict[str, str] = {}
-        self._restarts: Counter[str] = Counter()
+        self._history = History(self._folder / SEEN, "chaos")
+        self._work = History(self._folder / WORK, "coordinator")
+        self._weather = Weather(self._services, self._gates, self._history, self._folder, lambda: Strangers(self._aim()))
         self._driver = threading.Thread(target=self._drive, name="weather")
         self._over = threading.Event()
 
     def run(self) -> int:
         """To its end; the supervisor's exit code.  Call it in the main thread."""
         self._plan.write(self._folder)
-        self._history = History(self._folder / SEEN, "chaos")
-        self._work = History(self._folder / WORK, "coordinator")
+        self._history.say("prepared", seed=self._plan.seed)
         with self._gates:
             self._driver.start()
             try:
@@ -83,7 +83,6 @@ class Run:
 
     def _drive(self) -> None:
         try:
-            weather = Weather(self._services, self._gates, self._history, self._folder, lambda: Strangers(self._aim()))
             while not self._supervisor.is_ready:
                 if self._stopped() or self._over.wait(0.05):
                     return
@@ -93,7 +92,7 @@ class Run:
             part.write_text(f"{begun}\n")
             part.replace(self._folder / BEGUN)
             threading.Thread(target=self._report, args=(begun,), daemon=True).start()
-            weather.run(self._events, begun, self._stopped)
+            self._weather.run(self._events, begun, self._stopped)
             self._history.say("calm")
             until = time.monotonic() + self._settle
             while not self._through() and time.monotonic() < until and not self._stopped():
@@ -134,6 +133,8 @@ class Run:
         if name == "coordinator" and (moved := _MOVED.fullmatch(line)):
             job, stage, cause, why = moved.groups()
             self._work.say("moved", job=job, stage=stage, cause=cause, why=why or "")
+            if cause == "assigned":
+                self._weather.granted(why)
         elif name.startswith("client-"):
             self._done[name] = line
         elif name == "up" and (fell := _FELL.fullmatch(line)) and not fell[2].endswith("from outside"):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from random import Random
 
 RATES = {
-    "kill": 0.85,
+    "kill": 0.35,
+    "kill busy": 0.5,
     "kill coordinator": 0.085,
     "kill all": 0.004,
     "kill client": 0.02,
@@ -27,6 +28,8 @@ STRANGERS = ("raw", "null", "unknown key", "insider", "inlet")
 @dataclass(frozen=True, slots=True)
 class Event:
     """at: seconds after the beginning.  target: a service ("stage_one-0", "coordinator", "client-1"); "": no single one.
+
+    kind: a key of RATES; "kill busy" waits until the worker is given a job: it dies with work in hand, or on its way to it.
 
     how: of a kill or pause: child, parent or both (a worker is two processes); of a partition: both (nothing passes), up (to the
     coordinator nothing passes), down (from it), cut (connections break); of bytes: who throws them.  seconds: how long it lasts.
@@ -52,8 +55,9 @@ def schedule(
     made: list[Event] = []
     for kind, rate in RATES.items():
         draw = _DRAWN[kind]
-        for _ in range(round(rate * intensity * seconds)):
-            at, number = random.uniform(0, seconds), random.getrandbits(32)
+        wanted = round(rate * intensity * seconds)
+        for place in range(wanted):  # one in each part of the time: by pure chance a coordinator is killed five times before it grants
+            at, number = (place + random.random()) / wanted * seconds, random.getrandbits(32)
             target, how, lasts = draw(random, workers, clients, silence)
             made.append(Event(round(at, 3), kind, target, how, round(lasts, 3), number))
     return tuple(sorted(made, key=lambda e: (e.at, e.number)))
@@ -85,6 +89,7 @@ def _deafen(random: Random, workers: Sequence[str], clients: Sequence[str], sile
 
 _DRAWN: dict[str, Draw] = {
     "kill": _kill,
+    "kill busy": _kill,
     "kill coordinator": lambda random, workers, clients, silence: ("coordinator", "child", 0.0),
     "kill all": lambda random, workers, clients, silence: ("", "both", 0.0),
     "kill client": lambda random, workers, clients, silence: (random.choice(clients), "child", 0.0),

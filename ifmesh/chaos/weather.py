@@ -11,8 +11,10 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from ifmesh.chaos.gates import Gates
 from ifmesh.chaos.history import STATE, History
@@ -25,6 +27,8 @@ AGAIN = 0.1
 """Seconds after which a kill is tried again, whose target has no process just now ..."""
 TRIES = 50
 """... and how often."""
+IDLE = 8.0
+"""Seconds that a kill waits for its worker to be given a job."""
 
 
 class Weather:
@@ -42,16 +46,36 @@ class Weather:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = count()
         self._stopped: set[int] = set()
+        self._armed: dict[str, list[Event]] = {}
+        self._grants: SimpleQueue[str] = SimpleQueue()
 
     def run(self, events: Sequence[Event], begun: float, over: Callable[[], bool]) -> None:
         """All of it, then whatever still has to heal.  over: asked often; then the rest is left out."""
         for event in events:
             self._at(begun + event.at, lambda e=event: self._happen(e, TRIES))  # type: ignore[misc]
         while self._due and not over():
-            time.sleep(min(0.2, max(0.0, self._due[0][0] - time.monotonic())))
+            self._wait(min(0.2, max(0.0, self._due[0][0] - time.monotonic())))
             while self._due and self._due[0][0] <= time.monotonic():
                 heapq.heappop(self._due)[2]()
         self.calm()
+
+    def granted(self, name: str) -> None:
+        """Any thread: this worker has just been given a job."""
+        if self._armed.get(name):
+            self._grants.put(name)
+
+    def _wait(self, seconds: float) -> None:
+        """So long, or until somebody is given a job who is to die of it."""
+        with suppress(Empty):
+            name = self._grants.get(timeout=max(0.001, seconds))
+            if armed := self._armed.get(name):
+                self._fire(armed[0], armed[0].number % 64 / 1000)
+
+    def _fire(self, event: Event, after: float) -> None:
+        """A kill that has waited for its moment."""
+        if event in (armed := self._armed[event.target]):
+            armed.remove(event)
+            self._at(time.monotonic() + after, lambda: self._happen(replace(event, kind="kill"), TRIES))
 
     def calm(self) -> None:
         """Whoever was stopped goes on, all gates are open."""
@@ -71,6 +95,9 @@ class Weather:
 
     def _happen(self, event: Event, tries: int) -> None:
         match event.kind:
+            case "kill busy":
+                self._armed.setdefault(event.target, []).append(event)
+                self._at(time.monotonic() + IDLE, lambda: self._fire(event, 0.0))
             case "kill" | "kill coordinator" | "kill client":
                 if not self._killed(event) and tries:
                     self._at(time.monotonic() + AGAIN, lambda: self._happen(event, tries - 1))
