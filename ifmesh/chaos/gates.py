@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Self
 
 CLOSED = {"open": (), "both": ("up", "down"), "up": ("up",), "down": ("down",), "cut": ("up", "down")}
 """By state, the ways that nothing passes.  up: from who connects to who listens.  cut: connections break as well, old and new."""
+
+LOOK = 2.0
+"""Seconds between two looks whether those behind the socket files still live."""
 
 Dial = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
@@ -160,13 +164,17 @@ class Gates:
 
     async def _watch(self) -> None:
         """A socket file that a process has bound gets out of the way, and a gate takes its name: whoever connects from now on passes it."""
+        again = 0.0
         while True:
             for path in self._sockets.iterdir() if self._sockets.exists() else ():
                 with suppress(OSError):
                     await self._interpose(path)
-            for path in [p for p in self._inlets if not p.exists()]:
+            looked = time.monotonic() >= again
+            for path in [p for p in self._inlets if not p.exists() or (looked and not await _heard(_behind(p)))]:
                 self._inlets.pop(path)[1].close()
+                path.unlink(missing_ok=True)
                 _behind(path).unlink(missing_ok=True)
+            again = time.monotonic() + LOOK if looked else again
             await asyncio.sleep(0.05)
 
     async def _interpose(self, path: Path) -> None:
@@ -181,6 +189,16 @@ class Gates:
         gate = Gate(lambda: asyncio.open_unix_connection(hidden))
         await gate.listen(path)
         self._inlets[path] = (path.lstat().st_ino, gate)
+
+
+async def _heard(path: Path) -> bool:
+    """Does anybody listen on this socket file?"""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.transport.abort()
+    return True
 
 
 def _behind(path: Path) -> Path:
