@@ -62,6 +62,7 @@ def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixtu
         "coordinator",
         "worker",
         "bench",
+        "chaos",
         "completion",
     ]
     assert list(cli.cli.commands) == every

@@ -34,6 +34,8 @@ MINDS = {
     "luggage",
     "farewell",
     "notes",
+    "chaos.checker",
+    "chaos.figures",
 }
 CODECS = {"typed", "wire", "bags", "config"}
 PURE = VOCABULARY | MINDS
