@@ -21,7 +21,8 @@ from ifmesh.request import Request
 from ifmesh.wishes import Brought
 
 PLAN = "plan.json"
-BEGUN = "begun"
+BEGUN = "begun"  # a file with the time (monotonic) when all were ready ...
+CALM = "calm"  # ... and one that is there when nothing more will be done to them
 AT_ONCE = 48  # jobs of one client under way
 THROUGH = "through"
 
@@ -82,7 +83,8 @@ class Agent:
             for ask in mine:
                 if ask.job not in self._over:
                     group.create_task(self._when(begun + ask.at, ask))
-        await asyncio.sleep(max(0.0, begun + self._plan.seconds - time.monotonic()))
+        while not (self._folder / CALM).exists():
+            await asyncio.sleep(0.1)
         for ask in mine:
             await self._look_again(ask)
         watching.cancel()

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ifmesh import sockets
-from ifmesh.chaos.agents import BEGUN, THROUGH, Plan
+from ifmesh.chaos.agents import BEGUN, CALM, THROUGH, Plan
 from ifmesh.chaos.gates import Gates
 from ifmesh.chaos.history import SEEN, STATE, WORK, History, lines
 from ifmesh.chaos.schedule import Event
@@ -30,6 +30,7 @@ EVERY = 5.0
 """Seconds between two lines of progress."""
 CAUSES = ("assigned", "adopted", "advanced", "retried", "completed", "exhausted", "cancelled", "expired")
 _MOVED = re.compile(rf"[\d:.]+ info (\S+) (\w+): ({'|'.join(CAUSES)})(?:: (.*))?")
+_READY = re.compile(r"[\d:.]+ info - (\S+) is ready")
 _FELL = re.compile(r"(\S+): (.*); again (?:at once|in .*)")
 
 Say = Callable[[str], None]
@@ -92,8 +93,9 @@ class Run:
             part.write_text(f"{begun}\n")
             part.replace(self._folder / BEGUN)
             threading.Thread(target=self._report, args=(begun,), daemon=True).start()
-            self._weather.run(self._events, begun, self._stopped)
+            self._weather.run(self._events, self._stopped)
             self._history.say("calm")
+            (self._folder / CALM).touch()
             until = time.monotonic() + self._settle
             while not self._through() and time.monotonic() < until and not self._stopped():
                 self._over.wait(0.1)
@@ -112,8 +114,8 @@ class Run:
         while not self._over.wait(EVERY):
             parts = [f"{name} {self._done.get(name, '...')}" for name in clients(self._plan.clients)]
             starts = sum(service.starts for service in self._services.values()) - len(self._services)
-            left = self._plan.seconds - (time.monotonic() - begun)
-            phase = f"{left:.0f} s of weather left" if left > 0 and self._events else "calm"
+            left = max(0.0, self._plan.seconds - self._weather.clock)
+            phase = f"{left:.0f} s of weather left" if not (self._folder / CALM).exists() else "calm"
             self._say(f"{time.monotonic() - begun:.0f} s: {', '.join(parts)}; {starts} restarts; {phase}")
 
     # ---- what the supervisor calls
@@ -134,7 +136,10 @@ class Run:
             job, stage, cause, why = moved.groups()
             self._work.say("moved", job=job, stage=stage, cause=cause, why=why or "")
             if cause == "assigned":
+                self._weather.back("coordinator")
                 self._weather.granted(why)
+        elif name == "coordinator" and (ready := _READY.fullmatch(line)):
+            self._weather.back(ready[1])
         elif name.startswith("client-"):
             self._done[name] = line
         elif name == "up" and (fell := _FELL.fullmatch(line)) and not fell[2].endswith("from outside"):

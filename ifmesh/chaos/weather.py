@@ -9,6 +9,7 @@ import heapq
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -27,6 +28,10 @@ AGAIN = 0.1
 """Seconds after which a kill is tried again, whose target has no process just now ..."""
 TRIES = 50
 """... and how often."""
+DOWN = 3
+"""While so many are down, the weather's clock stands still: a slow machine makes a run longer, not harder ..."""
+PATIENCE = 20.0
+"""... but whoever is not back after so many seconds is waited for no more."""
 IDLE = 8.0
 """Seconds that a kill waits for its worker to be given a job."""
 
@@ -46,18 +51,37 @@ class Weather:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = count()
         self._stopped: set[int] = set()
+        self.clock = 0.0  # seconds of weather so far
+        self._down: dict[str, float] = {}  # killed and not back yet: since when
         self._armed: dict[str, list[Event]] = {}
         self._grants: SimpleQueue[str] = SimpleQueue()
 
-    def run(self, events: Sequence[Event], begun: float, over: Callable[[], bool]) -> None:
+    def run(self, events: Sequence[Event], over: Callable[[], bool]) -> None:
         """All of it, then whatever still has to heal.  over: asked often; then the rest is left out."""
-        for event in events:
-            self._at(begun + event.at, lambda e=event: self._happen(e, TRIES))  # type: ignore[misc]
-        while self._due and not over():
-            self._wait(min(0.2, max(0.0, self._due[0][0] - time.monotonic())))
-            while self._due and self._due[0][0] <= time.monotonic():
+        todo = deque(events)
+        last = time.monotonic()
+        while (todo or self._due) and not over():
+            pauses = [0.05, *([todo[0].at - self.clock] if todo else []), *([self._due[0][0] - last] if self._due else [])]
+            self._wait(min(pauses))
+            now = time.monotonic()
+            if not self._behind(now):
+                self.clock += now - last
+            last = now
+            while todo and todo[0].at <= self.clock:
+                self._happen(todo.popleft(), TRIES)
+            while self._due and self._due[0][0] <= now:
                 heapq.heappop(self._due)[2]()
         self.calm()
+
+    def back(self, name: str) -> None:
+        """Any thread: this worker is ready again; of the coordinator: it grants again."""
+        self._down.pop(name, None)
+
+    def _behind(self, now: float) -> bool:
+        """Has the mesh too much to recover from?  Then the weather waits: how fast processes start is not what is tried here."""
+        for name in [name for name, since in list(self._down.items()) if now > since + PATIENCE]:
+            self._down.pop(name, None)
+        return len(self._down) >= DOWN
 
     def granted(self, name: str) -> None:
         """Any thread: this worker has just been given a job."""
@@ -94,26 +118,30 @@ class Weather:
     # ---- one branch for each kind
 
     def _happen(self, event: Event, tries: int) -> None:
+        if not self._done(event) and tries:  # whoever it is for has no process just now
+            self._at(time.monotonic() + AGAIN, lambda: self._happen(event, tries - 1))
+
+    def _done(self, event: Event) -> bool:
+        """False: there was nobody to do it to."""
         match event.kind:
+            case "kill" | "kill coordinator" | "kill client":
+                return self._killed(event)
             case "kill busy":
                 self._armed.setdefault(event.target, []).append(event)
                 self._at(time.monotonic() + IDLE, lambda: self._fire(event, 0.0))
-            case "kill" | "kill coordinator" | "kill client":
-                if not self._killed(event) and tries:
-                    self._at(time.monotonic() + AGAIN, lambda: self._happen(event, tries - 1))
             case "kill all":
                 self._history.say("blackout")
                 for name in self._services:
                     if not name.startswith("client-"):
-                        self._killed(Event(event.at, event.kind, name, "both", 0.0, event.number))
+                        self._killed(replace(event, target=name, how="both"))
             case "pause":
-                self._pause(event)
+                return self._paused(event)
             case "partition":
                 self._gates.set(event.target, event.how)
                 self._history.say("partitioned", name=event.target, how=event.how, seconds=event.seconds)
                 self._at(time.monotonic() + event.seconds, lambda: self._gates.set(event.target, "open"))
             case "deafen":
-                self._deafen(event)
+                return self._deafened(event)
             case "bytes":
                 if self._strangers is None:
                     self._strangers = self._make_strangers()
@@ -122,20 +150,22 @@ class Weather:
                 self._history.say("threw", how=event.how, count=thrown)
             case _:
                 raise ValueError(event.kind)
+        return True
 
     def _killed(self, event: Event) -> bool:
-        """False: there was nothing to kill."""
         pids = self._pids(event.target, event.how)
         struck = [pid for pid in pids if self._signal(pid, signal.SIGKILL)]
         if struck:
             kind = event.target if event.target == "coordinator" else "client" if event.target.startswith("client-") else "worker"
+            if kind != "client":
+                self._down[event.target] = time.monotonic()
             self._history.say(f"killed {kind}", name=event.target, how=event.how, pids=struck)
         return bool(struck)
 
-    def _pause(self, event: Event) -> None:
+    def _paused(self, event: Event) -> bool:
         pids = [pid for pid in self._pids(event.target, event.how) if self._signal(pid, signal.SIGSTOP)]
         if not pids:
-            return
+            return False
         self._stopped |= set(pids)
         self._history.say("paused", name=event.target, how=event.how, seconds=event.seconds)
 
@@ -145,13 +175,20 @@ class Weather:
                 self._stopped.discard(pid)
 
         self._at(time.monotonic() + event.seconds, goes_on)
+        return True
 
-    def _deafen(self, event: Event) -> None:
+    def _deafened(self, event: Event) -> bool:
         files = [file for file in self._files(event.target) if self._gates.deafen(file, event.how)]
-        if files:
-            self._history.say("deafened", name=event.target, how=event.how, seconds=event.seconds)
-        for file in files:
-            self._at(time.monotonic() + event.seconds, lambda f=file: self._gates.deafen(f, "open"))  # type: ignore[misc]
+        if not files:
+            return False
+        self._history.say("deafened", name=event.target, how=event.how, seconds=event.seconds)
+
+        def hears() -> None:
+            for file in files:
+                self._gates.deafen(file, "open")
+
+        self._at(time.monotonic() + event.seconds, hears)
+        return True
 
     # ---- who is who
 
