@@ -15,6 +15,7 @@ import pytest
 import zmq
 
 from ifmesh import bags, exits
+from ifmesh.credentials import called
 from ifmesh.parent import classify
 from ifmesh.protocol import (
     VERSION,
@@ -161,10 +162,10 @@ def test_garbage_on_every_socket_stops_nothing(calm: Mesh) -> None:
             fan.say(junk)
             fan.say(junk, junk)
         inlets = calm.inlets()
-        assert sum(url.startswith("ipc:") for url in inlets) == 6
-        assert sum(url.startswith("tcp:") for url in inlets) >= 6
-        for url in inlets:
-            with calm.raw(zmq.PUSH, url) as push:
+        assert [end.host for end in inlets] == ["here", ""] * 6
+        for end in inlets:
+            url = end.url
+            with calm.pushing(end) as push:
                 for junk in GARBAGE:
                     push.send(junk)
                     push.send_multipart([junk, junk, junk])
@@ -372,8 +373,10 @@ def test_a_cancelled_job_is_dropped_within_a_step(mesh: Make) -> None:
 
 def test_messages_of_strangers_are_for_the_broker(calm: Mesh) -> None:
     """A worker that nobody knows is asked who it is; the mesh goes on."""
-    with calm.speaker() as fan:
-        fan.say(TO_COORDINATOR.encode(Beat("stranger", 1, "ready", ())))
+    me = calm.identity("worker-encoder")
+    life = called(me, "stranger.1")
+    with calm.speaker(me, life) as fan:
+        fan.say(TO_COORDINATOR.encode(Beat(life, 1, "ready", ())))
         assert fan.socket.poll(10_000)
         assert TO_WORKER.decode(fan.socket.recv()) == Who()
 

@@ -37,7 +37,7 @@ MINDS = {
     "chaos.checker",
     "chaos.figures",
 }
-CODECS = {"typed", "wire", "bags", "config"}
+CODECS = {"typed", "wire", "bags", "identity", "table", "config"}
 PURE = VOCABULARY | MINDS
 WORLD = {"time", "threading", "asyncio", "random", "secrets", "os", "subprocess", "socket", "signal", "select", "multiprocessing"}
 HEAVY_PACKAGES = {"torch", "numpy", "diffusers", "transformers", "accelerate", "ifmesh_services"}
