@@ -102,7 +102,7 @@ def _run(folder: Path, wanted: dict[str, Any]) -> bool:
     real = bool(wanted["real"])
     seconds = 60 * wanted["minutes"] if wanted["minutes"] else wanted["requests"] / PER_SECOND[real]
     intensity = wanted["intensity"] if wanted["intensity"] is not None else 0.06 if real else 1.0
-    plan = Plan(wanted["seed"], wanted["requests"], seconds, wanted["clients"], real)
+    plan = Plan(wanted["seed"], wanted["requests"], seconds, wanted["clients"], real, "mesh.curve" not in _given())
     if real:
         calm = folder / "undisturbed"
         _settings(calm, wanted)
@@ -128,7 +128,7 @@ def _run(folder: Path, wanted: dict[str, Any]) -> bool:
 def _settings(folder: Path, wanted: dict[str, Any]) -> None:
     """The configuration of the mesh that is to be broken, beside what the flags say."""
     folder.mkdir(parents=True, exist_ok=True)
-    given = click.get_current_context().meta.get("ifmesh.overrides", {})
+    given = _given()
     options.put("mesh.state", str(folder / "state"))
     usual: dict[str, object] = {"mesh.listen": "tcp://127.0.0.1:0", "mesh.drain": 10.0}
     usual |= {f"services.{stage}.copies": COPIES.get(stage, 1) for stage in STAGES if not wanted["real"]}
@@ -142,6 +142,12 @@ def _settings(folder: Path, wanted: dict[str, Any]) -> None:
         options.put(f"services.{stage}.options.history", str(folder))
         options.put(f"services.{stage}.options.steps", TOY_STEPS)
         options.put(f"services.{stage}.options.step_ms", 1000 * wanted["stage_seconds"] / TOY_STEPS)
+
+
+def _given() -> dict[str, object]:
+    """What flags said of the configuration."""
+    given: dict[str, object] = click.get_current_context().meta.setdefault("ifmesh.overrides", {})
+    return given
 
 
 def _checked(folder: Path, about: dict[str, object], as_json: bool) -> bool:

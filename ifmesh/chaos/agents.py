@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from ifmesh.request import Request
 from ifmesh.wishes import Brought
 
 PLAN = "plan.json"
-BEGUN = "begun"  # a file with the time (monotonic) when all were ready ...
+CLOCK = "clock"  # a file that says how many seconds of weather there have been; there is none until all are ready ...
 CALM = "calm"  # ... and one that is there when nothing more will be done to them
 AT_ONCE = 48  # jobs of one client under way
 THROUGH = "through"
@@ -31,8 +30,8 @@ THROUGH = "through"
 class Plan:
     """What all processes of a run know.
 
-    known: of real stages, the file with what an undisturbed run gave; "": toy stages.  calm: this is that run; all is asked at once, and
-    nothing is to fail.
+    curve: the mesh has keys.  known: of real stages, the file with what an undisturbed run gave; "": toy stages.  calm: this is that
+    run; all is asked at once, and nothing is to fail.
     """
 
     seed: int
@@ -40,6 +39,7 @@ class Plan:
     seconds: float
     clients: int
     real: bool
+    curve: bool
     known: str = ""
     calm: bool = False
 
@@ -66,7 +66,7 @@ class Agent:
         self._folder, self._number = folder, int(name.rpartition("-")[2])
         self._plan = Plan.read(folder)
         self._history = History(folder / SEEN, name)
-        self._client = AsyncClient(coordinator, state=folder / STATE)
+        self._client = AsyncClient(coordinator, state=folder / STATE, identity=None if self._plan.curve else False)
         self._oracle = Oracle()
         self._over: set[str] = set()
         self._known: dict[str, Pictures] = json.loads(Path(self._plan.known).read_text()) if self._plan.known else {}
@@ -77,12 +77,14 @@ class Agent:
         for record in lines(self._folder / SEEN):  # what an earlier life of ours has seen
             if record["what"] == "over" and record["by"] == f"client-{self._number}":
                 self._over.add(record["job"])
-        begun = await self._begun()
         watching = asyncio.create_task(self._progress(len(mine)))
         async with asyncio.TaskGroup() as group:
             for ask in mine:
+                while not (self._folder / CALM).exists() and self._clock() < ask.at:
+                    await asyncio.sleep(0.1)
                 if ask.job not in self._over:
-                    group.create_task(self._when(begun + ask.at, ask))
+                    await self._room.acquire()
+                    group.create_task(self._through(ask))
         while not (self._folder / CALM).exists():
             await asyncio.sleep(0.1)
         for ask in mine:
@@ -91,20 +93,19 @@ class Agent:
         print(THROUGH, flush=True)
         await asyncio.Event().wait()
 
-    async def _begun(self) -> float:
-        while True:
-            with suppress(OSError, ValueError):
-                return float((self._folder / BEGUN).read_text())
-            await asyncio.sleep(0.05)
+    def _clock(self) -> float:
+        """Seconds of weather so far; -1: all are not ready yet."""
+        with suppress(OSError, ValueError):
+            return float((self._folder / CLOCK).read_text())
+        return -1.0
 
     async def _progress(self, count: int) -> None:
         while True:
             print(f"{len(self._over)} of {count}", flush=True)
             await asyncio.sleep(2)
 
-    async def _when(self, at: float, ask: Ask) -> None:
-        await asyncio.sleep(max(0.0, at - time.monotonic()))
-        async with self._room:
+    async def _through(self, ask: Ask) -> None:
+        try:
             request, brought = made(ask)
             self._plan_said(ask, request, brought)
             self._history.say("invoked", job=ask.job)
@@ -115,6 +116,8 @@ class Agent:
                 cancelling.cancel()
             self._history.say("over", job=ask.job)
             self._over.add(ask.job)
+        finally:
+            self._room.release()
 
     def _plan_said(self, ask: Ask, request: Request, brought: Brought) -> None:
         """Everything that the checker is to know of a request."""

@@ -17,13 +17,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ifmesh import sockets
-from ifmesh.chaos.agents import BEGUN, CALM, THROUGH, Plan
+from ifmesh.chaos.agents import CALM, CLOCK, THROUGH, Plan
 from ifmesh.chaos.gates import Gates
 from ifmesh.chaos.history import SEEN, STATE, WORK, History, lines
 from ifmesh.chaos.schedule import Event
 from ifmesh.chaos.strangers import Strangers
 from ifmesh.chaos.weather import Weather
 from ifmesh.config import Config
+from ifmesh.credentials import of_client
 from ifmesh.supervisor import Service, Supervisor, python, services
 
 EVERY = 5.0
@@ -62,7 +63,7 @@ class Run:
         self._done: dict[str, str] = {}
         self._history = History(self._folder / SEEN, "chaos")
         self._work = History(self._folder / WORK, "coordinator")
-        self._weather = Weather(self._services, self._gates, self._history, self._folder, lambda: Strangers(self._aim()))
+        self._weather = Weather(self._services, self._gates, self._history, self._folder, lambda: Strangers(self._aim(), of_client(config)))
         self._driver = threading.Thread(target=self._drive, name="weather")
         self._over = threading.Event()
 
@@ -89,11 +90,8 @@ class Run:
                     return
             begun = time.monotonic()
             self._history.say("began", seed=self._plan.seed, requests=self._plan.requests, seconds=self._plan.seconds)
-            part = self._folder / f"{BEGUN}.part"
-            part.write_text(f"{begun}\n")
-            part.replace(self._folder / BEGUN)
             threading.Thread(target=self._report, args=(begun,), daemon=True).start()
-            self._weather.run(self._events, self._stopped)
+            self._weather.run(self._events, self._tick)
             self._history.say("calm")
             (self._folder / CALM).touch()
             until = time.monotonic() + self._settle
@@ -106,6 +104,13 @@ class Run:
 
     def _stopped(self) -> bool:
         return self._over.is_set() or self._supervisor.ending
+
+    def _tick(self) -> bool:
+        """Tell the clients how far the weather is; True: it is to end."""
+        part = self._folder / f"{CLOCK}.part"
+        part.write_text(f"{self._weather.clock:.2f}")
+        part.replace(self._folder / CLOCK)
+        return self._stopped()
 
     def _through(self) -> bool:
         return all(self._done.get(name) == THROUGH for name in clients(self._plan.clients))

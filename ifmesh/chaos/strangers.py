@@ -13,8 +13,11 @@ from random import Random
 import zmq
 
 from ifmesh import bags, sockets
-from ifmesh.protocol import Done, Fetch, Header, Hi, Inspect, Step, Submit, ToCoordinator, Watch
+from ifmesh.identity import Identity, Keys, generate
+from ifmesh.protocol import Beat, Bye, Done, Exited, Fetch, Header, Hi, Inspect, Step, Submit, ToCoordinator, Watch
 from ifmesh.request import Request
+from ifmesh.roles import tag
+from ifmesh.sockets import Context
 from ifmesh.wire import HEADER, TO_COORDINATOR
 
 FRAMES = 40
@@ -30,13 +33,15 @@ OPENINGS = (
 
 @dataclass(slots=True)
 class Strangers:
-    """control: host and port of the coordinator."""
+    """control: host and port of the coordinator.  me: an operator of the mesh, whose keys the insider has; None: nobody has keys."""
 
     control: tuple[str, int]
-    ctx: zmq.Context[zmq.Socket[bytes]] = field(default_factory=zmq.Context)
+    me: Identity | None
+    ctx: Context = field(default_factory=sockets.context)
 
-    def throw(self, how: str, number: int, inlets: Sequence[Path]) -> int:
-        """One fit of it; how many frames or connections it was.  inlets: the socket files of the mesh."""
+    def throw(self, how: str, number: int, inlets: Sequence[Path], lives: Sequence[str]) -> int:
+        """One fit of it; how many frames or connections it was, that found somebody.  inlets: the socket files of the mesh; lives: of its
+        workers."""
         random = Random(number)
         match how:
             case "raw":
@@ -44,7 +49,7 @@ class Strangers:
             case "inlet":
                 return self._into(random, inlets)
             case _:
-                return self._frames(random, unknown=how == "unknown key")
+                return self._frames(random, how, lives)
 
     def close(self) -> None:
         self.ctx.destroy(linger=0)
@@ -56,16 +61,13 @@ class Strangers:
                 made.sendall(random.choice(OPENINGS) + random.randbytes(random.randrange(0, 4096)))
         return 8
 
-    def _frames(self, random: Random, unknown: bool) -> int:
-        """Messages to the coordinator: noise, and what was a message before something happened to it."""
-        made = sockets.control_client(self.ctx, "tcp://{}:{}".format(*self.control), b"stranger." + random.randbytes(8).hex().encode())
+    def _frames(self, random: Random, how: str, lives: Sequence[str]) -> int:
+        """Messages to the coordinator: noise, lies, and what was a message before something happened to it."""
+        keys, server = self._keys(how)
+        name = f"{tag(keys.public) if keys else ''}stranger.{random.randbytes(8).hex()}".encode()
+        made = sockets.control_client(self.ctx, "tcp://{}:{}".format(*self.control), name, keys, server)
         try:
-            if unknown:
-                made.disconnect("tcp://{}:{}".format(*self.control))
-                made.curve_publickey, made.curve_secretkey = zmq.curve_keypair()
-                made.curve_serverkey = zmq.curve_keypair()[0]
-                made.connect("tcp://{}:{}".format(*self.control))
-            return self._sent(made, [[bent(random, TO_COORDINATOR.encode(said(random)))] for _ in range(FRAMES)])
+            return self._sent(made, [[bent(random, TO_COORDINATOR.encode(said(random, lives)))] for _ in range(FRAMES)])
         finally:
             made.close(linger=200)
 
@@ -73,12 +75,18 @@ class Strangers:
         """Bags that nobody waits for, to any socket that takes them."""
         if not inlets:
             return 0
-        made = self.ctx.socket(zmq.PUSH)
-        made.connect(f"ipc://{random.choice(inlets)}")
+        keys, server = self._keys(random.choice(("null", "unknown key", "insider")))
+        made = sockets.outlet(self.ctx, f"ipc://{random.choice(inlets)}", keys, server)
         try:
             return self._sent(made, [delivery(random) for _ in range(FRAMES)])
         finally:
             made.close(linger=200)
+
+    def _keys(self, how: str) -> tuple[Keys | None, str]:
+        """With which keys one comes, and whom one expects there."""
+        if self.me is None or how == "null":
+            return None, ""
+        return (self.me.keys if how == "insider" else generate()), self.me.server
 
     @staticmethod
     def _sent(made: zmq.Socket[bytes], messages: Sequence[Sequence[bytes]]) -> int:
@@ -90,9 +98,10 @@ class Strangers:
         return len(messages)
 
 
-def said(random: Random) -> ToCoordinator:
-    """A message; of a worker's, one that nobody granted."""
-    job, life, token = f"stranger-{random.getrandbits(32):x}", f"stage_one-0.{random.getrandbits(48):012x}", (1, random.getrandbits(16))
+def said(random: Random, lives: Sequence[str]) -> ToCoordinator:
+    """A message; of a worker's, a lie."""
+    job, token = f"stranger-{random.getrandbits(32):x}", (1, random.getrandbits(16))
+    life = random.choice((*lives, f"stage_one-0.{random.getrandbits(48):012x}"))
     return random.choice(
         (
             Hi(),
@@ -102,6 +111,9 @@ def said(random: Random) -> ToCoordinator:
             Submit(job, Request("a stranger", 2**63 + 5)),
             Step(life, job, token, 1, 5),
             Done(life, job, token, "0" * 32, 10, 5, 0.1),
+            Beat(life, random.getrandbits(30), "ready", ()),
+            Bye(life),
+            Exited(life, "crashed", "a stranger says so"),
         )
     )
 

@@ -60,7 +60,7 @@ class Weather:
         """All of it, then whatever still has to heal.  over: asked often; then the rest is left out."""
         todo = deque(events)
         last = time.monotonic()
-        while (todo or self._due) and not over():
+        while not over() and (todo or self._due):
             pauses = [0.05, *([todo[0].at - self.clock] if todo else []), *([self._due[0][0] - last] if self._due else [])]
             self._wait(min(pauses))
             now = time.monotonic()
@@ -146,7 +146,8 @@ class Weather:
                 if self._strangers is None:
                     self._strangers = self._make_strangers()
                 inlets = [file for name in self._services for file in self._files(name)]
-                thrown = self._strangers.throw(event.how, event.number, inlets)
+                lives = [life for name in self._services for life in self._lives(name)]
+                thrown = self._strangers.throw(event.how, event.number, inlets, lives)
                 self._history.say("threw", how=event.how, count=thrown)
             case _:
                 raise ValueError(event.kind)
@@ -210,7 +211,10 @@ class Weather:
         """The socket file of a process that is PUSHed to."""
         if name == "coordinator":
             return [socket_file(self._folder / STATE, name)]
-        return [socket_file(self._folder / STATE, life) for child in self._pids(name, "child") if (life := _life(child))]
+        return [socket_file(self._folder / STATE, life) for life in self._lives(name)]
+
+    def _lives(self, name: str) -> list[str]:
+        return [life for child in self._pids(name, "child") if (life := _life(child))]
 
     def _signal(self, pid: int, number: signal.Signals) -> bool:
         """False: there is no such process, or it is none of ours."""
