@@ -41,6 +41,8 @@ def figures(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+OVER = ("completed", "exhausted", "cancelled", "expired")
+"""The causes with which a job ends."""
 KNOWN = ("killed worker", "killed coordinator", "moved", "stepped", "invoked", "over")
 
 
@@ -98,12 +100,12 @@ def _restarts(
             pending, granted = pending | granted, {}
         job, cause, now = move["job"], move["cause"], move["t"]
         name = move["why"].split(" ")[0]
-        if job in pending:
-            stage, had, since = pending.pop(job)
+        if job in pending and (cause in OVER or cause == "assigned" or (cause, move["stage"]) == ("adopted", pending[job][0])):
+            _, had, since = pending.pop(job)  # a stage before it may be found first, and be adopted as well: that says nothing yet
             struck = kills.get(had, ())
-            if bisect_right(struck, now) == bisect_right(struck, since):
+            if cause not in OVER and bisect_right(struck, now) == bisect_right(struck, since):
                 held += 1
-                adopted += cause == "adopted" and stage == move["stage"]
+                adopted += cause == "adopted"
         if cause == "assigned" and down is not None:
             grants.append(now - down)
             down = None
