@@ -91,7 +91,7 @@ class Run:
             begun = time.monotonic()
             self._history.say("began", seed=self._plan.seed, requests=self._plan.requests, seconds=self._plan.seconds)
             threading.Thread(target=self._report, args=(begun,), daemon=True).start()
-            self._weather.run(self._events, self._tick)
+            self._weather.run(self._events, self._plan.seconds, self._tick)
             self._history.say("calm")
             (self._folder / CALM).touch()
             until = time.monotonic() + self._settle

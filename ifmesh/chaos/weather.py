@@ -56,11 +56,11 @@ class Weather:
         self._armed: dict[str, list[Event]] = {}
         self._grants: SimpleQueue[str] = SimpleQueue()
 
-    def run(self, events: Sequence[Event], over: Callable[[], bool]) -> None:
-        """All of it, then whatever still has to heal.  over: asked often; then the rest is left out."""
+    def run(self, events: Sequence[Event], seconds: float, over: Callable[[], bool]) -> None:
+        """All of it, for so many seconds of its clock, then whatever still has to heal.  over: asked often; then the rest is left out."""
         todo = deque(events)
         last = time.monotonic()
-        while not over() and (todo or self._due):
+        while not over() and (todo or self._due or self.clock < seconds):
             pauses = [0.05, *([todo[0].at - self.clock] if todo else []), *([self._due[0][0] - last] if self._due else [])]
             self._wait(min(pauses))
             now = time.monotonic()
