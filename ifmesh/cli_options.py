@@ -51,12 +51,15 @@ def _copies(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
         ctx.meta.setdefault(_PUT, {})[f"services.{stage}.copies"] = int(number)
 
 
+sets = click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", expose_value=False, callback=_set, help="Any key of ifmesh.toml; repeatable."
+)
+
+
 def configured(f: F) -> F:
     """--config, --set and --state."""
     f = flag("mesh.state", "--state", metavar="DIR", help="State folder: journal, results, logs.")(f)
-    f = click.option(
-        "--set", "sets", multiple=True, metavar="KEY=VALUE", expose_value=False, callback=_set, help="Any key of ifmesh.toml; repeatable."
-    )(f)
+    f = sets(f)
     return click.option("--config", "config_file", type=click.Path(path_type=Path), help="ifmesh.toml to read.", expose_value=True)(f)
 
 

@@ -32,6 +32,7 @@ ENDINGS = {
     exits.STALLED: "stalled: killed because it did not advance",
 }
 OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+CRASHED = 2.0  # seconds, at most, until a process that a signal ended is started again
 LAST_WORDS = 10.0  # seconds that a worker has between SIGTERM and SIGKILL, once the coordinator has drained it
 LOG_BYTES = 32 << 20  # a log that has become larger is put aside as NAME.log.1
 
@@ -55,10 +56,15 @@ def killed(code: int) -> bool:
     return (-code if code < 0 else code - 128) in OUTSIDE
 
 
+def signalled(code: int) -> int:
+    """The signal that ended it; 0: none did."""
+    number = -code if code < 0 else code - 128
+    return number if number > 0 and number in {s.value for s in signal.Signals} else 0
+
+
 def ending(code: int) -> str:
     """An exit code in words."""
-    number = -code if code < 0 else code - 128
-    if number > 0 and number in {s.value for s in signal.Signals}:
+    if number := signalled(code):
         return f"{signal.Signals(number).name}{' from outside' if killed(code) else ''}"
     return ENDINGS.get(code, f"exit {code}")
 
@@ -84,9 +90,15 @@ class Service:
         return self.process.pid if self.process else 0
 
     def died(self, now: float, code: int) -> float:
-        """When to start it again: at once after a kill from outside, later and later after deaths of its own making."""
+        """When to start it again: at once after a kill from outside, later and later after deaths of its own making.
+
+        Not much later when a signal ended it: what cannot be loaded ends with a code, but what crashed was mostly at work, and the
+        coordinator bounds how often a request may do that.  A stage's only worker, 30 s away after each, is a stage that stands still.
+        """
         self.process, self.code, self.why = None, code, ending(code)
         wait = 0.0 if killed(code) else self.backoff.died(now - self.started)
+        if signalled(code):
+            wait = min(wait, CRASHED)
         self.due = now + wait
         return wait
 
@@ -138,6 +150,11 @@ class Supervisor:
         self._code = 0
         self._selector = selectors.DefaultSelector()
         self._over = threading.Event()
+
+    @property
+    def ending(self) -> bool:
+        """It has been told to end."""
+        return self._signals > 0 or self._phase != "up"
 
     def run(self) -> int:
         """Until SIGINT or SIGTERM, or until the coordinator cannot run at all; the exit code.  Call it in the main thread."""

@@ -66,6 +66,7 @@ def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixtu
         "join",
         "journal",
         "bench",
+        "chaos",
         "completion",
     ]
     assert list(cli.cli.commands) == every

@@ -36,6 +36,8 @@ MINDS = {
     "luggage",
     "farewell",
     "notes",
+    "chaos.checker",
+    "chaos.figures",
 }
 CODECS = {"typed", "wire", "bags", "identity", "table", "config"}
 PURE = VOCABULARY | MINDS

@@ -52,6 +52,13 @@ def test_whose_fault_a_death_was(code: int, outside: bool, words: str) -> None:
     assert ending(code).startswith(words)
 
 
+def test_what_crashed_at_work_is_soon_back_and_what_cannot_begin_is_not() -> None:
+    crashed, broken = Service("guard-0", "guard", ()), Service("guard-1", "guard", ())
+    assert [crashed.died(1.0, 134) for _ in range(6)] == [0.5, 1, 2, 2, 2, 2]
+    assert [broken.died(1.0, 3) for _ in range(6)] == [0.5, 1, 2, 4, 8, 16]
+    assert crashed.died(1.0, 137) == 0.0
+
+
 def test_it_types_what_an_operator_would() -> None:
     config = read(None, {"HOME": "/users/anna"}, {"services.stage_one.copies": 2, "services.guard.copies": 0})
     typed = [" ".join(s.command) for s in services(config, ("--set", "cascade.toy=true"))]
