@@ -105,6 +105,13 @@ class Host:
         """What this Python program writes there."""
         return self.run(sys.executable, "-c", code, *arguments, limit=limit)
 
+    def hang_up(self, address: str, *ports: str) -> None:
+        """Its TCP connections to that address end at once; what was on its way in them is lost.
+
+        ports: of them all, those that `ss` selects so: "dport = :7640".
+        """
+        self.run("ss", "--kill", "--tcp", "dst", address, *ports)
+
     @contextmanager
     def network(self) -> Iterator[None]:
         """This thread is in the host's network.  Sockets, threads and ZeroMQ contexts that it makes meanwhile stay there."""
@@ -247,6 +254,11 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Of a process on a host: nothing of ifmesh's but what is said here, and folders that are the host's own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("IFMESH", "XDG_", "TMP", "PYTEST"))}
     return {**kept, "HOME": "/tmp", "PYTHONPATH": f"{ROOT}:{ROOT / 'services'}", "PYTHONDONTWRITEBYTECODE": "1", **(more or {})}
+
+
+def last(seconds: float) -> None:
+    """Let a fault last so long."""
+    time.sleep(seconds)
 
 
 def until(holds: Callable[[], bool], what: str = "never came true", limit: float = LIMIT) -> None:
