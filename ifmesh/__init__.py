@@ -19,12 +19,15 @@ The layers, each knowing only those above it (a test holds them to it):
   codecs              typed       plain data <-> dataclasses, checked
                       wire        message <-> msgpack frame, one union per door
                       bags        named tensors <-> safetensors frame, without a tensor library
+                      identity    an invite, a key file <-> who a process is
+                      table       the lines of the authorised keys
                       config      ifmesh.toml, IFMESH_* and flags -> frozen Config
                       formats     kind and size of a picture file, by its first bytes
   what a user brings  source      a picture file, from whatever there is
                       embeds      texts, encoded
                       wishes      keyword arguments -> Request and upload
   shells              sockets     the only file with socket options
+                      authorized  whom the coordinator lets in: the table of keys, and those of the mesh itself
                       journal     requests and endings in SQLite; results on disk
                       coordinator Broker behind a ROUTER
                       worker      Keeper beside a stage; a parent watches it

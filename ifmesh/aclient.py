@@ -13,7 +13,7 @@ from contextvars import Context
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar, Unpack, cast
+from typing import Literal, TypeVar, Unpack, cast
 
 from ifmesh import wishes as wished
 from ifmesh.asker import Asker
@@ -85,8 +85,15 @@ class AsyncClient:
     when nobody holds it any more.
     """
 
-    def __init__(self, coordinator: str | None = None, *, state: str | Path | None = None, timeout: float = 10.0) -> None:
-        self._asker = Asker(coordinator, state, timeout, _tied)
+    def __init__(
+        self,
+        coordinator: str | None = None,
+        *,
+        state: str | Path | None = None,
+        identity: str | Path | Literal[False] | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        self._asker = Asker(coordinator, state, identity, timeout, _tied)
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ifmesh import caller, cascade, config, wishes
+from ifmesh import caller, cascade, config, credentials, wishes
 from ifmesh.case import Case, refusal
 from ifmesh.connection import Connection
 from ifmesh.embeds import Embeds
-from ifmesh.errors import BadRequest, Lost, MeshError
+from ifmesh.errors import BadRequest, Lost, MeshError, Misconfigured
 from ifmesh.file import File
+from ifmesh.identity import Identity
 from ifmesh.image import Image
 from ifmesh.protocol import Books, Ended
 from ifmesh.request import Request
@@ -32,8 +33,10 @@ Tie = Callable[[Connection], Callable[[], object]]
 class Asker:
     """Connects at the first question, and again when a connection broke."""
 
-    def __init__(self, coordinator: str | None, state: str | Path | None, timeout: float, tie: Tie) -> None:
-        self._coordinator, self._state, self.timeout, self._tie = coordinator, state, timeout, tie
+    def __init__(
+        self, coordinator: str | None, state: str | Path | None, identity: str | Path | Literal[False] | None, timeout: float, tie: Tie
+    ) -> None:
+        self._coordinator, self._state, self._identity, self.timeout, self._tie = coordinator, state, identity, timeout, tie
         self._line: Connection | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -41,7 +44,8 @@ class Asker:
 
     @property
     def address(self) -> str:
-        return self._line.address if self._line is not None else self._configured().control()
+        """The coordinator's control URL: in use, or as it would be."""
+        return self._line.address if self._line is not None else credentials.control(*self._found(strict=False))
 
     def connected(self) -> Talk[Connection]:
         """Several may ask at once: one connection is made, and all wait for its Welcome."""
@@ -164,7 +168,8 @@ class Asker:
     def _opened(self) -> Connection:
         # Two or three tries fit into the time given, however short it is.
         mind = caller.Caller(min(3.0, self.timeout / 2.5), min(2.0, self.timeout / 4))
-        line = Connection(self._configured().control, mind)
+        found, me = self._found()
+        line = Connection(partial(credentials.control, found, me), mind, me)
         line.start()
         line.post(lambda mind, now: mind.hi(now))
         self._release()
@@ -177,9 +182,16 @@ class Asker:
             self._let_go()
             self._let_go = None
 
-    def _configured(self) -> config.Config:
+    def _found(self, strict: bool = True) -> tuple[config.Config, Identity | None]:
+        """How we are configured, and who we are.  Misconfigured, if strict: there is no key."""
         told = {"mesh.coordinator": self._coordinator, "mesh.state": None if self._state is None else str(self._state)}
-        return config.read(None, os.environ, {key: value for key, value in told.items() if value})
+        found = config.read(None, os.environ, {key: value for key, value in told.items() if value})
+        try:
+            return found, None if self._identity is False else credentials.of_client(found, self._identity)
+        except Misconfigured:
+            if strict:
+                raise
+            return found, None
 
 
 def _file(line: Connection, job: str) -> File:

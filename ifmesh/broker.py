@@ -130,8 +130,8 @@ class Broker(Vigil):
             self._note("", f"{len(self._orphans)} jobs from the journal; adopting what still runs for {self.policy.grace:g} s")
         return self._flush(now)
 
-    def receive(self, now: float, peer: bytes, message: ToCoordinator) -> list[Command]:
-        """peer: routing id of the sender."""
+    def receive(self, now: float, peer: bytes, message: ToCoordinator, owner: str | None = None) -> list[Command]:
+        """peer: routing id of the sender.  owner: the only one whose jobs exist for it; None: it sees all."""
         self._overslept(now)
         if peer in self._heard:
             self._heard[peer] = now

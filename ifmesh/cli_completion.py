@@ -25,11 +25,9 @@ def jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
     from click.shell_completion import CompletionItem
 
     try:
-        from ifmesh.client import Client
-
         with ctx.scope(cleanup=False):
             config, _ = options.configuration(ctx.params.get("config_file"))
-        with Client(config.mesh.coordinator or None, state=config.mesh.state, timeout=SOON) as client:
+        with options.client(config, timeout=SOON) as client:
             rows = client.status().jobs
     except Exception:
         return []

@@ -64,12 +64,11 @@ def ps(jobs: bool, ready: bool, as_json: bool, config_file: Path | None) -> int:
     ifmesh ps --json | jq '.services[] | select(.state == "loading")'
     """
     from ifmesh import modes, screen, sockets
-    from ifmesh.client import Client
 
     config, _ = options.configuration(config_file)
     problem, pages = "", []
     try:
-        with Client(config.mesh.coordinator or None, state=config.mesh.state, timeout=3.0) as client:
+        with options.client(config, timeout=3.0) as client:
             pages.append(client.status())
             while len(pages) < pages[0].pages:
                 pages.append(client.status(page=len(pages)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -87,7 +87,12 @@ def configuration(config_file: Path | None) -> tuple[Config, list[str]]:
 
 def door(config_file: Path | None) -> Client:
     """The client that this command's flags describe."""
+    return client(configuration(config_file)[0])
+
+
+def client(config: Config, timeout: float = 10.0) -> Client:
+    """The client that is configured so.  timeout: seconds without an answer after which the mesh counts as lost."""
     from ifmesh.client import Client
 
-    config, _ = configuration(config_file)
-    return Client(config.mesh.coordinator or None, state=config.mesh.state)
+    who: Path | Literal[False] | None = config.mesh.identity if config.mesh.curve else False
+    return Client(config.mesh.coordinator or None, state=config.mesh.state, identity=who, timeout=timeout)

@@ -72,10 +72,9 @@ def up(detach: bool, wait: bool, timeout: float, no_logs: bool, tied: bool, conf
 def readiness(config: Config) -> str:
     """What to say when every stage that runs here has a ready worker, a line each; "": not yet, or nobody answers."""
     from ifmesh import modes
-    from ifmesh.client import Client
 
     try:
-        with Client(config.control(), timeout=2.0) as client:
+        with options.client(config, timeout=2.0) as client:
             books = client.status()
     except MeshError:
         return ""
@@ -163,10 +162,8 @@ def _reason(state: Path, told: dict[str, object]) -> str:
 
 def _awaited(config: Config) -> str:
     """What the end of the mesh waits for, in words."""
-    from ifmesh.client import Client
-
     try:
-        with Client(config.control(), timeout=1.0) as client:
+        with options.client(config, timeout=1.0) as client:
             jobs = [row for row in client.status().jobs if row.state == "running"]
     except MeshError:
         jobs = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Unpack
+from typing import Literal, Unpack
 
 from ifmesh import wishes as wished
 from ifmesh.asker import Asker
@@ -80,16 +80,25 @@ class Job:
 class Client:
     """A door to the mesh.
 
-    coordinator: its control URL; None: IFMESH_COORDINATOR, else what a coordinator wrote into the state folder, else
-    tcp://127.0.0.1:7640.  state: that folder.  timeout: seconds without an answer after which the mesh counts as lost; six times as
-    long for a job that it has accepted.  Connects at the first question.  Closed by `close` or `with`; then every question is an error.
+    coordinator: its control URL; None: IFMESH_COORDINATOR, else as the invitation says, else what a coordinator wrote into the state
+    folder, else tcp://127.0.0.1:7640.  state: that folder.  identity: the file of an invitation (`ifmesh invite`), or its text; None:
+    IFMESH_IDENTITY, else that of `ifmesh join`, else the operator's of the mesh in the state folder; False: none, for a mesh without
+    keys (mesh.curve).  timeout: seconds without an answer after which the mesh counts as lost; six times as long for a job that it has
+    accepted.  Connects at the first question.  Closed by `close` or `with`; then every question is an error.
 
     What can be wished for is told by `ifmesh.wishes.Wishes`.  source, mask: a path, http(s) URL, bytes, Pillow image or numpy array:
     PNG, JPEG or WebP, at most 16 MiB and 25 megapixels.  Whatever waits may raise Lost; whatever asks for a picture BadRequest.
     """
 
-    def __init__(self, coordinator: str | None = None, *, state: str | Path | None = None, timeout: float = 10.0) -> None:
-        self._asker = Asker(coordinator, state, timeout, lambda line: line.stop)
+    def __init__(
+        self,
+        coordinator: str | None = None,
+        *,
+        state: str | Path | None = None,
+        identity: str | Path | Literal[False] | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        self._asker = Asker(coordinator, state, identity, timeout, lambda line: line.stop)
 
     def __enter__(self) -> Client:
         return self

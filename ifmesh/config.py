@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from ifmesh import typed
+from ifmesh import identity, typed
 from ifmesh.errors import Misconfigured
+from ifmesh.identity import Identity
 from ifmesh.request import STAGES
 
 FILE = "ifmesh.toml"  # read when it lies in the current folder and no other is named
@@ -109,10 +110,46 @@ class Config:
             f"ifmesh.toy:{CLASSES[stage]}" if self.cascade.toy else f"ifmesh_services.{stage}:{CLASSES[stage]}"
         )
 
+    def invited(self) -> Path | None:
+        """The invite with which this process comes from outside: the configured one, else that of `ifmesh join`; None: there is none."""
+        joined = self.mesh.state / "keys" / identity.JOINED
+        return self.mesh.identity or (joined if joined.exists() else None)
+
+    def identity_file(self, role: str) -> Path:
+        """Where the identity of a process of this role lies: mesh.identity, else the one of the state folder.  It may not be there yet.
+
+        Of a coordinator always the state folder's.  Of a worker its stage's, which the coordinator makes.  Of all others that of the mesh
+        that was joined, else the operator's, which the coordinator makes.
+        """
+        keys = self.mesh.state / "keys"
+        if role == identity.COORDINATOR:
+            return keys / "coordinator.key"
+        if role.startswith("worker:"):
+            return self.mesh.identity or keys / f"{role.replace(':', '-')}.key"
+        return self.invited() or keys / "operator.key"
+
+    def identity(self, role: str) -> Identity:
+        """Who this process is.  Misconfigured: there is no file, or no good one, or it is that of another role."""
+        path = self.identity_file(role)
+        if not path.exists():
+            remedy = "the coordinator makes it (`ifmesh up`); for a mesh elsewhere: `ifmesh join`, or --identity FILE"
+            raise Misconfigured(f"{path}: no such file: {remedy}")
+        found = identity.read(path)
+        alone = [r for r in (role, found.role) if r == identity.COORDINATOR or r.startswith("worker:")]
+        if alone and found.role != role:
+            raise Misconfigured(f"{path}: this is the identity of a {found.role}, not of a {role}: ask for one by `ifmesh invite`")
+        return found
+
     def control(self) -> str:
-        """The coordinator's control URL: as configured, else as it wrote it down itself, else as it would listen."""
+        """The coordinator's control URL: as configured, else as the invite says, else as it wrote it down itself, else as it would listen.
+
+        Misconfigured: the invite is damaged.
+        """
         if self.mesh.coordinator:
             return self.mesh.coordinator
+        if self.mesh.curve and (invite := self.invited()) is not None and (url := identity.read(invite).coordinator):
+            _check_url(str(invite), url, loopback=False)
+            return url
         try:
             told = json.loads((self.mesh.state / "endpoint.json").read_text())["control"]
         except (OSError, ValueError, LookupError, TypeError):
@@ -129,7 +166,12 @@ class Config:
 
 SECTIONS: Mapping[str, type] = {"mesh": Mesh, "cascade": Weights, **{f"services.{stage}": Service for stage in STAGES}}
 KEYS = tuple(f"{section}.{key.name}" for section, cls in SECTIONS.items() for key in fields(cls))
-SHORT: Mapping[str, str] = {"IFMESH_COORDINATOR": "mesh.coordinator", "IFMESH_STATE": "mesh.state", "IFMESH_CASCADE": "cascade.path"}
+SHORT: Mapping[str, str] = {
+    "IFMESH_COORDINATOR": "mesh.coordinator",
+    "IFMESH_STATE": "mesh.state",
+    "IFMESH_IDENTITY": "mesh.identity",
+    "IFMESH_CASCADE": "cascade.path",
+}
 LONG: Mapping[str, str] = {f"IFMESH_{key.upper().replace('.', '_')}": key for key in KEYS if not key.endswith(".options")}
 CONFIG = "IFMESH_CONFIG"  # names the file, as --config does
 
@@ -255,9 +297,9 @@ def _mesh(table: dict[str, object], environ: Mapping[str, str]) -> Mesh:
         if not isinstance(folder, str | Path):
             raise Misconfigured(f"mesh.{name}: {folder!r}: the name of a file or folder")
     mesh = _built(Mesh, table, "mesh")
-    _check_url("mesh.listen", mesh.listen, loopback=True)
+    _check_url("mesh.listen", mesh.listen, listens=True, loopback=not mesh.curve)
     if mesh.coordinator:
-        _check_url("mesh.coordinator", mesh.coordinator, loopback=False)
+        _check_url("mesh.coordinator", mesh.coordinator)
     _check("mesh.max_jobs", mesh.max_jobs, 1, 1_000_000)
     _check("mesh.drain", mesh.drain, 0, 86400)
     for name in ("silence", "grace", "transfer"):
@@ -318,17 +360,17 @@ def _check(key: str, value: float, least: float, most: float) -> None:
         raise Misconfigured(f"{key}: {value!r}: from {least:.16g} to {most:.16g}")
 
 
-def _check_url(key: str, url: str, loopback: bool) -> None:
+def _check_url(key: str, url: str, listens: bool = False, loopback: bool = False) -> None:
     """tcp://HOST:PORT.  Without keys nothing leaves the machine: a listener on another address refuses to start."""
     try:
         parts = urlsplit(url)
         fine = parts.scheme == "tcp" and parts.hostname and parts.port is not None and not (parts.path or parts.query or parts.fragment)
     except ValueError:  # a port that is none
         fine = False
-    if not fine and not (url.startswith("ipc://") and not loopback):
+    if not fine and not (url.startswith("ipc://") and not listens):
         raise Misconfigured(f"{key}: {url!r}: tcp://HOST:PORT, as in {Mesh().listen}")
     if loopback and parts.hostname not in LOOPBACK:
-        raise Misconfigured(f"{key}: {url!r}: this version has no keys and listens on loopback only: tcp://127.0.0.1:PORT")
+        raise Misconfigured(f"{key}: {url!r}: without keys (mesh.curve = false) it listens on loopback only: tcp://127.0.0.1:PORT")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

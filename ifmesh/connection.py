@@ -11,20 +11,25 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 
 import zmq
 
-from ifmesh import caller, sockets, wire
+from ifmesh import caller, credentials, sockets, wire
 from ifmesh.errors import Lost, MeshError, Misconfigured
 from ifmesh.file import File
+from ifmesh.identity import Identity
+from ifmesh.line import Line
 from ifmesh.parcels import Parcels
 from ifmesh.protocol import ClientMessage, Refused, Result, ToClient, Welcome
 from ifmesh.request import Request
+from ifmesh.sockets import Socket
 from ifmesh.talk import Pause, Signal, Talk
 
 log = logging.getLogger(__name__)
 
 LINGER = 2.0  # seconds for the last words, where somebody takes them ...
+SOONEST, LATEST = 0.2, 5.0  # seconds between which a link that was refused is tried again
 LAST_WORDS = 2.5  # ... and for the thread to end, when the program does
 PROMISED = 6  # an accepted job outlives its coordinator: a restart is waited for so many times as long as a first answer
 REMEDY = "start it with `ifmesh up`, or say where it is (IFMESH_COORDINATOR, --coordinator)"
@@ -35,7 +40,7 @@ Wish = Callable[[caller.Caller, float], list[caller.Command]]
 class Connection:
     """One connection and the thread that owns it.  Others only post wishes and wait on files.  Starts when told, not before."""
 
-    def __init__(self, find: Callable[[], str], mind: caller.Caller) -> None:
+    def __init__(self, find: Callable[[], str], mind: caller.Caller, me: Identity | None = None) -> None:
         self.address = find()
         self.heard = time.monotonic()
         self.rebuilt = 0  # new sockets since anything was heard
@@ -44,16 +49,17 @@ class Connection:
         self.mesh = File("")
         self._find = find
         self._mind = mind
+        self._me = me
         self._files: weakref.WeakValueDictionary[str, File] = weakref.WeakValueDictionary()
         self._lock = threading.RLock()  # over _files, _wishes and _wake; the garbage collector may call stop() while we hold it
         self._wishes: deque[Wish] = deque()
         self._stopping = False
         self._unsent: deque[ClientMessage] = deque()
-        self._name = f"client.{secrets.token_hex(8)}"
+        self._name = credentials.called(me, f"client.{secrets.token_hex(8)}")
         self._opened = 0
         self._ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._control: zmq.Socket[bytes] | None = None
-        self._parcels = Parcels(self._ctx)
+        self._line = Line(self._made, SOONEST, LATEST)
+        self._parcels = Parcels(self._ctx, me.keys if me is not None else None)
         self._wake = self._ctx.socket(zmq.PAIR)
         self._woken = self._ctx.socket(zmq.PAIR)
         self._thread = threading.Thread(target=self._run, name="ifmesh-client", daemon=True)
@@ -150,11 +156,17 @@ class Connection:
             lost = since + patience()
             # A silence counts when the thread has found it as well: after a sleep of the whole process the mail is only unread.
             if now >= lost and self.rebuilt:
-                raise Lost(f"no answer{about} from the mesh at {self.address} for {now - since:.0f} s: {REMEDY}")
+                raise Lost(f"no answer{about} from the mesh at {self.address} for {now - since:.0f} s: {self._remedy()}")
             pauses = [lost - now if lost > now else 0.1]
             if limit is not None:
                 pauses.append(limit - now)
             yield Pause(file, seen, min(pauses))
+
+    def _remedy(self) -> str:
+        trouble = self._line.trouble
+        if not trouble or self._me is None:
+            return trouble or REMEDY
+        return f"{trouble}; this is {self._me.name}, {self._me.role} ({self._me.keys.public}): `ifmesh invite` on its host makes another"
 
     def _poke(self) -> None:
         if not self._wake.closed:
@@ -178,8 +190,7 @@ class Connection:
             self._woken.close(linger=0)
             files = [self.mesh, *self._files.values()]
         self._parcels.reset()
-        if self._control is not None:
-            self._control.close(linger=int(LINGER * 1000))  # if anybody listens
+        self._line.close(linger=int(LINGER * 1000))  # if anybody listens
         self._ctx.term()
         for file in files:
             file.changed()
@@ -190,17 +201,16 @@ class Connection:
         """Wait for a wish, a message or the time; do what the mind says."""
         poller = zmq.Poller()
         poller.register(self._woken, zmq.POLLIN)
-        if self._control is not None:
-            poller.register(self._control, zmq.POLLIN | (zmq.POLLOUT if self._unsent else 0))
-        for socket in self._parcels.waiting:
-            poller.register(socket, zmq.POLLOUT)
-        wakeup = self._mind.wakeup()
-        poller.poll(None if wakeup is None else max(0, int((wakeup - time.monotonic()) * 1000) + 1))
+        self._line.register(poller, zmq.POLLIN | (zmq.POLLOUT if self._unsent else 0))
+        self._parcels.register(poller)
+        wakeup = min(inf if t is None else t for t in (self._mind.wakeup(), self._line.wakeup(), self._parcels.wakeup()))
+        poller.poll(None if wakeup == inf else max(0, int((wakeup - time.monotonic()) * 1000) + 1))
         while self._woken.poll(0):
             self._woken.recv(zmq.DONTWAIT)
         self._receive()  # before the time is looked at: what lay here while we slept counts as heard
         self._wished()
         self._carry_out(self._mind.tick(time.monotonic()))
+        self._redial()
         self._send()
         self._parcels.sift(self._mind.needs)
         self._parcels.flush(time.monotonic())
@@ -213,10 +223,10 @@ class Connection:
 
     def _receive(self) -> None:
         for _ in range(100):
-            if self._control is None:
+            if self._line.socket is None:
                 return
             try:
-                parts = self._control.recv_multipart(zmq.DONTWAIT)
+                parts = [part.bytes for part in sockets.received(self._line.socket, 2)]
             except zmq.Again:
                 return
             try:
@@ -264,19 +274,27 @@ class Connection:
             file.add(message, payload)
 
     def _open(self) -> None:
-        if self._control is not None:
-            self._control.close(linger=0)
-            self._control = None
+        self._line.close(linger=0)
         self.address = self._find()  # a coordinator that came back may listen elsewhere
-        if self.address.endswith(":0"):  # "any port", and it has not said yet which
-            return
+        if not self.address.endswith(":0"):  # "any port", and it has not said yet which
+            self._line.dial()
+
+    def _redial(self) -> None:
+        """If the link was given up, and it is time."""
+        try:
+            self._line.tend(time.monotonic())
+        except zmq.ZMQError as error:
+            log.warning("no socket to %s: %s", self.address, error)
+
+    def _made(self) -> Socket:
         self._opened += 1  # a new name each time: the other side may still hold the old one for alive
-        self._control = sockets.control_client(self._ctx, self.address, f"{self._name}.{self._opened}".encode())
+        keys, server = (None, "") if self._me is None else (self._me.keys, self._me.server)
+        return sockets.control_client(self._ctx, self.address, f"{self._name}.{self._opened}".encode(), keys, server)
 
     def _send(self) -> None:
-        while self._unsent and self._control is not None:
+        while self._unsent and self._line.socket is not None:
             try:
-                self._control.send(wire.TO_COORDINATOR.encode(self._unsent[0]), zmq.DONTWAIT)
+                self._line.socket.send(wire.TO_COORDINATOR.encode(self._unsent[0]), zmq.DONTWAIT)
             except zmq.Again:
                 return
             self._unsent.popleft()
@@ -285,8 +303,8 @@ class Connection:
         """What is still unsaid.  There may be more of it than the socket takes at once: wait for one who was heard."""
         end = time.monotonic() + LINGER
         self._send()
-        while self._unsent and self._control is not None and self.mesh.welcome is not None and not self.rebuilt:
-            if not self._control.poll(max(0, int((end - time.monotonic()) * 1000)), zmq.POLLOUT):
+        while self._unsent and self._line.socket is not None and self.mesh.welcome is not None and not self.rebuilt:
+            if not self._line.socket.poll(max(0, int((end - time.monotonic()) * 1000)), zmq.POLLOUT):
                 return
             self._send()
 

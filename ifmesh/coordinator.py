@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import zmq
 
-from ifmesh import bags, exits, log, sockets, tied
+from ifmesh import authorized, bags, credentials, exits, log, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.broker import Broker
 from ifmesh.cascade import DRAWN, FLAGGED, IF, PICTURE, kept
@@ -21,6 +21,8 @@ from ifmesh.commands import Blame, Book, Close, Command, Discard, Give, Hand, Ho
 from ifmesh.config import Config
 from ifmesh.errors import Misconfigured
 from ifmesh.farewell import Farewell
+from ifmesh.gate import Gate
+from ifmesh.identity import Keys
 from ifmesh.inlet import deliveries
 from ifmesh.journal import Journal
 from ifmesh.log import Garbage, logger
@@ -43,8 +45,10 @@ from ifmesh.protocol import (
 )
 from ifmesh.wire import TO_COORDINATOR, Garbled, VersionMismatch
 from ifmesh.writer import Landed, Stored, Unstored, Writer
+from ifmesh.zap import Zap
 
 TURN = 256  # control messages in one turn: then what they led to is carried out
+PAUSE = 0.5  # seconds at most between two looks at who may speak
 EMPTY = bags.encode({})  # the first bag of a job that brings nothing
 
 
@@ -70,7 +74,7 @@ class Coordinator:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._garbage = Garbage()
-        self._ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._ctx = sockets.context()
         self._bell = Bell()
         self._commands: list[Command] = []
         self._stops = 0
@@ -87,17 +91,26 @@ class Coordinator:
     def _serve(self) -> int:
         state = self._config.mesh.state
         self._bell.answer((signal.SIGTERM, signal.SIGINT))
-        self._control, url = self._bind()
+        me = credentials.of_coordinator(self._config)
+        keys, public = (None, "") if me is None else (me.keys, me.keys.public)
+        table = None if me is None else authorized.Authorized(state / "keys" / authorized.FILE)
+        self._gate = Gate(table, public, self._journal.epoch)
+        self._gate.refresh(time.monotonic())
+        self._zap = Zap(self._ctx, self._gate.lets)
+        self._zap.start()
+        self._control, url = self._bind(keys)
         self._mail = Mail(self._control)
         host = sockets.host_id()
         sweep(state)
         path = socket_file(state, "coordinator")
-        self._inlet, urls = sockets.inlet(self._ctx, [f"ipc://{path}", "tcp://127.0.0.1:*"])
-        inlet = tuple(Endpoint(host if u.startswith("ipc:") else "", u) for u in urls)
+        address = sockets.own_address(self._config.mesh.address, url)
+        self._inlet, urls = sockets.inlet(self._ctx, [f"ipc://{path}", sockets.at(address)], keys)
+        inlet = tuple(Endpoint(host if u.startswith("ipc:") else "", u, public) for u in urls)
+        url = sockets.dialled(url, address)
         patience = {stage: s.patience for stage, s in self._config.services.items() if s.patience > 0}
         policy = Policy(max_jobs=self._config.mesh.max_jobs, patience=patience)
         self._broker = Broker(IF, self._journal.epoch, inlet, policy)
-        self._outlets = Outlets(self._ctx, host)
+        self._outlets = Outlets(self._ctx, host, keys)
         self._writer = Writer(self._journal, self._bell, self._garbage)
         self._writer.start()
         known = self._journal.recover(policy.remember)  # it may take its time: the grace of the broker begins behind it
@@ -120,13 +133,13 @@ class Coordinator:
         logger.info("ended, %d frames of garbage dropped", self._garbage.total)
         return self._code
 
-    def _bind(self) -> tuple[zmq.Socket[bytes], str]:
+    def _bind(self, keys: Keys | None) -> tuple[zmq.Socket[bytes], str]:
         listen = self._config.mesh.listen
         again = remembered(self._config.mesh.state, listen)
         if again is not None:
             with suppress(Misconfigured):  # taken meanwhile: then any other
-                return sockets.control_server(self._ctx, again)
-        return sockets.control_server(self._ctx, listen)
+                return sockets.control_server(self._ctx, again, keys)
+        return sockets.control_server(self._ctx, listen, keys)
 
     def _turn(self) -> None:
         """Wait for something, one round of everything, commit once, then carry out."""
@@ -134,6 +147,8 @@ class Coordinator:
         self._outlets.flush(time.monotonic())
         for number in self._bell.hear():
             self._stop(number)
+        self._zap.tend()
+        self._reread()
         self._landed()  # first: what is begun in this turn counts as busy until its end, and so is not discarded
         self._hear()
         for header, frame in deliveries(self._inlet, ("result", "preview", "upload"), self._garbage, self._wanted):
@@ -149,30 +164,46 @@ class Coordinator:
         poller.register(self._control, zmq.POLLIN)
         poller.register(self._inlet, zmq.POLLIN)
         poller.register(self._bell.fileno(), zmq.POLLIN)
-        for socket in self._outlets.waiting:
-            poller.register(socket, zmq.POLLOUT)
+        self._outlets.register(poller)
         now = time.monotonic()
-        until = min(t for t in (now + 1.0, self._broker.wakeup(), self._farewell.wakeup(now)) if t is not None)
+        until = min(t for t in (now + PAUSE, self._outlets.wakeup(), self._broker.wakeup(), self._farewell.wakeup(now)) if t is not None)
         poller.poll(int(max(0.0, until - now) * 1000) + 1)
+
+    def _reread(self) -> None:
+        """Who may speak, as the table has it now.  Whose key was revoked is lost at once: what it does counts for nothing."""
+        if self._gate.refresh(time.monotonic()):
+            for life in self._gate.revoked(self._broker.roster.lives):
+                self._commands += self._broker.revoked(time.monotonic(), life)
 
     def _hear(self) -> None:
         for _ in range(TURN):
             try:
-                peer, *parts = self._control.recv_multipart(zmq.DONTWAIT)
+                first, *parts = sockets.received(self._control, 2)
             except zmq.Again:
                 return
+            peer = first.bytes
             try:
-                if len(parts) != 1:
-                    raise Garbled(f"{len(parts)} parts")
-                message = TO_COORDINATOR.decode(parts[0])
+                self._heard(peer, parts)
             except VersionMismatch as error:
                 self._garbage.dropped(repr(peer), error)
                 self._commands.append(Send(peer, Refused("", "version", str(error))))
             except Garbled as error:
                 self._garbage.dropped(repr(peer), error)
-            else:
-                self._recall(message)
-                self._commands += self._broker.receive(time.monotonic(), peer, message)
+
+    def _heard(self, peer: bytes, parts: list[zmq.Frame]) -> None:
+        """Garbled: it is no message, or not one that the speaker may say."""
+        speaker = self._gate.speaker(peer, sockets.speaker(parts[0]))
+        if len(parts) != 1:
+            raise Garbled("more than one part")
+        message = TO_COORDINATOR.decode(parts[0].bytes)
+        owner = self._gate.owner(speaker, peer, message)
+        if self._gate.misplaced(speaker, message):
+            self._commands.append(Send(peer, Refused("", "invalid", "Hello: endpoints with a key that is not the speaker's")))
+            return
+        self._recall(message)
+        self._commands += self._broker.receive(time.monotonic(), peer, message, owner)
+        if (trusted := self._gate.trusted(message)) is not None:
+            self._commands.append(Send(peer, trusted))
 
     def _recall(self, message: ToCoordinator) -> None:
         """Does somebody ask about a job whose ending only the journal still knows?"""
@@ -183,8 +214,9 @@ class Coordinator:
         if (closed := self._journal.ending(message.job)) is not None:
             self._broker.recall(closed)
 
-    def _wanted(self, header: Header) -> bool:
-        """Does the broker wait for this delivery?"""
+    def _wanted(self, header: Header, user: str) -> bool:
+        """Does the broker wait for this delivery?  Garbled: it is not for this key to push it."""
+        self._gate.pushed(user, header)
         match header.kind:
             case "result":
                 return self._broker.expects(header.job, header.token)

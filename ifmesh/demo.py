@@ -114,7 +114,7 @@ class _Mesh:
             self._hopeless(told)
             url = told.get("control")
             if self._client is None and isinstance(url, str) and url:
-                self._client = Client(url, timeout=5.0)
+                self._client = Client(url, state=self._state, identity=self._state / "keys" / "operator.key", timeout=5.0)
             if self._client is not None:
                 with contextlib.suppress(MeshError):  # not yet, or started again: what is hopeless is found above
                     seen = {row.stage: row.state for row in self._client.status().services}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import zmq
 
-from ifmesh import bags
+from ifmesh import bags, sockets
 from ifmesh.cascade import BROUGHT, MASK, SOURCE
 from ifmesh.geometry import FILE_BYTES
 from ifmesh.log import Garbage
@@ -20,25 +20,26 @@ def deliveries(
     inlet: zmq.Socket[bytes],
     kinds: Collection[Kind],
     garbage: Garbage,
-    wanted: Callable[[Header], bool] = lambda _: True,
+    wanted: Callable[[Header, str], bool] = lambda *_: True,
     most: int = 16,
 ) -> Iterator[Delivery]:
     """Header and frame of each whole delivery of these kinds, at most so many messages; the rest is garbage.
 
-    wanted: asked of each header; what nobody waits for is dropped before its frame is looked at.
+    wanted: asked of each header, and of the public key of who sent it; what nobody waits for is dropped before its frame is looked at.
+    Garbled, if that key may not send it.
     """
     for _ in range(most):
         try:
-            parts = inlet.recv_multipart(zmq.DONTWAIT, copy=False)
+            parts = sockets.received(inlet, 2)
         except zmq.Again:
             return
         try:
             if len(parts) != 2:
-                raise Garbled(f"{len(parts)} parts instead of header and frame")
+                raise Garbled(f"{'more' if len(parts) > 2 else len(parts)} parts instead of header and frame")
             header = HEADER.decode(parts[0].bytes)
             if header.kind not in kinds:
                 raise Garbled(f"a {header.kind} at the door for a {' or '.join(kinds)} (job {header.job})")
-            if not wanted(header):
+            if not wanted(header, sockets.speaker(parts[0])):
                 continue
             frame = parts[1].bytes
             if bags.digest(frame) != header.digest:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import zmq
 
 from ifmesh import sockets
+from ifmesh.identity import Keys
+from ifmesh.line import Line
 from ifmesh.log import logger
 from ifmesh.protocol import Endpoint, Header
+from ifmesh.sockets import Context
 from ifmesh.wire import HEADER
 
 Frame = bytes | memoryview
 
 MOST = 256
+SOONEST, LATEST = 0.05, 1.0
+"""Seconds between which a link is tried again that was refused: the receiver may be about to learn of our key."""
 
 _Place = tuple[str, str]
 """(job, the stage whose early picture it is, or "": the job's one bag)."""
@@ -23,7 +29,7 @@ _Place = tuple[str, str]
 class Link:
     """pending: by job, the newest bag that its pipe did not take yet, and until when to try; early pictures apart from bags."""
 
-    socket: zmq.Socket[bytes]
+    line: Line
     to: tuple[Endpoint, ...]
     url: str
     used: float
@@ -34,11 +40,11 @@ class Outlets:
     """Sends bags, best effort: whatever is lost here the broker sees missing and orders again, so nothing is kept for long.
 
     patience: seconds that a bag waits for its link.  idle: seconds after which an unused link is closed; a life never comes back, so
-    links to the dead go this way too.
+    links to the dead go this way too.  keys: our own; those of the receivers are in their endpoints.
     """
 
-    def __init__(self, ctx: zmq.Context[zmq.Socket[bytes]], host: str, patience: float = 5.0, idle: float = 30.0) -> None:
-        self._ctx, self._host, self._patience, self._idle = ctx, host, patience, idle
+    def __init__(self, ctx: Context, host: str, keys: Keys | None = None, patience: float = 5.0, idle: float = 30.0) -> None:
+        self._ctx, self._host, self._keys, self._patience, self._idle = ctx, host, keys, patience, idle
         self._links: dict[str, Link] = {}
         self._cut: set[str] = set()  # addresses that gave no link: another of the same receiver goes first
 
@@ -52,9 +58,8 @@ class Outlets:
             while len(self._links) >= MOST:
                 self._close(min(self._links, key=lambda other: self._links[other].used))
             try:
-                url = sockets.choose(tuple(e for e in to if e.url not in self._cut) or to, self._host)
-                link = Link(sockets.outlet(self._ctx, url), to, url, now, {})
-            except (zmq.ZMQError, ValueError, LookupError) as error:
+                link = self._linked(now, to)
+            except (zmq.ZMQError, LookupError) as error:
                 logger.warning("no way to %s: %s", life or "the coordinator", error, extra={"job": header.job})
                 return False
             self._links[life] = link
@@ -66,17 +71,31 @@ class Outlets:
         return True
 
     @property
-    def waiting(self) -> list[zmq.Socket[bytes]]:
-        """To be polled for POLLOUT; then `flush`."""
-        return [link.socket for link in self._links.values() if link.pending]
+    def waiting(self) -> bool:
+        """Is there a bag whose link did not take it yet?"""
+        return any(link.pending for link in self._links.values())
+
+    def register(self, poller: zmq.Poller) -> None:
+        """To be polled; then `flush`."""
+        for link in self._links.values():
+            link.line.register(poller, zmq.POLLOUT if link.pending else 0)
+
+    def wakeup(self) -> float:
+        """When `flush` has something to do, if no link has; infinity: never."""
+        return min((due for link in self._links.values() if (due := link.line.wakeup()) is not None), default=inf)
 
     def flush(self, now: float) -> None:
         """Send what can be sent; give up what has waited too long, and its link, which may be dead without a sign of it."""
         for life, link in list(self._links.items()):
+            try:
+                link.line.tend(now)
+            except zmq.ZMQError as error:
+                logger.warning("no way to %s: %s", life or "the coordinator", error)
             self._flush(link)
             late = [place for place, (_, _, until) in link.pending.items() if until <= now]
             for job, _ in late:
-                logger.info("no link to %s in %.0f s", life or "the coordinator", self._patience, extra={"job": job})
+                why = f": {link.line.trouble}" if link.line.trouble else ""
+                logger.info("no link to %s in %.0f s%s", life or "the coordinator", self._patience, why, extra={"job": job})
             if late:
                 self._cut = {link.url, *(self._cut if len(self._cut) < MOST else ())}
             if late or (not link.pending and now - link.used > self._idle):
@@ -86,13 +105,22 @@ class Outlets:
         for life in list(self._links):
             self._close(life)
 
+    def _linked(self, now: float, to: tuple[Endpoint, ...]) -> Link:
+        """ZMQError, LookupError: there is no way."""
+        end = sockets.choose(tuple(e for e in to if e.url not in self._cut) or to, self._host)
+        link = Link(Line(lambda: sockets.outlet(self._ctx, end.url, self._keys, end.key), SOONEST, LATEST), to, end.url, now, {})
+        link.line.dial()
+        return link
+
     def _flush(self, link: Link) -> None:
         for place, (header, frame, _) in list(link.pending.items()):
+            if link.line.socket is None:
+                return
             try:
-                link.socket.send_multipart([HEADER.encode(header), frame], zmq.DONTWAIT, copy=False)
+                link.line.socket.send_multipart([HEADER.encode(header), frame], zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 return
             del link.pending[place]
 
     def _close(self, life: str) -> None:
-        self._links.pop(life).socket.close()
+        self._links.pop(life).line.close()

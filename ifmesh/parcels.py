@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 import zmq
 
 from ifmesh import bags, sockets
+from ifmesh.identity import Keys
 from ifmesh.outlets import Outlets
 from ifmesh.protocol import NEVER, Endpoint, Header
+from ifmesh.sockets import Context
 
 PATIENCE = 90.0  # seconds that a frame waits behind the one before it on a slow link; longer than the mind's longest wait
 IDLE = 600.0  # seconds: a large frame may take that long, and a link that is closed loses it
@@ -17,8 +20,8 @@ IDLE = 600.0  # seconds: a large frame may take that long, and a link that is cl
 class Parcels:
     """One frame, by its SHA-256, for all the jobs that bring it.  Owned by the connection's thread."""
 
-    def __init__(self, ctx: zmq.Context[zmq.Socket[bytes]]) -> None:
-        self._ctx = ctx
+    def __init__(self, ctx: Context, keys: Keys | None = None) -> None:
+        self._ctx, self._keys = ctx, keys
         self._frames: dict[str, bytes] = {}
         self._outlets: Outlets | None = None
         self._inlet: tuple[int, tuple[Endpoint, ...]] = (0, ())
@@ -48,13 +51,22 @@ class Parcels:
         if frame is None:
             return
         if self._outlets is None:
-            self._outlets = Outlets(self._ctx, sockets.host_id(), PATIENCE, IDLE)
+            self._outlets = Outlets(self._ctx, sockets.host_id(), self._keys, PATIENCE, IDLE)
         self._outlets.send(now, "", self._inlet[1], Header("upload", digest, "", NEVER, bags.digest(frame)), frame)
 
     @property
-    def waiting(self) -> list[zmq.Socket[bytes]]:
-        """To be polled for POLLOUT; then `flush`."""
-        return self._outlets.waiting if self._outlets is not None else []
+    def waiting(self) -> bool:
+        """Is there a frame whose link did not take it yet?"""
+        return self._outlets is not None and self._outlets.waiting
+
+    def register(self, poller: zmq.Poller) -> None:
+        """To be polled; then `flush`."""
+        if self._outlets is not None:
+            self._outlets.register(poller)
+
+    def wakeup(self) -> float:
+        """When `flush` has something to do, if no link has; infinity: never."""
+        return self._outlets.wakeup() if self._outlets is not None else inf
 
     def flush(self, now: float) -> None:
         if self._outlets is not None:

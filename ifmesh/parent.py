@@ -18,10 +18,12 @@ from typing import Literal
 
 import zmq
 
-from ifmesh import exits, log, tied
+from ifmesh import credentials, exits, log, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.commands import parent_of
 from ifmesh.config import Config
+from ifmesh.errors import Misconfigured
+from ifmesh.identity import Identity
 from ifmesh.log import Garbage, logger
 from ifmesh.places import socket_file
 from ifmesh.protocol import Exited, Kill, Noted, Refused
@@ -43,7 +45,11 @@ def run(stage: str, name: str, config: Config, tied_: bool, argv: Sequence[str] 
     log.start()
     if tied_:
         tied.to_stdin()
-    return Parent(stage, name, config, argv).watch()
+    try:
+        return Parent(stage, name, config, credentials.of_worker(config, stage), argv).watch()
+    except Misconfigured as error:
+        logger.error("%s", error)
+        return exits.CONFIGURATION
 
 
 def classify(code: int, asked: bool, stalled: bool) -> tuple[Cause, str]:
@@ -59,21 +65,21 @@ def classify(code: int, asked: bool, stalled: bool) -> tuple[Cause, str]:
 
 
 class Parent:
-    def __init__(self, stage: str, name: str, config: Config, argv: Sequence[str]) -> None:
-        self.life = f"{name}.{token_hex(6)}"
+    def __init__(self, stage: str, name: str, config: Config, me: Identity | None, argv: Sequence[str]) -> None:
+        self.life = credentials.called(me, f"{name}.{token_hex(6)}")
         safe = ("-P",) if sys.flags.safe_path else ()  # as this process: not the modules that lie in the current folder
         self._command = [sys.executable, *safe, "-m", "ifmesh", "worker", stage, "--name", name, "--life", self.life, "--tied", *argv]
-        self._name, self._config = name, config
+        self._name, self._config, self._me = name, config, me
         self._garbage = Garbage()
         self._asked = self._stalled = self._noted = self._impatient = False
 
     def watch(self) -> int:
-        ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        ctx = sockets.context()
         self._bell = Bell()
         self._bell.answer((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         # A process group of its own: a terminal's Ctrl-C reaches the parent, which passes it on, once.
         self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, process_group=0)
-        self._uplink = Uplink(ctx, self._config, parent_of(self.life))
+        self._uplink = Uplink(ctx, self._config, self._me, parent_of(self.life))
         self._uplink.dial()
         watched = os.pidfd_open(self._child.pid)
         while self._child.poll() is None:
@@ -108,14 +114,10 @@ class Parent:
         poller.register(self._bell.fileno(), zmq.POLLIN)
         if watched >= 0:
             poller.register(watched, zmq.POLLIN)
-        if self._uplink.socket is None:
-            most = min(most, 0.2)
-        else:
-            poller.register(self._uplink.socket, zmq.POLLIN | (zmq.POLLOUT if self._uplink.waiting else 0))
-        poller.poll(int(most * 1000) + 1)
-        if self._uplink.socket is None:
-            self._uplink.dial()
-        self._uplink.flush()
+        self._uplink.register(poller)
+        pause = min(most, max(0.0, self._uplink.wakeup() - time.monotonic()))
+        poller.poll(int(pause * 1000) + 1)
+        self._uplink.tend()
         for number in self._bell.hear():
             self._signalled(number)
         for parts in self._uplink.received():

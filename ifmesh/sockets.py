@@ -2,6 +2,9 @@
 
 Control is ROUTER/DEALER, tensors are PUSH/PULL.  No link is trusted to deliver: whatever sits in a dead peer's pipe is gone although
 `send` said yes, so one PUSH per (peer, life), few messages in a pipe, and the outbox of the sender is the truth.
+
+Who is given keys speaks CURVE, over ipc too: what binds asks ZAP (`zap`) about every newcomer, and what connects knows whom it expects.
+Without keys all is in the clear, and nothing is bound beyond loopback and files.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ import hashlib
 import ipaddress
 import os
 import re
-import socket as host_names
+import resource
+import socket as network
 import stat
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -20,6 +24,7 @@ from urllib.parse import urlsplit
 import zmq
 
 from ifmesh.errors import Misconfigured
+from ifmesh.identity import Keys
 from ifmesh.protocol import Endpoint
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -29,6 +34,8 @@ _Options = Mapping[int, int | bytes]
 
 CONTROL_LIMIT = 256 << 10  # bytes of a frame to the coordinator
 DATA_LIMIT = 64 << 20  # bytes of a bag, or of a result to a client
+DOMAIN = b"ifmesh"  # of ZAP: with an empty one, or unless it is enforced, CURVE lets anybody in when nobody answers for ZAP (measured)
+DESCRIPTORS = 65536
 _LONGEST = 80  # bytes of run_dir: a socket's whole path has at most 107, and its name needs some of them
 
 _TCP = re.compile(r"tcp://(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:]+\]):\d{1,5}")  # no names: libzmq looks them up while all sockets wait
@@ -76,39 +83,134 @@ _PUSH: _Options = {
 }
 
 
-def control_server(ctx: Context, url: str) -> tuple[Socket, str]:
-    """ROUTER, bound; with its URL, in which port 0 has become the real one.  Misconfigured: no such address, taken, or not loopback."""
-    made = _made(ctx, zmq.ROUTER, _ROUTER, _HEART)
-    return made, _bound(made, url, "another coordinator? stop it (ifmesh down), or choose another: --listen, mesh.listen")
+_WATCHED = (
+    zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
 
 
-def control_client(ctx: Context, url: str, routing_id: bytes) -> Socket:
-    """DEALER, connecting.  It may die for ever without a sign (one malformed or oversize frame is enough): whoever hears nothing
-    closes it and makes another."""
-    return _connected(_made(ctx, zmq.DEALER, _DEALER, _HEART, _CONNECTS, {zmq.ROUTING_ID: routing_id}), url)
+def context() -> Context:
+    """Of a long-lived process, which may have many connections: it gets as many descriptors as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    made: Context = zmq.Context()
+    made.set(zmq.MAX_SOCKETS, 4096)
+    return made
 
 
-def inlet(ctx: Context, urls: Iterable[str]) -> tuple[Socket, tuple[str, ...]]:
+def control_server(ctx: Context, url: str, keys: Keys | None = None) -> tuple[Socket, str]:
+    """ROUTER, bound; with its URL, in which port 0 has become the real one.
+
+    Misconfigured: no such address, taken, or beyond loopback without keys.
+    """
+    made = _made(ctx, zmq.ROUTER, _ROUTER, _HEART, _serving(keys))
+    return made, _bound(made, url, keys, "another coordinator? stop it (ifmesh down), or choose another: --listen, mesh.listen")
+
+
+def control_client(ctx: Context, url: str, routing_id: bytes, keys: Keys | None = None, server: str = "") -> Socket:
+    """DEALER, connecting to the coordinator with this public key.  It may die for ever without a sign (one malformed or oversize frame
+    is enough): see `line`."""
+    return _connected(_made(ctx, zmq.DEALER, _DEALER, _HEART, _CONNECTS, {zmq.ROUTING_ID: routing_id}, _asking(keys, server)), url)
+
+
+def inlet(ctx: Context, urls: Iterable[str], keys: Keys | None = None) -> tuple[Socket, tuple[str, ...]]:
     """PULL, bound to each of the URLs; with them as they are bound.  Misconfigured, as `control_server`."""
-    made = _made(ctx, zmq.PULL, _PULL)
-    return made, tuple([_bound(made, url, "choose another, or port 0 for any free one") for url in urls])
+    made = _made(ctx, zmq.PULL, _PULL, _serving(keys))
+    return made, tuple([_bound(made, url, keys, "choose another, or port 0 for any free one") for url in urls])
 
 
-def outlet(ctx: Context, url: str) -> Socket:
-    """PUSH, connecting to one life of one peer, never to two: what is queued for the dead goes with it.  ZMQError: no such address."""
-    return _connected(_made(ctx, zmq.PUSH, _PUSH, _CONNECTS), url)
+def outlet(ctx: Context, url: str, keys: Keys | None = None, server: str = "") -> Socket:
+    """PUSH, connecting to one life of one peer, never to two: what is queued for the dead goes with it.  server: the peer's public key.
+    ZMQError: no such address."""
+    return _connected(_made(ctx, zmq.PUSH, _PUSH, _CONNECTS, _asking(keys, server)), url)
 
 
-def choose(endpoints: Iterable[Endpoint], host: str) -> str:
+def monitored(made: Socket) -> Socket:
+    """A PAIR that tells how the links of a connecting socket fare, for `zmq.utils.monitor`.  To be ended by `unmonitored`, before it."""
+    return made.get_monitor_socket(_WATCHED)
+
+
+def unmonitored(made: Socket, monitor: Socket) -> None:
+    """An open monitor would keep the whole context from ending."""
+    made.disable_monitor()
+    monitor.close(0)
+
+
+def received(made: Socket, most: int) -> list[zmq.Frame]:
+    """The next message; of one with more parts only the first most + 1 are kept.  Again: there is none."""
+    parts = [made.recv(zmq.DONTWAIT, copy=False)]
+    while parts[-1].more and len(parts) <= most:
+        parts.append(made.recv(zmq.DONTWAIT, copy=False))
+    more = parts[-1].more
+    while more:
+        more = made.recv(zmq.DONTWAIT, copy=False).more
+    return parts
+
+
+def speaker(part: zmq.Frame) -> str:
+    """The public key of who sent this, as the handshake proved it; "": it came in the clear."""
+    try:
+        found = part.get("User-Id")
+    except zmq.ZMQError:
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def choose(endpoints: Iterable[Endpoint], host: str) -> Endpoint:
     """Where to reach a PULL from this host: ipc within it, else tcp.  LookupError: nowhere."""
     told = tuple(endpoints)
     for endpoint in told:
         if endpoint.host == host and host and endpoint.url.startswith("ipc://"):
-            return endpoint.url
+            return endpoint
     for endpoint in told:
         if not endpoint.host and _TCP.fullmatch(endpoint.url):
-            return endpoint.url
+            return endpoint
     raise LookupError("no address that can be reached from this host")
+
+
+def own_address(told: str, coordinator: str) -> str:
+    """A number by which the others reach this host: as told (mesh.address), or the one from which it reaches the coordinator.
+
+    coordinator: its URL.  Misconfigured: no number, or there is no way to the coordinator.
+    """
+    if told:
+        try:
+            address = ipaddress.ip_address(told.strip("[]"))
+        except ValueError:
+            address = None
+        if address is None or address.is_unspecified:
+            raise Misconfigured(f"mesh.address: {told!r}: an address of this host in numbers, as in 10.0.0.7")
+        return str(address)
+    host = "" if coordinator.startswith("ipc:") else urlsplit(coordinator).hostname or ""
+    if _loopback(host) or host in ("", "localhost"):
+        return "127.0.0.1"
+    if _unspecified(host):
+        host = "192.0.2.1"  # nobody's (RFC 5737): the way there is the one to everybody
+    try:
+        kind, _, _, _, there = network.getaddrinfo(host, urlsplit(coordinator).port or 1, type=network.SOCK_DGRAM)[0]
+        with network.socket(kind, network.SOCK_DGRAM) as probe:
+            probe.connect(there)  # nothing is sent
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        why = f"no way to the coordinator at {coordinator} ({error.strerror or error})"
+        raise Misconfigured(f"mesh.address: {why}: say by which address of this host the others reach it") from None
+
+
+def dialled(bound: str, address: str) -> str:
+    """The URL under which others find what is bound there: on all addresses of this host, it is found at its own."""
+    host, port = urlsplit(bound).hostname or "", bound.rpartition(":")[2]
+    return at(address).replace("*", port) if _unspecified(host) else bound
+
+
+def at(address: str) -> str:
+    """The URL of any free port there."""
+    return f"tcp://[{address}]:*" if ":" in address else f"tcp://{address}:*"
 
 
 def host_id() -> str:
@@ -120,7 +222,7 @@ def host_id() -> str:
     except OSError:
         parts.append("")
     if not any(parts):
-        parts.append(host_names.gethostname())
+        parts.append(network.gethostname())
     return hashlib.sha256("\n".join(("ifmesh", *parts)).encode()).hexdigest()[:16]
 
 
@@ -152,10 +254,45 @@ def _made(ctx: Context, kind: int, *options: _Options) -> Socket:
     if zmq.zmq_version_info() < (4, 3, 5):
         raise Misconfigured(f"libzmq {zmq.zmq_version()} is too old: 4.3.5 or newer; reinstall pyzmq from its wheel")
     made: Socket = ctx.socket(kind)
-    for each in (_EVERY, *options):
-        for option, value in each.items():
-            made.setsockopt(option, value)
+    try:
+        for each in (_EVERY, *options):
+            for option, value in each.items():
+                made.setsockopt(option, value)
+    except BaseException:
+        made.close(0)
+        raise
     return made
+
+
+def _serving(keys: Keys | None) -> _Options:
+    """Whoever comes is asked for a key that ZAP knows; without an answer from ZAP nobody comes in."""
+    if keys is None:
+        return {}
+    _can_curve()
+    return {
+        zmq.CURVE_SERVER: 1,
+        zmq.CURVE_SECRETKEY: keys.secret.encode(),
+        zmq.ZAP_DOMAIN: DOMAIN,
+        zmq.ZAP_ENFORCE_DOMAIN: 1,
+    }
+
+
+def _asking(keys: Keys | None, server: str) -> _Options:
+    if keys is None:
+        return {}
+    _can_curve()
+    if not server:
+        raise LookupError("it has no key: it speaks in the clear, and this process does not (mesh.curve)")
+    return {
+        zmq.CURVE_SERVERKEY: server.encode(),
+        zmq.CURVE_PUBLICKEY: keys.public.encode(),
+        zmq.CURVE_SECRETKEY: keys.secret.encode(),
+    }
+
+
+def _can_curve() -> None:
+    if not zmq.has("curve"):
+        raise Misconfigured("this libzmq was built without CURVE: reinstall pyzmq from its wheel, or set mesh.curve = false")
 
 
 def _connected(made: Socket, url: str) -> Socket:
@@ -169,9 +306,9 @@ def _connected(made: Socket, url: str) -> Socket:
     return made
 
 
-def _bound(made: Socket, url: str, remedy: str) -> str:
+def _bound(made: Socket, url: str, keys: Keys | None, remedy: str) -> str:
     try:
-        made.bind(_address(made, url))
+        made.bind(_address(made, url, keys))
         found = made.getsockopt(zmq.LAST_ENDPOINT)
     except zmq.ZMQError as error:
         made.close(0)
@@ -185,8 +322,8 @@ def _bound(made: Socket, url: str, remedy: str) -> str:
     return found.rstrip(b"\0").decode()
 
 
-def _address(made: Socket, url: str) -> str:
-    """As libzmq wants it.  Everything but loopback and files waits for keys."""
+def _address(made: Socket, url: str, keys: Keys | None) -> str:
+    """As libzmq wants it.  Everything but loopback and files is for those with keys."""
     if url.startswith("ipc://") and len(url) > len("ipc://"):
         return url
     try:
@@ -199,15 +336,31 @@ def _address(made: Socket, url: str) -> str:
     if host == "localhost":
         host = "127.0.0.1"  # libzmq binds to numbers and interfaces only
     try:
-        loopback = ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
-        loopback = False
-    if not loopback:
-        raise Misconfigured(f"{url}: refusing to listen beyond this machine without keys: listen on tcp://127.0.0.1:{port}")
+        if keys is not None:
+            raise Misconfigured(f"{url}: not an address to listen on: one of this host in numbers, as in tcp://10.0.0.7:{port}") from None
+    if keys is None and not _loopback(host):
+        remedy = f"set mesh.curve = true, or listen on tcp://127.0.0.1:{port}"
+        raise Misconfigured(f"{url}: refusing to listen beyond this machine without keys: {remedy}")
     if ":" in host:
         made.setsockopt(zmq.IPV6, 1)
         host = f"[{host}]"
     return f"tcp://{host}:{port}"
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _unspecified(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _read(path: Path) -> str:

@@ -1,68 +1,100 @@
-"""The control link of a worker, or of its parent, to the coordinator: a DEALER that can be made anew."""
+"""The control link of a worker, or of its parent, to the coordinator: a DEALER that comes back."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 import zmq
 
-from ifmesh import sockets
+from ifmesh import credentials, sockets
 from ifmesh.config import Config
+from ifmesh.identity import Identity
+from ifmesh.line import Line
 from ifmesh.log import logger
+from ifmesh.sockets import Context, Socket
 
 BACKLOG = 256
+SOONEST, LATEST = 0.2, 5.0
+"""Seconds between which a link that was refused is tried again."""
 
 
 class Uplink:
     """What cannot leave yet waits here, in order; beyond the backlog the oldest goes: the next Beat says it all again."""
 
-    def __init__(self, ctx: zmq.Context[zmq.Socket[bytes]], config: Config, routing_id: bytes) -> None:
-        self._ctx, self._config, self._id = ctx, config, routing_id
+    def __init__(self, ctx: Context, config: Config, me: Identity | None, routing_id: bytes) -> None:
+        self._ctx, self._config, self._me, self._id = ctx, config, me, routing_id
         self._pending: deque[bytes] = deque(maxlen=BACKLOG)
-        self.socket: zmq.Socket[bytes] | None = None
+        self._line = Line(self._made, SOONEST, LATEST)
+        self._url = self._trouble = ""
 
     def dial(self) -> None:
         """Connect, anew if need be: the address is asked for again.  Nothing happens while there is none."""
-        if self.socket is not None:
+        if self._line.socket is not None:
             self.hang_up()
             self._pending.clear()  # said on a link that was dead: old by now
-        url = self._config.control()
-        if url.endswith(":0"):  # "any port", and the coordinator has not said yet which
+        self._url = credentials.control(self._config, self._me)
+        if self._url.endswith(":0"):  # "any port", and the coordinator has not said yet which
             return
         try:
-            self.socket = sockets.control_client(self._ctx, url, self._id)
+            self._line.dial()
         except zmq.ZMQError as error:
-            logger.warning("cannot dial %s: %s", url, error)
+            logger.warning("cannot dial %s: %s", self._url, error)
 
     @property
-    def waiting(self) -> bool:
-        """Poll the socket for POLLOUT; then `flush`."""
-        return bool(self._pending)
+    def up(self) -> bool:
+        """Is there a socket?  If not: `dial`, soon: the coordinator is about to write down where it listens."""
+        return self._line.socket is not None
+
+    def register(self, poller: zmq.Poller) -> None:
+        """To be polled; then `tend`."""
+        self._line.register(poller, zmq.POLLIN | (zmq.POLLOUT if self._pending else 0))
+
+    def wakeup(self) -> float:
+        """When `tend` has something to do, at the latest (monotonic)."""
+        due = self._line.wakeup()
+        return min(time.monotonic() + (1.0 if self.up else 0.2), float("inf") if due is None else due)
+
+    def tend(self) -> None:
+        """Dial where it has to be, send what waits."""
+        if not self.up:
+            self.dial()
+        try:
+            self._line.tend(time.monotonic())
+        except zmq.ZMQError as error:
+            logger.warning("cannot dial %s: %s", self._url, error)
+        if self._line.trouble != self._trouble:
+            self._trouble = self._line.trouble
+            if self._trouble:
+                logger.warning("%s: %s; trying again", self._url, self._trouble)
+        self._flush()
 
     def send(self, frame: bytes) -> None:
         self._pending.append(frame)
-        self.flush()
-
-    def flush(self) -> None:
-        while self.socket is not None and self._pending:
-            try:
-                self.socket.send(self._pending[0], zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            self._pending.popleft()
+        self._flush()
 
     def received(self, most: int = 256) -> list[list[bytes]]:
         """What has come, message by message, at most so many."""
         came: list[list[bytes]] = []
-        while self.socket is not None and len(came) < most:
+        while (socket := self._line.socket) is not None and len(came) < most:
             try:
-                came.append(self.socket.recv_multipart(zmq.DONTWAIT))
+                came.append([part.bytes for part in sockets.received(socket, 1)])
             except zmq.Again:
                 break
         return came
 
     def hang_up(self) -> None:
         """Close; what zmq has taken still leaves within the socket's own linger."""
-        if self.socket is not None:
-            self.socket.close()
-            self.socket = None
+        self._line.close()
+
+    def _flush(self) -> None:
+        while (socket := self._line.socket) is not None and self._pending:
+            try:
+                socket.send(self._pending[0], zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            self._pending.popleft()
+
+    def _made(self) -> Socket:
+        keys, server = (None, "") if self._me is None else (self._me.keys, self._me.server)
+        return sockets.control_client(self._ctx, self._url, self._id, keys, server)

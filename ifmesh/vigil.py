@@ -43,6 +43,12 @@ class Vigil(Desk):
         """When tick() next has work; None: never."""
         return self._timers[0][0] if self._timers else None
 
+    def revoked(self, now: float, life: str) -> list[Command]:
+        """Its key is valid no more.  Not buried: let in again, it says Hello again."""
+        if (worker := self.roster.lives.get(life)) is not None:
+            self._lose(now, worker, "its key was revoked", own=False)
+        return self._flush(now)
+
     def _stalled(self, now: float, worker: Worker) -> None:
         """It beats, but nothing advances."""
         self._send(parent_of(worker.life), Kill(worker.life))

@@ -17,20 +17,23 @@ from queue import Empty, SimpleQueue
 
 import zmq
 
-from ifmesh import bags, exits, keeper, log, modes, sockets, tied
+from ifmesh import bags, credentials, exits, keeper, log, modes, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.cascade import IF
 from ifmesh.compute import Compute, Ended, Event, Free, Loaded, Made, Spoilt, Stepped, Threw
 from ifmesh.config import Config
+from ifmesh.errors import Misconfigured
 from ifmesh.inlet import deliveries
 from ifmesh.keeper import Carry, Forget, Keeper, Rebuild, Send, Stop
 from ifmesh.log import Garbage, logger
 from ifmesh.outlets import Outlets
 from ifmesh.places import socket_file
-from ifmesh.protocol import Endpoint, Hello
+from ifmesh.protocol import Endpoint, Hello, Trusted
 from ifmesh.stage import Setup
+from ifmesh.trust import Trust
 from ifmesh.uplink import Uplink
 from ifmesh.wire import TO_COORDINATOR, TO_WORKER, Garbled, VersionMismatch
+from ifmesh.zap import Zap
 
 
 def run(stage: str, name: str, life: str, config: Config, tied_: bool) -> int:
@@ -42,7 +45,11 @@ def run(stage: str, name: str, life: str, config: Config, tied_: bool) -> int:
     if tied_:
         tied.to_parent()
         tied.to_stdin()
-    code = Worker(stage, name, life, config).serve()
+    try:
+        code = Worker(stage, name, life, config).serve()
+    except Misconfigured as error:
+        logger.error("%s", error)
+        code = exits.CONFIGURATION
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # the compute thread may be deep in native code; an interpreter that waits for it, or not, may crash
@@ -66,7 +73,7 @@ def tidy() -> None:
 class Worker:
     def __init__(self, stage: str, name: str, life: str, config: Config) -> None:
         self._stage, self._name, self._life, self._config = stage, name, life, config
-        self._ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._ctx = sockets.context()
         self._bell = Bell()
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._garbage = Garbage()
@@ -80,14 +87,22 @@ class Worker:
         host = sockets.host_id()
         where = device(self._config, self._stage)
         self._bell.answer((signal.SIGTERM, signal.SIGINT))
+        me = credentials.of_worker(self._config, self._stage)
+        if not self._life.startswith(credentials.called(me, "")):
+            raise Misconfigured("mesh.identity: the key was changed while this worker started: start it again")
+        keys, public = (None, "") if me is None else (me.keys, me.keys.public)
+        self._trust = Trust(me)
+        self._zap = Zap(self._ctx, self._trust.lets)
+        self._zap.start()
         path = socket_file(self._config.mesh.state, self._life)
-        self._inlet, urls = sockets.inlet(self._ctx, [f"ipc://{path}", "tcp://127.0.0.1:*"])
-        endpoints = tuple(Endpoint(host if url.startswith("ipc:") else "", url) for url in urls)
+        address = sockets.own_address(self._config.mesh.address, credentials.control(self._config, me) if me is not None else "")
+        self._inlet, urls = sockets.inlet(self._ctx, [f"ipc://{path}", sockets.at(address)], keys)
+        endpoints = tuple(Endpoint(host if url.startswith("ipc:") else "", url, public) for url in urls)
         capacity = 1 + modes.slots(service.options)  # one more is prefetched
         hello = Hello(self._stage, self._life, self._name, os.getpid(), host, where, endpoints, capacity, "")
         self._keeper = Keeper(hello, service.outbox_bytes)
-        self._uplink = Uplink(self._ctx, self._config, self._life.encode())
-        self._outlets = Outlets(self._ctx, host)
+        self._uplink = Uplink(self._ctx, self._config, me, self._life.encode())
+        self._outlets = Outlets(self._ctx, host, keys)
         setup = Setup(self._config.cascade.path, where, service.dtype, service.threads, service.options)
         factory = self._config.factory(self._stage)
         self._compute = Compute(self._stage, factory, setup, IF, self._config.mesh.keep_bags, self._told)
@@ -114,15 +129,14 @@ class Worker:
     def _turn(self) -> None:
         """Wait for something, then one round of everything."""
         quiet = not self._wait()
-        if self._uplink.socket is None:
-            self._uplink.dial()
-        self._uplink.flush()
+        self._zap.tend()
+        self._uplink.tend()
         self._outlets.flush(time.monotonic())
         for received in self._bell.hear():
             self._stop(received)
         for parts in self._uplink.received():
             self._heard(parts)
-        for header, frame in deliveries(self._inlet, ("bag", "preview"), self._garbage):
+        for header, frame in deliveries(self._inlet, ("bag", "preview"), self._garbage, self._trust.wants):
             self._carry_out(self._keeper.arrived(time.monotonic(), header, frame))
         with suppress(Empty):
             while True:
@@ -145,14 +159,10 @@ class Worker:
         poller = zmq.Poller()
         poller.register(self._inlet, zmq.POLLIN)
         poller.register(self._bell.fileno(), zmq.POLLIN)
-        for socket in self._outlets.waiting:
-            poller.register(socket, zmq.POLLOUT)
-        most = 1.0
-        if self._uplink.socket is not None:
-            poller.register(self._uplink.socket, zmq.POLLIN | (zmq.POLLOUT if self._uplink.waiting else 0))
-        else:
-            most = 0.2  # the coordinator is about to write down where it listens
-        pause = min(most, max(0.0, self._keeper.wakeup() - time.monotonic()))
+        self._uplink.register(poller)
+        self._outlets.register(poller)
+        until = min(self._uplink.wakeup(), self._outlets.wakeup(), self._keeper.wakeup())
+        pause = max(0.0, until - time.monotonic())
         return bool(poller.poll(int(pause * 1000) + 1))
 
     def _heard(self, parts: list[bytes]) -> None:
@@ -165,6 +175,8 @@ class Worker:
         except Garbled as error:
             self._garbage.dropped("the coordinator", error)
         else:
+            if isinstance(message, Trusted):
+                self._trust.learn(message)
             self._carry_out(self._keeper.receive(time.monotonic(), message))
 
     def _happened(self, event: Event) -> None:

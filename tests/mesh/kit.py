@@ -19,15 +19,19 @@ from typing import Self, TypeVar
 import psutil
 import zmq
 
-from ifmesh import bags, config, sockets, toy
+from ifmesh import authorized, bags, config, identity, sockets, toy
+from ifmesh.authorized import Entry
 from ifmesh.cascade import BROUGHT, IF
 from ifmesh.config import Config
+from ifmesh.credentials import called
+from ifmesh.identity import Identity
 from ifmesh.protocol import (
     NEVER,
     Accepted,
     Books,
     Cancelled,
     Ended,
+    Endpoint,
     Failed,
     Fetch,
     Finished,
@@ -54,11 +58,11 @@ M = TypeVar("M")
 
 
 class Speaker:
-    """Speaks raw control messages with the coordinator, as a client does."""
+    """Speaks raw control messages with the coordinator, as a client does.  me: whose keys; None: in the clear."""
 
-    def __init__(self, ctx: zmq.Context[zmq.Socket[bytes]], url: str, name: str) -> None:
-        self._ctx = ctx
-        self.socket = sockets.control_client(ctx, url, name.encode())
+    def __init__(self, ctx: zmq.Context[zmq.Socket[bytes]], url: str, name: str, me: Identity | None) -> None:
+        self._ctx, self._keys = ctx, me.keys if me else None
+        self.socket = sockets.control_client(ctx, url, name.encode(), self._keys, me.server if me else "")
         self.heard: list[ToClient] = []
         self.payload = b""  # the second part of the last Result
         self.previews: list[tuple[Preview, bytes]] = []  # each with its frame
@@ -107,7 +111,7 @@ class Speaker:
     def submit(self, job: str, request: Request, previews: bool = False) -> None:
         self.send(Submit(job, request, previews))
 
-    def inlet(self) -> str:
+    def inlet(self) -> Endpoint:
         """Where uploads are pushed to."""
         self.send(Hi())
         return sockets.choose(self.until(Welcome).inlet, sockets.host_id())
@@ -124,7 +128,8 @@ class Speaker:
 
         The socket stays open: of what a reader at its high-water mark has not yet read, libzmq loses the rest when the sender closes.
         """
-        out = sockets.outlet(self._ctx, self.inlet())
+        inlet = self.inlet()
+        out = sockets.outlet(self._ctx, inlet.url, self._keys, inlet.key)
         self._outs.append(out)
         for delivery in deliveries:
             assert out.poll(int(LIMIT * 1000), zmq.POLLOUT)
@@ -157,10 +162,11 @@ class Speaker:
 
 @dataclass(slots=True)
 class Process:
-    """One command of the mesh.  log: its stderr and stdout."""
+    """One command of the mesh.  log: its stderr and stdout; keys: whose it has."""
 
     popen: subprocess.Popen[bytes]
     log: Path
+    keys: str = "operator"
     family: list[psutil.Process] = field(default_factory=list)
 
     @property
@@ -239,11 +245,14 @@ class Mesh:
     def coordinator(self) -> Process:
         """Started and bound."""
         process = self.start("coordinator", "coordinator")
+        process.keys = "coordinator"
         self.wait_for(lambda: f'"pid": {process.pid}' in _text(self.state / "endpoint.json"), process)
         return process
 
     def worker(self, stage: str, name: str = "") -> Process:
-        return self.start(name or f"{stage}-0", "worker", stage, "--name", name or f"{stage}-0")
+        process = self.start(name or f"{stage}-0", "worker", stage, "--name", name or f"{stage}-0")
+        process.keys = f"worker-{stage}"
+        return process
 
     def all(self, stages: tuple[str, ...] = STAGES) -> dict[str, Process]:
         """A coordinator and one ready worker of each stage."""
@@ -252,10 +261,22 @@ class Mesh:
             self.ready(speaker, *(f"{stage}-0" for stage in stages))
         return processes
 
+    def identity(self, name: str = "operator") -> Identity | None:
+        """Of this name, as the coordinator wrote it down; None: this mesh has no keys."""
+        return identity.read(self.state / "keys" / f"{name}.key") if self.config.mesh.curve else None
+
+    def invite(self, name: str, role: str = "client") -> Identity:
+        """A new key that the coordinator knows, or is about to know."""
+        made = Identity(name, role, identity.generate(), self._server(), self.config.control())
+        authorized.add(self.state / "keys" / authorized.FILE, Entry(name, role, made.keys.public))
+        return made
+
     @contextmanager
-    def speaker(self) -> Iterator[Speaker]:
+    def speaker(self, me: Identity | None = None, name: str = "") -> Iterator[Speaker]:
+        """me: the operator, if nobody is named.  name: its routing id, instead of one of its own."""
         self._speakers += 1
-        speaker = Speaker(self._ctx, self.config.control(), f"kit-{os.getpid()}-{self._speakers}")
+        me = me or self.identity()
+        speaker = Speaker(self._ctx, self.config.control(), name or called(me, f"kit-{os.getpid()}-{self._speakers}"), me)
         try:
             yield speaker
         finally:
@@ -271,27 +292,46 @@ class Mesh:
     def socket_files(self) -> list[Path]:
         return [path for path in sockets.run_dir(self.state).iterdir() if path.is_socket()]
 
-    def inlets(self) -> list[str]:
-        """The PULL of every process, by its ipc file and by tcp."""
-        files = [f"ipc://{path}" for path in self.socket_files()]
-        ports = {
-            c.laddr.port
-            for process in self.processes
-            for one in [psutil.Process(process.pid), *process.family]
-            for c in one.net_connections("tcp4")
-            if c.status == psutil.CONN_LISTEN
-        }
-        return files + [f"tcp://127.0.0.1:{port}" for port in sorted(ports) if not self.config.control().endswith(f":{port}")]
+    def inlets(self) -> list[Endpoint]:
+        """The PULL of every process, by its ipc file and by tcp, with the key that it has there."""
+        found: list[Endpoint] = []
+        ours = {str(path) for path in self.socket_files()}
+        for process in self.processes:
+            me = self.identity(process.keys)
+            key = me.keys.public if me else ""
+            for one in [psutil.Process(process.pid), *process.family]:
+                files = {c.laddr for c in one.net_connections("unix") if c.laddr in ours}
+                ports = {c.laddr.port for c in one.net_connections("tcp4") if c.status == psutil.CONN_LISTEN}
+                found += [Endpoint("here", f"ipc://{path}", key) for path in sorted(files)]
+                found += [Endpoint("", f"tcp://127.0.0.1:{port}", key) for port in sorted(ports)]
+        return [end for end in found if end.url != self.config.control()]
 
     @contextmanager
-    def raw(self, kind: int, url: str) -> Iterator[zmq.Socket[bytes]]:
-        """A socket of this kind, connected."""
+    def raw(self, kind: int, url: str, me: Identity | None = None, server: str = "") -> Iterator[zmq.Socket[bytes]]:
+        """A socket of this kind, connected; me: with these keys, to who has the key `server`; None: in the clear."""
         socket = self._ctx.socket(kind)
+        if me is not None:
+            socket.curve_publickey, socket.curve_secretkey = me.keys.public.encode(), me.keys.secret.encode()
+            socket.curve_serverkey = server.encode()
         socket.connect(url)
         try:
             yield socket
         finally:
             socket.close(linger=int(LIMIT * 1000))
+
+    @contextmanager
+    def pushing(self, end: Endpoint) -> Iterator[zmq.Socket[bytes]]:
+        """A PUSH to this inlet, with the keys of one who may connect there: the coordinator, or to it a worker."""
+        me, coordinator = self.identity("worker-encoder"), self.identity("coordinator")
+        if me is not None and coordinator is not None and end.key != coordinator.keys.public:
+            me = coordinator
+        with self.raw(zmq.PUSH, end.url, me, end.key) as socket:
+            yield socket
+
+    def _server(self) -> str:
+        me = self.identity()
+        assert me is not None
+        return me.server
 
     @staticmethod
     def wait_for(holds: Callable[[], bool], process: Process | None = None) -> None:

@@ -19,7 +19,7 @@ import pytest
 import zmq
 
 from ifmesh import bags, sockets
-from ifmesh.protocol import VERSION, Bye, Header, Kind, Progress
+from ifmesh.protocol import VERSION, Bye, Endpoint, Header, Kind, Progress
 from ifmesh.request import STAGES, Request, Settings
 from ifmesh.stage import Tensor
 from ifmesh.wire import HEADER
@@ -87,9 +87,9 @@ def raw_socket(url: str) -> socket.socket:
     return socket.create_connection((host, int(port)), LIMIT)
 
 
-def push(mesh: Mesh, url: str, *messages: list[bytes]) -> None:
+def push(mesh: Mesh, end: Endpoint, *messages: list[bytes]) -> None:
     """All of these, as a process of the mesh would send them; taken when it returns."""
-    with mesh.raw(zmq.PUSH, url) as out:
+    with mesh.pushing(end) as out:
         for message in messages:
             assert out.poll(int(LIMIT * 1000), zmq.POLLOUT)
             out.send_multipart(message)
@@ -132,7 +132,7 @@ def test_strangers_who_do_not_speak_zmtp(slow: Mesh) -> None:
         begun(fan, "strangers")
         before = peak(slow)
         opened = {pid: files(pid) for pid in before}
-        addresses = [*slow.inlets(), slow.config.control()]
+        addresses = [*(end.url for end in slow.inlets()), slow.config.control()]
         assert len(addresses) == 2 * (1 + len(STAGES)) + 1
         for url in addresses:
             for said in RAW:
@@ -154,9 +154,9 @@ def test_garbage_in_whole_frames(slow: Mesh) -> None:
         begun(fan, "frames")
         before = peak(slow)
         flood = data_garbage() * 10
-        for url in slow.inlets():
-            push(slow, url, *flood)
-            push(slow, url, [bytes(sockets.DATA_LIMIT + 1)])  # nobody takes it: the connection is cut at the header
+        for end in slow.inlets():
+            push(slow, end, *flood)
+            push(slow, end, [bytes(sockets.DATA_LIMIT + 1)])  # nobody takes it: the connection is cut at the header
         for junk in FRAMES * 10:
             rude.say(junk)
             rude.say(junk, junk)
@@ -184,8 +184,8 @@ def test_a_bag_of_the_wrong_shape_under_the_right_token(mesh: Make) -> None:
     one = mesh()
     one.all(("encoder", "stage_one", "guard"))
     with one.speaker() as fan:
-        for url in one.inlets():
-            push(one, url, *([header(NARROW, job="target", token=(1, number)), NARROW] for number in (1, 2, 3)), [b"the last"])
+        for end in one.inlets():
+            push(one, end, *([header(NARROW, job="target", token=(1, number)), NARROW] for number in (1, 2, 3)), [b"the last"])
         for process in one.processes:  # what came before the last frame has been read when that one is complained of, by ipc and tcp
             one.wait_for(lambda log=process.log: log.read_text().count("1 parts instead of") == 2)  # type: ignore[misc]
         fan.submit("target", replace(FOX, last_stage="stage_one"))

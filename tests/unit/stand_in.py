@@ -1,20 +1,25 @@
-"""A stand-in coordinator: real sockets and the real codecs, answers as the test wants them."""
+"""A stand-in coordinator: real sockets and the real codecs, answers as the test wants them.
+
+Its keys lie beside the one that `tests/unit/conftest.py` gives every client.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import zmq
 from PIL import Image as pillow
 
-from ifmesh import bags, sockets, wire
+from ifmesh import bags, identity, sockets, wire
 from ifmesh.cascade import DRAWN, IF, PICTURE
 from ifmesh.protocol import (
     Accepted,
@@ -42,6 +47,7 @@ from ifmesh.protocol import (
 )
 from ifmesh.request import Request
 from ifmesh.stage import Tensor
+from ifmesh.zap import Zap
 
 STAGES = ("encoder", "stage_one", "stage_two", "upscaler", "guard")
 BOOKS = Books(0, 1, (), (), {"encoder": 0}, ("guard",))
@@ -124,8 +130,12 @@ class StandIn:
         self.uploads: dict[str, bytes] = {}
         self._waiting: list[tuple[bytes, Submit]] = []
         self._ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._router, self.url = sockets.control_server(self._ctx, url)
-        self._pull, self.inlet = sockets.inlet(self._ctx, ["tcp://127.0.0.1:0"])
+        client = Path(os.environ["IFMESH_MESH_IDENTITY"])
+        keys, known = identity.read(client.parent / "coordinator.key").keys, identity.read(client).keys.public
+        Zap(self._ctx, lambda public: public == known).start()
+        self._router, self.url = sockets.control_server(self._ctx, url, keys)
+        self._pull, (inlet,) = sockets.inlet(self._ctx, ["tcp://127.0.0.1:0"], keys)
+        self.inlet = (Endpoint("", inlet, keys.public),)
         self._end, self._stop = self._ctx.socket(zmq.PAIR), self._ctx.socket(zmq.PAIR)
         self._end.bind("inproc://end")
         self._stop.connect("inproc://end")
@@ -136,7 +146,9 @@ class StandIn:
         if self._thread.is_alive():
             self._stop.send(b"")
             self._thread.join()
-            self._ctx.destroy(linger=0)
+            for socket in (self._router, self._pull, self._end, self._stop):
+                socket.close(0)
+            self._ctx.term()
 
     def _serve(self) -> None:
         poller = zmq.Poller()
@@ -178,7 +190,7 @@ class StandIn:
                 return [self._parts(m) for m in said]
         match message:
             case Hi():
-                plain: list[ToClient] = [Welcome(STAGES, self.epoch, 2000, tuple(Endpoint("", url) for url in self.inlet))]
+                plain: list[ToClient] = [Welcome(STAGES, self.epoch, 2000, self.inlet)]
             case Submit(job, request) if request.upload and request.upload not in self.uploads:
                 plain = [Wanted(job, request.upload)]
             case Submit(job, request, previews):

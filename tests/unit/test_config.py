@@ -103,7 +103,7 @@ WRONG = {
     "[mesh]\nmax_jobs = 0": ("mesh.max_jobs", "from 1"),
     "[mesh]\ndrain = nan": ("mesh.drain", "finite"),
     "[mesh]\nstate = 3": ("mesh.state", "folder"),
-    "[mesh]\nlisten = 'tcp://0.0.0.0:7640'": ("mesh.listen", "loopback"),
+    "[mesh]\ncurve = false\nlisten = 'tcp://0.0.0.0:7640'": ("mesh.listen", "loopback"),
     "[mesh]\nlisten = 'tcp://127.0.0.1:port'": ("mesh.listen", "tcp://HOST:PORT"),
     "[mesh]\nlisten = 'http://127.0.0.1:7640'": ("mesh.listen", "tcp://HOST:PORT"),
     "[mesh]\ncoordinator = 'somewhere'": ("mesh.coordinator", "tcp://HOST:PORT"),

@@ -35,7 +35,7 @@ MINDS = {
     "farewell",
     "notes",
 }
-CODECS = {"typed", "wire", "bags", "config"}
+CODECS = {"typed", "wire", "bags", "identity", "table", "config"}
 PURE = VOCABULARY | MINDS
 WORLD = {"time", "threading", "asyncio", "random", "secrets", "os", "subprocess", "socket", "signal", "select", "multiprocessing"}
 HEAVY_PACKAGES = {"torch", "numpy", "diffusers", "transformers", "accelerate", "ifmesh_services"}
