@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ifmesh import Client, Image, Request
+from ifmesh import Client, Image, Request, authorized, identity
+from ifmesh.authorized import Entry
 from ifmesh.cascade import PICTURE
 from ifmesh.client import Job
+from ifmesh.identity import Identity
 from ifmesh.protocol import Books
 from tests.hosts.kit import LIMIT, Host, Hosts, Process, until
 from tests.mesh.kit import expected
@@ -39,6 +41,7 @@ class Mesh:
 
     def __init__(self, hosts: Hosts, hub: str = "hub", settings: Mapping[str, str | int | float] | None = None) -> None:
         self.hosts, self.hub = hosts, hub
+        self._invitation = ""
         self.settings = {"mesh.state": STATE, "cascade.toy": "true", **(settings or {})}
 
     @property
@@ -54,10 +57,23 @@ class Mesh:
         assert process.popen.poll() is None, process.log.read_text()
         return process
 
-    def worker(self, host: str, stage: str, name: str = "") -> Process:
-        """name: of the service; STAGE@HOST if nothing is said."""
-        name = name or named(stage, host)
-        return self._start(self.hosts[host], name, "worker", stage, "--name", name, "--coordinator", self.url)
+    def worker(self, host: str, stage: str) -> Process:
+        """With a key of its own, in a file on its host."""
+        name, there = named(stage, host), self.hosts[host]
+        file = there.files / f"tmp/{name}.key"
+        if not file.exists():
+            identity.write(file, self.invite(name, f"worker:{stage}"))
+        arguments = ("worker", stage, "--name", name, "--set", f"mesh.identity=/tmp/{name}.key")  # it tells the address, too
+        return self._start(there, name, *arguments)
+
+    def invite(self, name: str, role: str) -> Identity:
+        """A new key that the coordinator is to know; one that the name had before is known no more."""
+        keys = self.hosts[self.hub].files / STATE[1:] / "keys"
+        server = identity.read(keys / "coordinator.key").server
+        made = Identity(name, role, identity.generate(), server, self.url)
+        authorized.remove(keys / authorized.FILE, name)
+        authorized.add(keys / authorized.FILE, Entry(name, role, made.keys.public))
+        return made
 
     def up(self, places: Mapping[str, Iterable[str]], client: str = "client") -> dict[str, Process]:
         """The coordinator and these stages, by host, all of them ready; the processes by their names."""
@@ -70,7 +86,9 @@ class Mesh:
     @contextmanager
     def client(self, host: str = "client") -> Iterator[Client]:
         """A client in this process that has only that host's network, as has whatever else is connected meanwhile."""
-        with self.hosts[host].network(), Client(self.url, timeout=600.0) as made:
+        if not self._invitation:
+            self._invitation = identity.dumps(self.invite("client", "client"))
+        with self.hosts[host].network(), Client(self.url, identity=self._invitation, timeout=600.0) as made:
             yield made
 
     def _start(self, host: Host, log: str, *arguments: str) -> Process:
@@ -79,7 +97,13 @@ class Mesh:
 
 
 def named(stage: str, host: str) -> str:
-    return f"{stage}@{host}"
+    """The service of this stage on this host."""
+    return f"{stage}-{host}"
+
+
+def host_of(name: str) -> str:
+    """Where the service of this name is."""
+    return name.rpartition("-")[2]
 
 
 def ask(client: Client, requests: Iterable[Request], prefix: str = "job") -> list[Asked]:

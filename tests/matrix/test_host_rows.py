@@ -17,7 +17,7 @@ import pytest
 from ifmesh import Client, Request, Settings
 from ifmesh.request import STAGES
 from tests.hosts.kit import Hosts, Process, last, missing, until
-from tests.hosts.mesh import PORT, Mesh, ask, back, ended, named, starts, story, when, works
+from tests.hosts.mesh import PORT, Mesh, ask, back, ended, host_of, named, starts, story, when, works
 from tests.hosts.wire import Link
 
 HEALED = 30.0
@@ -49,7 +49,7 @@ class Town:
         for host in self._places:
             for name in self.names(host):
                 if name not in self.workers or self.workers[name].popen.poll() is not None:
-                    self.workers[name] = self.mesh.worker(host, name.partition("@")[0])
+                    self.workers[name] = self.mesh.worker(host, name.rpartition("-")[0])
         with self.mesh.client() as client:
             back(client, [name for host in self._places for name in self.names(host)], time.monotonic())
         self._rows += 1
@@ -95,8 +95,8 @@ def unaccepted(client: Client, job: str) -> bool:
 
 def on(town: Town, client: Client, host: str, count: int = 2) -> list[str]:
     """Wait until so many jobs run on this host; their ids."""
-    books = when(client, lambda b: sum(row.worker.endswith(f"@{host}") and row.state == "running" for row in b.jobs) >= count)
-    return [row.job for row in books.jobs if row.worker.endswith(f"@{host}") and row.state == "running"]
+    books = when(client, lambda b: sum(host_of(row.worker) == host and row.state == "running" for row in b.jobs) >= count)
+    return [row.job for row in books.jobs if host_of(row.worker) == host and row.state == "running"]
 
 
 # ---- the client's messages
@@ -144,7 +144,7 @@ def test_row_34_a_result_is_lost_on_its_way(town: Town) -> None:
     hosts = town.hosts
     with town.mesh.client() as client:
         asked = ask(client, town.requests(1), town.ids())
-        host = works(client, asked[0].job.id, "guard").partition("@")[2]
+        host = host_of(works(client, asked[0].job.id, "guard"))
         hosts.blackhole(host, "hub", both=False)
         last(1.0)  # it is done, and has said so and sent its result to nobody
         hosts[host].hang_up(hosts["hub"].address, "dport", "!=", f":{PORT}")
@@ -182,10 +182,10 @@ def test_row_24_the_receiver_dies_with_a_tensor_in_flight(town: Town) -> None:
         hosts.link("one", "two", Link(rate=10e6))
         for _ in range(20):  # until a bag has to go over the slow link
             asked = ask(client, town.requests(1), f"{town.ids()}-{time.monotonic_ns()}")
-            drawn = works(client, asked[0].job.id, "upscaler").partition("@")[2]
+            drawn = host_of(works(client, asked[0].job.id, "upscaler"))
             until(lambda: any("guard: assigned" in what for what in story(client, asked[0].job.id)))  # noqa: B023
             told = next(what for what in story(client, asked[0].job.id) if "guard: assigned" in what)
-            host = told.rpartition("@")[2]
+            host = host_of(told)
             if host != drawn:
                 break
             ended(client, asked)
