@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
 
@@ -22,22 +23,26 @@ class Gate:
 
     def __init__(self, table: Authorized | None, own: str, epoch: int) -> None:
         self._table, self._own, self._epoch = table, own, epoch
+        self._lock = threading.Lock()  # over reading the table: ZAP asks, too
         self._looked = float("-inf")
+        self._number = 0
 
     def refresh(self, now: float) -> bool:
-        """Look at the table again, unless that was just done.  True: it is another.  What is wrong with it is complained of."""
+        """Look at the table again, unless that was just done.  True: it is another than when this was last asked."""
         if self._table is None or now - self._looked < OFTEN:
             return False
         self._looked = now
-        try:
-            return self._table.refresh()
-        except Misconfigured as error:
-            logger.error("%s; who may come in stays as it was", error)
-            return True  # a key may have run out all the same
+        self._look(self._table)
+        before, self._number = self._number, self._table.number
+        return self._number != before
 
     def lets(self, public: str) -> bool:
-        """For ZAP, in its thread."""
-        return self._table is not None and self._table.find(public, time.time()) is not None
+        """For ZAP, in its thread.  Who is not known may have been invited just now."""
+        if self._table is None:
+            return False
+        if self._table.find(public, time.time()) is None:
+            self._look(self._table)
+        return self._table.find(public, time.time()) is not None
 
     def speaker(self, peer: bytes, user: str) -> Entry | None:
         """Whose key that is; None: nobody has one.  Garbled: it was revoked, or the routing id is not one of its own."""
@@ -82,6 +87,13 @@ class Gate:
             return []
         known = {roles.tag(entry.public) for entry in self._table.entries}
         return [life for life in lives if life.partition(".")[0] + "." not in known]
+
+    def _look(self, table: Authorized) -> None:
+        with self._lock:
+            try:
+                table.refresh()
+            except Misconfigured as error:
+                logger.error("%s; who may come in stays as it was", error)
 
     def _entry(self, user: str) -> Entry | None:
         """None: in a mesh without keys.  Garbled: its key was revoked."""

@@ -19,6 +19,7 @@ import pytest
 import zmq
 
 from ifmesh import bags, sockets
+from ifmesh.credentials import called
 from ifmesh.protocol import VERSION, Bye, Endpoint, Header, Kind, Progress
 from ifmesh.request import STAGES, Request, Settings
 from ifmesh.stage import Tensor
@@ -175,7 +176,7 @@ def test_garbage_in_whole_frames(slow: Mesh) -> None:
     over_tcp = "dropped what 127.0.0.1 (data) sent (10 so far)"
     over_ipc = f":{os.getpid()} (data) sent (10 so far)"  # the kernel knows the pid
     slow.wait_for(lambda: all(said in process.log.read_text() for said in (over_tcp, over_ipc) for process in slow.processes))
-    assert "dropped what b'kit-" in slow.processes[0].log.read_text()
+    assert f"dropped what b'{called(slow.identity(), 'kit-')}" in slow.processes[0].log.read_text()
     assert not [process.log for process in slow.processes if "Traceback" in process.log.read_text()]
 
 

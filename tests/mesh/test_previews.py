@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+import zmq
+
 from ifmesh import bags
 from ifmesh.cascade import FLAGGED, PICTURE
 from ifmesh.protocol import Finished, Header, Preview, Progress, Watch
@@ -89,7 +91,7 @@ def test_a_job_does_not_wait_for_pictures_of_others(mesh: Make) -> None:
 
 
 def test_what_is_no_picture_is_not_shown(mesh: Make) -> None:
-    """Somebody knows the job and what was granted: the coordinator looks at what it passes on."""
+    """A guard knows the job and what was granted, and lies: the coordinator looks at what it passes on."""
     one = mesh()
     processes = one.all(("encoder", "stage_one", "guard"))
     small = bags.encode({"image64": Tensor("F16", (3, 8, 8), bytes(3 * 8 * 8 * 2))})
@@ -98,9 +100,12 @@ def test_what_is_no_picture_is_not_shown(mesh: Make) -> None:
         fan.until(Preview, lambda m: m.stage == "stage_one")
         headers = [Header("preview", "a", stage, (1, n), bags.digest(small)) for n in range(9) for stage in (*EARLY, "guard", "nobody")]
         headers += [Header("preview", "nobody's", "stage_one", (1, 1), bags.digest(small))]
-        fan.push(*([HEADER.encode(header), small] for header in headers))
-        # While it is under way, as it is until there is a Stage II: of one that has ended nothing is looked at.
-        one.wait_for(lambda: "dropped what stage_one, for job a, sent (1 so far)" in processes["coordinator"].log.read_text())
+        inlet = fan.inlet()
+        with one.raw(zmq.PUSH, inlet.url, one.identity("worker-guard"), inlet.key) as push:
+            for header in headers:
+                push.send_multipart([HEADER.encode(header), small])
+            # While it is under way, as it is until there is a Stage II: of one that has ended nothing is looked at.
+            one.wait_for(lambda: "dropped what stage_one, for job a, sent (1 so far)" in processes["coordinator"].log.read_text())
         one.worker("stage_two")
         one.worker("upscaler")
         fan.finished("a")

@@ -15,6 +15,7 @@ import pytest
 import zmq
 
 from ifmesh import bags, exits
+from ifmesh.credentials import called
 from ifmesh.parent import classify
 from ifmesh.protocol import (
     VERSION,
@@ -372,8 +373,10 @@ def test_a_cancelled_job_is_dropped_within_a_step(mesh: Make) -> None:
 
 def test_messages_of_strangers_are_for_the_broker(calm: Mesh) -> None:
     """A worker that nobody knows is asked who it is; the mesh goes on."""
-    with calm.speaker() as fan:
-        fan.say(TO_COORDINATOR.encode(Beat("stranger", 1, "ready", ())))
+    me = calm.identity("worker-encoder")
+    life = called(me, "stranger.1")
+    with calm.speaker(me, life) as fan:
+        fan.say(TO_COORDINATOR.encode(Beat(life, 1, "ready", ())))
         assert fan.socket.poll(10_000)
         assert TO_WORKER.decode(fan.socket.recv()) == Who()
 

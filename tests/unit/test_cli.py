@@ -149,7 +149,7 @@ def test_wrong_use_is_exit_2(arguments: list[str], said: str, capsys: pytest.Cap
         (["ps", "--set", "mesh.listen"], "write KEY=VALUE"),
         (["ps", "--config", "gone.toml"], "gone.toml: No such file"),
         (["ps", "--coordinator", "here"], "mesh.coordinator: 'here': tcp://HOST:PORT"),
-        (["up", "--listen", "tcp://0.0.0.0:1"], "loopback only"),
+        (["up", "--set", "mesh.curve=false", "--listen", "tcp://0.0.0.0:1"], "loopback only"),
         (["up", "--toy", "--set", f"mesh.coordinator={NOBODY}"], "`up` starts its own coordinator"),
         (["up", "--cascade", "if-xk"], "did you mean if-xl?"),
         (["worker", "guard", "--device", "gpu"], "services.guard.device: 'gpu'"),
