@@ -269,6 +269,20 @@ def test_row_43_two_workers_cannot_reach_each_other(town: Town) -> None:
         assert max(count for one in asked for count in starts(client, one.job.id).values()) <= 3
 
 
+def test_row_43_the_only_worker_of_a_stage_is_reached_by_way_of_the_coordinator(tmp_path: Path) -> None:
+    """There and back, and after the first time at once."""
+    rest = [stage for stage in STAGES if stage != "stage_two"]
+    with opened(tmp_path, {"one": rest, "two": ["stage_two"]}, mesh__transfer=1.0) as town, town.mesh.client() as client:
+        town.hosts.blackhole("one", "two")
+        first = ask(client, town.requests(1), "first")
+        ended(client, first)
+        began = time.monotonic()
+        asked = ask(client, town.requests(6), "next")
+        ended(client, asked)
+        print(f"six jobs by a detour that is known: {time.monotonic() - began:.2f} s")
+        assert all(set(starts(client, one.job.id).values()) == {1} for one in [*first, *asked])
+
+
 def test_row_44_a_worker_is_heard_and_hears_nothing(town: Town) -> None:
     with town.mesh.client() as client:
         asked = ask(client, town.requests(6, SLOW), town.ids())
