@@ -181,3 +181,12 @@ class Closed:
 def parent_of(life: str) -> bytes:
     """The routing id of the parent process that watches this life."""
     return f"{life}/parent".encode()
+
+
+def peer_of(life: str, dial: int = 0) -> bytes:
+    """The routing id of this life when it dials for this time, 0 the first.
+
+    Each time another: until a ROUTER has noticed that a link is dead it is deaf to a second one of the same name.  Measured: of workers cut
+    off for 2 to 3 s one in ten was silent for more than 5 s so.
+    """
+    return (f"{life}~{dial}" if dial else life).encode()

@@ -107,7 +107,10 @@ class Outlets:
 
     def _linked(self, now: float, to: tuple[Endpoint, ...]) -> Link:
         """ZMQError, LookupError: there is no way."""
-        end = sockets.choose(tuple(e for e in to if e.url not in self._cut) or to, self._host)
+        try:
+            end = sockets.choose((e for e in to if e.url not in self._cut), self._host)
+        except LookupError:  # only those that failed once lead there: they may be well again
+            end = sockets.choose(to, self._host)
         link = Link(Line(lambda: sockets.outlet(self._ctx, end.url, self._keys, end.key), SOONEST, LATEST), to, end.url, now, {})
         link.line.dial()
         return link

@@ -82,7 +82,7 @@ class Parent:
         self._bell.answer((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         # A process group of its own: a terminal's Ctrl-C reaches the parent, which passes it on, once.
         self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, process_group=0, pass_fds=[self._testament.file])
-        self._uplink = Uplink(ctx, self._config, self._me, parent_of(self.life))
+        self._uplink = Uplink(ctx, self._config, self._me, lambda _: parent_of(self.life))
         self._uplink.dial()
         watched = os.pidfd_open(self._child.pid)
         while self._child.poll() is None:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import get_args
 
-from ifmesh.commands import parent_of
+from ifmesh.commands import parent_of, peer_of
 from ifmesh.protocol import ClientMessage, Exited, Header, Hello, Hi, Inspect, ToCoordinator, WorkerMessage
 
 _ASKS = frozenset(get_args(ClientMessage))
@@ -53,7 +53,10 @@ def speaks_for(peer: bytes, message: ToCoordinator) -> bool:
     """Is it about the life of who says it?  That a life is over is said by its parent alone."""
     if isinstance(message, Exited):
         return peer == parent_of(message.life)
-    return not isinstance(message, WorkerMessage) or peer == message.life.encode()
+    if not isinstance(message, WorkerMessage) or peer == peer_of(message.life):
+        return True
+    life, _, dial = peer.rpartition(b"~")
+    return life == peer_of(message.life) and dial.isdigit()
 
 
 def tag(public: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 
 import zmq
 
@@ -20,10 +21,14 @@ SOONEST, LATEST = 0.2, 5.0
 
 
 class Uplink:
-    """What cannot leave yet waits here, in order; beyond the backlog the oldest goes: the next Beat says it all again."""
+    """What cannot leave yet waits here, in order; beyond the backlog the oldest goes: the next Beat says it all again.
 
-    def __init__(self, ctx: Context, config: Config, me: Identity | None, routing_id: bytes) -> None:
-        self._ctx, self._config, self._me, self._id = ctx, config, me, routing_id
+    name: the routing id for each dial, by its number from 0 on.
+    """
+
+    def __init__(self, ctx: Context, config: Config, me: Identity | None, name: Callable[[int], bytes]) -> None:
+        self._ctx, self._config, self._me, self._name = ctx, config, me, name
+        self._dials = 0
         self._pending: deque[bytes] = deque(maxlen=BACKLOG)
         self._line = Line(self._made, SOONEST, LATEST)
         self._url = self._trouble = ""
@@ -97,4 +102,6 @@ class Uplink:
 
     def _made(self) -> Socket:
         keys, server = (None, "") if self._me is None else (self._me.keys, self._me.server)
-        return sockets.control_client(self._ctx, self._url, self._id, keys, server)
+        name = self._name(self._dials)
+        self._dials += 1
+        return sockets.control_client(self._ctx, self._url, name, keys, server)

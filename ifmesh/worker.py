@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -20,6 +21,7 @@ import zmq
 from ifmesh import bags, credentials, exits, keeper, log, modes, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.cascade import IF
+from ifmesh.commands import peer_of
 from ifmesh.compute import Compute, Ended, Event, Free, Loaded, Made, Saved, Spoilt, Stepped, Threw
 from ifmesh.config import Config
 from ifmesh.errors import Misconfigured
@@ -103,7 +105,7 @@ class Worker:
         capacity = 1 + modes.slots(service.options)  # one more is prefetched
         hello = Hello(self._stage, self._life, self._name, os.getpid(), host, where, endpoints, capacity, "")
         self._keeper = Keeper(hello, service.outbox_bytes)
-        self._uplink = Uplink(self._ctx, self._config, me, self._life.encode())
+        self._uplink = Uplink(self._ctx, self._config, me, partial(peer_of, self._life))
         self._outlets = Outlets(self._ctx, host, keys)
         setup = Setup(self._config.cascade.path, where, service.dtype, service.threads, service.options)
         factory = self._config.factory(self._stage)

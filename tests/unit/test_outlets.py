@@ -64,3 +64,29 @@ def test_a_dead_address_gives_way_to_the_next(tmp_path: Path) -> None:
         outlets.close()
         pull.close()
         ctx.term()
+
+
+def test_an_address_that_gave_no_link_is_tried_again_when_no_other_leads_there(tmp_path: Path) -> None:
+    """As after a partition: the other address of this receiver is a file on its own host."""
+    ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    port, (url,) = sockets.inlet(ctx, ["tcp://127.0.0.1:*"])
+    port.close()  # nobody is there
+    outlets = Outlets(ctx, "here", patience=0.05)
+    to = (Endpoint("there", f"ipc://{tmp_path / 'file'}"), Endpoint("", url))
+    frame = bags.encode({})
+    header = Header("bag", "a", "encoder", (1, 1), bags.digest(frame))
+    end = time.monotonic() + 20
+    assert outlets.send(time.monotonic(), "life", to, header, frame)
+    while outlets.waiting and time.monotonic() < end:  # until it is given up
+        zmq.Poller().poll(10)
+        outlets.flush(time.monotonic())
+    pull, _ = sockets.inlet(ctx, [url])
+    try:
+        while not pull.poll(20) and time.monotonic() < end:
+            assert outlets.send(time.monotonic(), "life", to, header, frame)
+            outlets.flush(time.monotonic())
+        assert pull.recv_multipart(zmq.DONTWAIT)[1] == frame
+    finally:
+        outlets.close()
+        pull.close()
+        ctx.term()

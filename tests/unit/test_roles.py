@@ -10,7 +10,7 @@ import pytest
 
 from ifmesh import authorized, identity, roles
 from ifmesh.authorized import Authorized, Entry
-from ifmesh.commands import parent_of
+from ifmesh.commands import parent_of, peer_of
 from ifmesh.gate import Gate
 from ifmesh.identity import ROLES
 from ifmesh.protocol import (
@@ -101,6 +101,17 @@ def test_a_life_speaks_for_itself_and_its_parent_of_its_end(name: str) -> None:
         assert heard == [True, True, True]
     else:
         assert heard == ([False, True, False] if name == "Exited" else [True, False, False])
+
+
+def test_a_life_that_dials_again_is_the_same() -> None:
+    """Under another name each time; and nobody else has such a name."""
+    beat = MESSAGES["Beat"]
+    assert roles.speaks_for(peer_of(LIFE), beat)
+    assert roles.speaks_for(peer_of(LIFE, 12), beat)
+    assert peer_of(LIFE) != peer_of(LIFE, 1) != peer_of(LIFE, 2)
+    for other in (LIFE + "1", LIFE + "~", LIFE + "~x", LIFE + "~1~2", "x" + LIFE + "~1", LIFE[:-1] + "~1", "~1"):
+        assert not roles.speaks_for(other.encode(), beat), other
+    assert not roles.speaks_for(peer_of(LIFE, 1), MESSAGES["Exited"])
 
 
 def test_a_tag_tells_a_key_and_is_none_without_one() -> None:
