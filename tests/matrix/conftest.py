@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from tests.matrix.gates import Gates
 from tests.mesh.conftest import mesh
 
 __all__ = ["mesh"]
@@ -21,6 +23,11 @@ def seed(request: pytest.FixtureRequest) -> int:
     """Of the small delays in a scene: what holds by luck does not hold three times."""
     number: int = request.param
     return number
+
+
+@pytest.fixture
+def gates(tmp_path: Path) -> Gates:
+    return Gates(tmp_path / "gates")
 
 
 @pytest.fixture
