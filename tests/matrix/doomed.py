@@ -29,7 +29,7 @@ def doom(moment: str, kind: str) -> None:
         if fits:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Journal.commit = doomed  # type: ignore[method-assign]
+    Journal.commit = doomed  # type: ignore[assignment,method-assign]
 
 
 if __name__ == "__main__":

@@ -166,7 +166,13 @@ class Scene(World):
     pace: seconds for a step, give or take a half.  policy: the broker's numbers, where they are not as published."""
 
     def __init__(
-        self, seed: int = 1, copies: int | Mapping[str, int] = 1, clients: int = 1, steps: int | Mapping[str, int] = 4, pace: float = 0.1, **policy: Any
+        self,
+        seed: int = 1,
+        copies: int | Mapping[str, int] = 1,
+        clients: int = 1,
+        steps: int | Mapping[str, int] = 4,
+        pace: float = 0.1,
+        **policy: Any,
     ) -> None:
         super().__init__(seed, Minds(), trace=print)
         self.storm, self.mixed = False, False
@@ -218,7 +224,9 @@ class Scene(World):
 
     # ---- clients
 
-    def submit(self, job: str, prompt: str = "fox:none", client: int = 0, first: bytes = EMPTY, previews: bool = False, **more: Any) -> Wish:
+    def submit(
+        self, job: str, prompt: str = "fox:none", client: int = 0, first: bytes = EMPTY, previews: bool = False, **more: Any
+    ) -> Wish:
         wish = Wish(job, Request(prompt, 7, **more), first, previews)
         self.patrons[client].submit(wish)
         return wish
@@ -256,7 +264,9 @@ class Scene(World):
 
     # ---- what is on the way
 
-    def cue(self, kind: type | str, act: Callable[[], None] = lambda: None, fits: Any = lambda who, m: True, times: int = 1, **how: bool) -> Cue:
+    def cue(
+        self, kind: type | str, act: Callable[[], None] = lambda: None, fits: Any = lambda who, m: True, times: int = 1, **how: bool
+    ) -> Cue:
         """From now on, so many times."""
         cue = Cue(kind, fits, act, times, **how)
         self.links.cues.append(cue)

@@ -12,7 +12,7 @@ import pytest
 from ifmesh.protocol import Kind, ToClient, ToCoordinator, ToParent, ToWorker
 from ifmesh.request import Request
 from tests.broker.links import Down
-from tests.broker.patron import Wish
+from tests.broker.patron import Patron, Wish
 from tests.broker.toyland import luggage, sha
 from tests.matrix.scene import Scene
 
@@ -109,7 +109,7 @@ class Day(Scene):
         for n in range(4):
             self.at(2.3, ann.submit, Wish(f"fox-{n}", Request(f"fox:{n}", 5, last_stage="stage_one")))
         self.at(2.5, ann.look, "fox-a")
-        self.at(3.0, lambda: bob.alive and bob._do(bob.caller.inspect(self.now, 0, "")))
+        self.at(3.0, self._look_around, bob)
         self.at(5.0, lambda: self["stage_one-1"].die("killed", "SIGKILL"))
         self.at(6.0, self.crash)
         self.at(9.0, self._hang)
@@ -125,6 +125,9 @@ class Day(Scene):
         self.at(self.now + 0.5, self._evening)
         self.wait(lambda: not self["guard-0"].life, 10.0)
         return took
+
+    def _look_around(self, patron: Patron) -> None:
+        patron._do(patron.caller.inspect(self.now, 0, ""))
 
     def _hang(self) -> None:
         """The next that runs in Stage II does not come back."""

@@ -188,7 +188,7 @@ def test_row_51_no_coordinator_for_ten_minutes(seed: int) -> None:
     scene.wait(scene.running("a", "stage_one"), 20.0)
     scene.crash(back=600.0)
     scene.pass_by(599.0)
-    assert {held.job for s in scene.services for held in s.held} == set(jobs)
+    assert {job for s in scene.services for job in s.keeper.outbox} == set(jobs)
     assert all(s.task is None for s in scene.services)
     scene.wait(lambda: scene.hub.alive, 2.0)
     scene.over(60.0)

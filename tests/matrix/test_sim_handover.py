@@ -70,7 +70,11 @@ def test_row_27_a_bag_under_an_old_token(seed: int) -> None:
     assert old.token < newest
     forged = b"another bag altogether"
     received = len(scene.said(Received))
-    for header in (old, Header("bag", "a", "stage_one", old.token, digest(forged)), Header("bag", "a", "stage_one", newest, digest(forged))):
+    for header in (
+        old,
+        Header("bag", "a", "stage_one", old.token, digest(forged)),
+        Header("bag", "a", "stage_one", newest, digest(forged)),
+    ):
         receiver.arrives(receiver.life, header, forged)
     receiver.arrives("stage_two-0.1", old, forged)  # to the life before
     scene.pass_by(0.1)

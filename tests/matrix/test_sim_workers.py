@@ -179,7 +179,7 @@ def test_row_33_an_old_life_still_speaks(seed: int) -> None:
     scene.wait(lambda: victim.life and scene.hub.broker.jobs["a"].life == victim.life and scene.running("a", "stage_one")(), 5.0)
     before = scene.hub.broker.jobs["a"].token
     for message in (
-        Beat(old, beat + 1, "ready", victim.held and ()),  # that it has lost everything
+        Beat(old, beat + 1, "ready", ()),  # that it has lost everything
         Step(old, "a", token, 39, 40),
         Received(old, "a", token),
         Done(old, "a", token, "0" * 32, 100, 40, 1.0),
