@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from ifmesh.commands import Blame, Book, Close, Send
-from ifmesh.job import State
 from ifmesh.protocol import Accepted, Finished, Run
 from tests.matrix.scene import AGAIN, BEAT, Scene
 
@@ -115,7 +114,7 @@ def test_row_12_what_was_not_on_disk_is_lost(seed: int, stage: str) -> None:
     if stage == "stage_two":  # and its worker is gone, too
         scene[f"{stage}-0"].die("killed", "SIGKILL")
     scene.wait(lambda: scene.hub.alive, 2.0)
-    scene.wait(lambda: scene.hub.broker.jobs["a"].state is State.RUNNING, DEAD + BEAT)
+    scene.wait(lambda: scene.hub.broker.jobs["a"].life, DEAD + BEAT)
     scene.over(60.0)
     assert scene.begun("a") == {**WHOLE, "stage_two": 2 if stage == "stage_two" else 1}
     tokens = [run.message.token for run in scene.said(Run)]
