@@ -37,8 +37,8 @@ WAITING: dict[tuple[int, str], str] = {
 }
 """Besides, parts of rows that have tests: 39 (413 and 400) and 63 (/healthz, /readyz) wait for the HTTP gateway."""
 
-LAYERS = {"test_sim_": "S", "test_unit_": "U", "test_process_": "P", "test_host_": "N"}
-"""How the name of a file begins."""
+LAYERS = {"test_sim_": "S", "test_unit_": "U", "test_process_": "P", "test_host_": "N", "test_disk_": "PU"}
+"""By the beginning of a file's name.  A test in a file of two layers counts for those of them that its row names."""
 
 HERE = Path(__file__).parent
 
@@ -49,9 +49,10 @@ def written() -> dict[tuple[int, str], list[str]]:
     for path in sorted([*HERE.glob("test_*.py"), *(HERE.parent / "hosts").glob("test_*.py")]):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and (row := ROW.match(node.name)):
-                layer = next((layer for name, layer in LAYERS.items() if path.name.startswith(name)), "N" if path.parent != HERE else "")
-                assert layer, f"{path.name} has {node.name}: say its layer in LAYERS"
-                found[int(row[1]), layer].append(node.name)
+                layers = next((layers for name, layers in LAYERS.items() if path.name.startswith(name)), "N" if path.parent != HERE else "")
+                assert layers, f"{path.name} has {node.name}: say its layer in LAYERS"
+                for layer in layers if len(layers) == 1 else set(layers) & set(ROWS[int(row[1])]):
+                    found[int(row[1]), layer].append(node.name)
     return found
 
 

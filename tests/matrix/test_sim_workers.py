@@ -133,6 +133,27 @@ def test_row_30_its_late_done_is_fenced(seed: int) -> None:
 
 
 @pytest.mark.parametrize("late", ["running", "done"])
+def test_row_30_what_is_under_an_older_token_does_not_count(seed: int, late: str) -> None:
+    """Even when nobody has the task now: the one who was granted it meanwhile is dead.  It is granted anew."""
+    scene = Scene(seed, copies={"stage_one": 2}, steps={"stage_one": 40}).begin()
+    if late == "done":
+        scene.cue(Done, lambda: scene[scene.where("a")].pause(12.0), lambda who, m: who.startswith("stage_one"), lost=True)
+    scene.submit("a")
+    scene.wait(scene.running("a", "stage_one", 3), 20.0)
+    victim = scene.where("a")
+    if late == "running":
+        scene[victim].pause(12.0)
+    scene.wait(lambda: scene.where("a").startswith("stage_one") and scene.where("a") != victim, 20.0)
+    other = scene[scene.where("a")]
+    scene.wait(scene.running("a", "stage_one", 3), 5.0)
+    other.gone = True
+    kill(other)
+    scene.wait(lambda: not scene[victim].paused, 12.0)
+    scene.over(60.0)
+    assert scene.begun("a") == {**WHOLE, "stage_one": 3}
+
+
+@pytest.mark.parametrize("late", ["running", "done"])
 def test_row_31_a_worker_sleeps_and_nobody_could_take_over(seed: int, late: str) -> None:
     """What it has when it wakes counts."""
     scene = Scene(seed, steps={"stage_one": 20}).begin()
