@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 STAMP := .venv/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 PY := .venv/bin/python
 
-.PHONY: demo test parity slow
+.PHONY: demo test parity slow matrix
 .DELETE_ON_ERROR:
 
 # exec: make itself is the parent of the demo, which ends with it, however it ends
@@ -28,6 +28,10 @@ parity: $(STAMP)
 # what `make test` leaves out for its length: compilers, large files, peaks of memory
 slow: $(STAMP)
 	$(PY) -m pytest -q -m slow tests
+
+# the whole failure matrix: simulated, real processes, and hosts in network namespaces (as root; skipped elsewhere); says how many ran
+matrix: $(STAMP)
+	$(PY) -m pytest -q -rs -m "" $(wildcard tests/matrix tests/hosts)
 
 $(STAMP): pyproject.toml deploy/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

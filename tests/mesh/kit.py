@@ -235,19 +235,19 @@ class Mesh:
     def config(self) -> Config:
         return config.read(None, self.environ, self._settings)
 
-    def start(self, log: str, *arguments: str) -> Process:
-        """`ifmesh ARGUMENTS`, tied to this process."""
+    def start(self, log: str, *arguments: str, program: tuple[str, ...] = ("ifmesh",)) -> Process:
+        """`ifmesh ARGUMENTS`, tied to this process.  program: another module that does as much, with its own first arguments."""
         flags = [part for key, value in self._settings.items() for part in ("--set", f"{key}={value}")]
-        command = [*self.prefix, sys.executable, "-m", "ifmesh", *arguments, "--tied", *flags]
+        command = [*self.prefix, sys.executable, "-m", *program, *arguments, "--tied", *flags]
         with open(self.logs / f"{log}.log", "ab") as out:
             popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=self.environ, process_group=0)
         process = Process(popen, self.logs / f"{log}.log")
         self.processes.append(process)
         return process
 
-    def coordinator(self) -> Process:
+    def coordinator(self, program: tuple[str, ...] = ("ifmesh",)) -> Process:
         """Started and bound."""
-        process = self.start("coordinator", "coordinator")
+        process = self.start("coordinator", "coordinator", program=program)
         process.keys = "coordinator"
         self.wait_for(lambda: f'"pid": {process.pid}' in _text(self.state / "endpoint.json"), process)
         return process
