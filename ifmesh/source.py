@@ -174,6 +174,8 @@ def _checked(data: bytes, what: object, field: str) -> File:
         "WEBP": WebPImagePlugin.WebPImageFile,
     }
     kind = _kind(data, what, field)
+    if jpeg.pieces(data) > jpeg.PIECES:
+        raise BadRequest(field, what, f"a JPEG of more than {jpeg.PIECES} segments, which takes too long to read: save it anew")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken EXIF, for one: orientation is all that is asked of it
         try:

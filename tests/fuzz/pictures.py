@@ -189,6 +189,8 @@ def _jpegs() -> dict[str, Callable[[], bytes]]:
         "JPEG with a broken Huffman table": lambda: spliced(plain, segment(0xC4, b"\0" + b"\xff" * 16 + b"x" * 100)),
         "JPEG with a broken quantisation": lambda: spliced(plain, segment(0xDB, b"\xff" * 10)),
         "JPEG of 255 colours": lambda: plain.replace(plain[(at := plain.find(b"\xff\xc0")) : at + 10], plain[at : at + 9] + b"\xff"),
+        "JPEG of 300,000 EXIFs": lambda: spliced(plain, segment(0xE1, b"Exif\0\0" + exif((0x0112, 3, 1, 6))) * 300_000),
+        "JPEG of a million comments": lambda: spliced(plain, b"\xff\xfe\0\2" * 1_000_000),
         "JPEG that begins twice": lambda: plain[:2] * 1000 + plain,
         "JPEG of fill bytes": lambda: plain[:2] + b"\xff" * 1_000_000 + plain[2:],
         "JPEG of restarts": lambda: plain[:-2] + b"\xff\xd0" * 1_000_000 + b"\xff\xd9",
