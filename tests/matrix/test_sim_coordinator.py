@@ -160,15 +160,18 @@ def test_row_14_the_disk_takes_nothing_for_a_while(seed: int) -> None:
     assert scene.begun("new") == WHOLE
 
 
-def test_row_16_the_coordinator_is_stopped_for_twenty_seconds(seed: int) -> None:
-    """Nobody is lost for a silence that it could not hear: it reads what has come, first."""
+@pytest.mark.parametrize("lost", [False, True])
+def test_row_16_the_coordinator_is_stopped_for_twenty_seconds(seed: int, lost: bool) -> None:
+    """Nobody is lost for a silence that it could not hear.  lost: nor can it afterwards, because the connections have gone meanwhile."""
     scene = Scene(seed, copies={"stage_one": 2}, steps={"stage_one": 400}).begin()
     for job in ("a", "b"):
         scene.submit(job, last_stage="stage_one")
     scene.wait(lambda: all(scene.running(job, "stage_one")() for job in ("a", "b")), 150.0)
     lives = set(scene.hub.broker.roster.lives)
     scene.hub.pause(20.0)
+    scene.links.mute = lambda way, who: lost and way == "up"
     scene.pass_by(20.0)
+    scene.links.mute = lambda way, who: False
     before = {job: scene.hub.broker.jobs[job].step for job in ("a", "b")}
     scene.wait(lambda: all(scene.hub.broker.jobs[job].step > before[job] for job in before), 2 * BEAT)
     scene.pass_by(2 * BEAT)
