@@ -34,6 +34,7 @@ MINDS = {
     "luggage",
     "farewell",
     "notes",
+    "roles",
 }
 CODECS = {"typed", "wire", "bags", "identity", "table", "config"}
 PURE = VOCABULARY | MINDS
