@@ -19,6 +19,7 @@ from ifmesh.broker import Broker
 from ifmesh.cascade import DRAWN, FLAGGED, IF, PICTURE, kept
 from ifmesh.commands import Blame, Book, Close, Command, Discard, Give, Hand, Hold, Note, Policy, Send
 from ifmesh.config import Config
+from ifmesh.descriptors import Count
 from ifmesh.errors import Misconfigured
 from ifmesh.farewell import Farewell
 from ifmesh.gate import Gate
@@ -74,6 +75,7 @@ class Coordinator:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._garbage = Garbage()
+        self._descriptors = Count()
         self._ctx = sockets.context()
         self._bell = Bell()
         self._commands: list[Command] = []
@@ -148,6 +150,7 @@ class Coordinator:
         for number in self._bell.hear():
             self._stop(number)
         self._zap.tend()
+        self._descriptors.look(time.monotonic())
         self._reread()
         self._landed()  # first: what is begun in this turn counts as busy until its end, and so is not discarded
         self._hear()
