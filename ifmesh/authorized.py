@@ -17,7 +17,7 @@ from ifmesh.identity import COORDINATOR, JOINED, Identity
 from ifmesh.request import STAGES
 from ifmesh.table import HEAD, Entry, Table
 
-__all__ = ["Authorized", "Entry", "add", "expire", "make_folder", "prepare", "remove", "rotate"]
+__all__ = ["Authorized", "Entry", "add", "expire", "invite", "make_folder", "prepare", "read", "remove", "renew", "rotate"]
 
 FILE = "authorized"
 OWN = {"operator": "operator", **{f"worker-{stage}": f"worker:{stage}" for stage in STAGES}}
@@ -75,7 +75,7 @@ class Authorized:
         settled = not seen or time.time_ns() - seen[0] > _YOUNG
         self._seen = seen if settled else None
         try:
-            self._all = _read(self.path).entries
+            self._all = read(self.path).entries
         except Misconfigured as error:
             return str(error)
         return ""
@@ -110,6 +110,37 @@ def expire(path: Path, name: str, until: float) -> int:
         return table.expire(name, until)
 
 
+def invite(state: Path, name: str, role: str, url: str = "", until: float | None = None) -> Identity:
+    """A new key, let in: all that somebody of this role needs to connect to the mesh of the state folder.
+
+    url: where its coordinator is found.  until: as in Entry.  Misconfigured: the name is taken or is no name, or the table is damaged.
+    """
+    server = prepare(state)
+    if name in OWN or name == COORDINATOR:
+        raise Misconfigured(f"{name}: the mesh's own name: take another")
+    made = Identity(name, role, identity.generate(), server.keys.public, url)
+    identity.dumps(made)
+    add(state / "keys" / FILE, Entry(name, role, made.keys.public, until))
+    return made
+
+
+def renew(state: Path, name: str, until: float, url: str = "") -> Identity:
+    """A new key for a name; the old ones are valid until then.  One of the mesh's own is in its file when this returns.
+
+    Misconfigured: there is no such name, or the table is damaged.
+    """
+    folder, server = state / "keys", prepare(state)
+    roles = OWN | {entry.name: entry.role for entry in read(folder / FILE).entries}
+    if name not in roles:
+        raise Misconfigured(f"{name}: no such key: `ifmesh keys list`, or `ifmesh invite {name}`")
+    made = Identity(name, roles[name], identity.generate(), server.keys.public, url)
+    rotate(folder / FILE, Entry(name, made.role, made.keys.public), until)
+    if name in OWN:
+        made = replace(made, coordinator=identity.read(folder / f"{name}.key").coordinator)
+        identity.write(folder / f"{name}.key", made)
+    return made
+
+
 def prepare(state: Path, url: str = "") -> Identity:
     """The coordinator's identity.  Where there is none yet, makes the mesh's own keys: its own, the operator's, one for each stage.
 
@@ -132,6 +163,24 @@ def prepare(state: Path, url: str = "") -> Identity:
     return own
 
 
+def read(path: Path) -> Table:
+    """The table of a file.  Misconfigured: there is none, others may change it, or a line is wrong."""
+    try:
+        with open(path, "rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            text = file.read(_MOST + 1)
+    except OSError as error:
+        raise Misconfigured(f"{path}: {error.strerror or error}") from None
+    if mode & 0o022:
+        raise Misconfigured(f"{path}: others may change it (mode {mode:04o}): chmod 600 {path}")
+    if len(text) > _MOST:
+        raise Misconfigured(f"{path}: more than {_MOST} bytes")
+    try:
+        return Table(text)
+    except Misconfigured as error:
+        raise Misconfigured(f"{path}: {error}") from None
+
+
 def make_folder(folder: Path) -> None:
     """A folder that is ours alone.  Misconfigured: it is somebody else's."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +199,7 @@ def _provide(folder: Path, server: str, url: str) -> None:
     """The files of the mesh's own processes and their lines.  The lines come first: whoever has a file was let in once."""
     path = folder / FILE
     fresh = not path.exists()
-    table = Table(HEAD) if fresh else _read(path)
+    table = Table(HEAD) if fresh else read(path)
     changed, write = fresh, []
     for name, role in OWN.items():
         kept = _kept(folder / f"{name}.key")
@@ -172,7 +221,7 @@ def _changed(path: Path) -> Iterator[Table]:
     """The table, changed by one at a time, and written at the end unless something is raised."""
     make_folder(path.parent)
     with _lock(path.parent):
-        table = _read(path) if path.exists() else Table(HEAD)
+        table = read(path) if path.exists() else Table(HEAD)
         before = table.lines
         yield table
         if table.lines != before:
@@ -201,20 +250,3 @@ def _times(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_mode)
-
-
-def _read(path: Path) -> Table:
-    try:
-        with open(path, "rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            text = file.read(_MOST + 1)
-    except OSError as error:
-        raise Misconfigured(f"{path}: {error.strerror or error}") from None
-    if mode & 0o022:
-        raise Misconfigured(f"{path}: others may change it (mode {mode:04o}): chmod 600 {path}")
-    if len(text) > _MOST:
-        raise Misconfigured(f"{path}: more than {_MOST} bytes")
-    try:
-        return Table(text)
-    except Misconfigured as error:
-        raise Misconfigured(f"{path}: {error}") from None

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from ifmesh import cli_bench, cli_candidates, cli_completion, cli_jobs, cli_mesh, cli_submit, cli_up, exits
+from ifmesh import cli_bench, cli_candidates, cli_completion, cli_jobs, cli_keys, cli_mesh, cli_submit, cli_up, exits
 from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
 
 CODES = """\b
@@ -51,7 +51,7 @@ def cli() -> None:
 for command in (
     *(cli_up.up, cli_up.down),
     *(cli_submit.submit, *cli_candidates.COMMANDS, cli_submit.encode),
-    *(*cli_jobs.COMMANDS, *cli_mesh.COMMANDS, cli_bench.bench, *cli_completion.COMMANDS),
+    *(*cli_jobs.COMMANDS, *cli_mesh.COMMANDS, *cli_keys.COMMANDS, cli_bench.bench, *cli_completion.COMMANDS),
 ):
     cli.add_command(command)
 

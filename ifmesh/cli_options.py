@@ -60,7 +60,12 @@ def configured(f: F) -> F:
     return click.option("--config", "config_file", type=click.Path(path_type=Path), help="ifmesh.toml to read.", expose_value=True)(f)
 
 
-coordinator = flag("mesh.coordinator", "--coordinator", metavar="URL", help="Where the coordinator is, as in tcp://127.0.0.1:7640.")
+def coordinator(f: F) -> F:
+    """--coordinator and --identity: of those who talk to it."""
+    f = flag("mesh.identity", "--identity", metavar="FILE", help="Who you are there: a file that `ifmesh invite` wrote.")(f)
+    return flag("mesh.coordinator", "--coordinator", metavar="URL", help="Where the coordinator is, as in tcp://127.0.0.1:7640.")(f)
+
+
 listen = flag("mesh.listen", "--listen", metavar="URL", help="Control address; port 0: any free one.")
 toy = flag("cascade.toy", "--toy", is_flag=True, flag_value=True, help="Stages without models or torch.")
 cascade = flag("cascade.path", "--cascade", metavar="PATH|if-xl|if-l|if-m", help="Weights; without it, the built-in cascade.")

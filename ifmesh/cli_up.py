@@ -54,6 +54,8 @@ def up(detach: bool, wait: bool, timeout: float, no_logs: bool, tied: bool, conf
     if config.mesh.coordinator:
         remedy = "`up` starts its own coordinator: leave this out, or start `ifmesh worker STAGE` for that one"
         raise Misconfigured(f"mesh.coordinator: {config.mesh.coordinator!r}: {remedy}")
+    if config.mesh.identity is not None:
+        raise Misconfigured(f"mesh.identity: {str(config.mesh.identity)!r}: `up` makes the keys of its own mesh: leave this out")
     check_services(config)
     if not config.cascade.toy and not config.cascade.path:
         screen.say(BANNER, "yellow")

@@ -150,11 +150,15 @@ class Config:
         if self.mesh.curve and (invite := self.invited()) is not None and (url := identity.read(invite).coordinator):
             _check_url(str(invite), url, loopback=False)
             return url
+        return self.announced() or self.mesh.listen
+
+    def announced(self) -> str:
+        """Where the coordinator of this state folder says that it listens; "": none does."""
         try:
             told = json.loads((self.mesh.state / "endpoint.json").read_text())["control"]
         except (OSError, ValueError, LookupError, TypeError):
-            return self.mesh.listen
-        return told if isinstance(told, str) else self.mesh.listen
+            return ""
+        return told if isinstance(told, str) else ""
 
     def check_weights(self) -> None:
         """Misconfigured when this machine has no such cascade.  Only those who load weights ask: a client need not have them."""

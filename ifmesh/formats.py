@@ -5,9 +5,11 @@ PNG: https://www.w3.org/TR/png-3/#11IHDR.  JPEG: ITU T.81, B.2.2.  WebP: https:/
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
+_FILL: Final = re.compile(rb"\xff+(?=\xff)")  # before a JPEG's marker, as much as one likes
 _NO_FRAME: Final = frozenset({0xC4, 0xC8, 0xCC})  # among JPEG's markers C0 to CF, which begin a frame else
 
 
@@ -44,7 +46,8 @@ def _of_jpeg(data: bytes) -> tuple[int, int]:
         marker = data[at + 1]
         if marker & 0xF0 == 0xC0 and marker not in _NO_FRAME:
             return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        fill = _FILL.match(data, at)
+        at = fill.end() if fill else at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return 0, 0
 
 

@@ -73,6 +73,11 @@ def is_key(text: str) -> bool:
     return all(sum(n * 85 ** (4 - i) for i, n in enumerate(numbers[at : at + 5])) < 1 << 32 for at in range(0, 40, 5))
 
 
+def tag(public: str) -> str:
+    """16 hex digits that stand for a key where people look: in lists, and at the start of its holders' routing ids."""
+    return hashlib.sha256(public.encode()).hexdigest()[:16]
+
+
 def dumps(identity: Identity) -> str:
     """The invite: one line of printable ASCII, without a space.  Misconfigured: it could not be read again."""
     told = [identity.name, identity.role, identity.keys.secret, identity.server, identity.coordinator]

@@ -73,7 +73,7 @@ def _check_texts(request: Request) -> None:
             raise BadRequest(field, text, "holds half a surrogate pair: send valid Unicode") from None
         if size > PROMPT_BYTES:
             raise BadRequest(field, text, f"{size} bytes of UTF-8; at most {PROMPT_BYTES}")
-        if any(ord(c) < 32 and c not in "\t\n\r" for c in text):
+        if any((ord(c) < 32 and c not in "\t\n\r") or 127 <= ord(c) < 160 for c in text):  # U+009B commands terminals as ESC [ does
             raise BadRequest(field, text, "holds control characters: send plain text")
 
 

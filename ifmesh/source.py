@@ -174,6 +174,8 @@ def _checked(data: bytes, what: object, field: str) -> File:
         "WEBP": WebPImagePlugin.WebPImageFile,
     }
     kind = _kind(data, what, field)
+    if jpeg.pieces(data) > jpeg.PIECES:
+        raise BadRequest(field, what, f"a JPEG of more than {jpeg.PIECES} segments, which takes too long to read: save it anew")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken EXIF, for one: orientation is all that is asked of it
         try:
@@ -197,7 +199,8 @@ def _kind(data: bytes, what: object, field: str) -> str:
     if not data:
         raise BadRequest(field, what, f"is empty: {SEND}")
     if data[4:8] == b"ftyp":
-        raise BadRequest(field, what, f"is a {data[8:12].decode('ascii', 'replace').strip()} file (AVIF, HEIC or a video): {SEND}")
+        brand = re.sub(rb"[^a-zA-Z0-9]", b"", data[8:12]).decode()
+        raise BadRequest(field, what, f"is a {brand or 'nameless'} file (AVIF, HEIC or a video): {SEND}")
     named = next((name for start, name in OTHERS.items() if data.lstrip().startswith(start)), "no picture of a known format")
     raise BadRequest(field, what, f"is {named}: {SEND}")
 

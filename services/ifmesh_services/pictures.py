@@ -108,6 +108,8 @@ def picture(file: Tensor, field: str, mode: str, stage: str = "") -> Image.Image
         raise BadRequest(field, f"{len(data)} bytes", f"at most {geometry.FILE_BYTES}: make it smaller, or save it as JPEG")
     if jpeg.scans(data) > jpeg.SCANS:
         raise BadRequest(field, f"{len(data)} bytes", f"a JPEG of more than {jpeg.SCANS} scans: save it anew")
+    if jpeg.pieces(data) > jpeg.PIECES:
+        raise BadRequest(field, f"{len(data)} bytes", f"a JPEG of more than {jpeg.PIECES} segments: save it anew")
     try:
         opened = Image.open(io.BytesIO(data), formats=geometry.FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

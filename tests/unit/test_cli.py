@@ -61,6 +61,9 @@ def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixtu
         "logs",
         "coordinator",
         "worker",
+        "keys",
+        "invite",
+        "join",
         "bench",
         "completion",
     ]

@@ -59,8 +59,9 @@ def test_weaker_and_stronger(write: Write) -> None:
 
 
 def test_short_forms_are_weaker_than_long_ones() -> None:
-    environ = {"IFMESH_COORDINATOR": "tcp://127.0.0.1:1", "IFMESH_STATE": "here", "IFMESH_CASCADE": "if-l"}
+    environ = {"IFMESH_COORDINATOR": "tcp://127.0.0.1:1", "IFMESH_STATE": "here", "IFMESH_CASCADE": "if-l", "IFMESH_IDENTITY": "anna.key"}
     config = plain(None, environ)
+    assert config.mesh.identity == Path("anna.key").absolute()
     assert (config.mesh.coordinator, config.mesh.state, config.cascade.path) == ("tcp://127.0.0.1:1", Path("here").absolute(), "if-l")
     assert plain(None, environ | {"IFMESH_CASCADE_PATH": "if-m"}).cascade.path == "if-m"
 

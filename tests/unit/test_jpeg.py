@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from ifmesh.jpeg import SCANS, scans
+from ifmesh.jpeg import PIECES, SCANS, pieces, scans
 
 
 def jpeg(**how: object) -> bytes:
@@ -50,3 +50,17 @@ def test_any_bytes_are_counted(data: bytes) -> None:
 
 def test_segments_that_say_nothing_of_their_length_end_too() -> None:
     assert scans(b"\xff\xd8" + b"\xff\xda\0\0" * 10) == 10
+
+
+def test_pieces_are_what_comes_before_the_first_scan() -> None:
+    plain = jpeg()
+    few = pieces(plain)
+    assert 5 < few < 20
+    assert pieces(more(jpeg(progressive=True), 50)) < 20
+    note = b"\xff\xfe\0\4hi"
+    assert pieces(plain[:2] + note * 7 + plain[2:]) == few + 7
+    assert pieces(plain[:2] + b"\xff" * 9 + plain[2:]) == few + 9
+    assert pieces(plain[:2] + note * 200_000 + plain[2:]) == PIECES + 1
+    assert pieces(plain[:2] + b"\xff" * 200_000) > PIECES
+    assert pieces(b"\xff\xd8") == pieces(b"") == pieces(b"\x89PNG" + plain) == 0
+    assert pieces(jpeg(icc_profile=bytes(3_000_000))) < few + 60
