@@ -16,6 +16,7 @@ The layers, each knowing only those above it (a test holds them to it):
                       broker      the coordinator's: who does what, when, and what if it dies
                       keeper      the worker's: tasks, early bags, the outbox, the beat
                       caller      the client's: repeats what was not answered
+                      roles       who may say what: one table
   codecs              typed       plain data <-> dataclasses, checked
                       wire        message <-> msgpack frame, one union per door
                       bags        named tensors <-> safetensors frame, without a tensor library
@@ -26,8 +27,10 @@ The layers, each knowing only those above it (a test holds them to it):
   what a user brings  source      a picture file, from whatever there is
                       embeds      texts, encoded
                       wishes      keyword arguments -> Request and upload
-  shells              sockets     the only file with socket options
+  shells              sockets     the only file with socket options; zap: who may come in; line: a link that comes back; descriptors
                       authorized  whom the coordinator lets in: the table of keys, and those of the mesh itself
+                      credentials who this process is, and where it finds the coordinator
+                      gate        the coordinator's: who said this, and may it; trust: the same of a worker
                       journal     requests and endings in SQLite; results on disk; with schema (its tables), shelf (files), disk (one
                                   that fails), retention (what is forgotten), audit and salvage (is it sound, and if not)
                       coordinator Broker behind a ROUTER

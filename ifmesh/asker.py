@@ -17,7 +17,7 @@ from ifmesh import caller, cascade, config, credentials, wishes
 from ifmesh.case import Case, refusal
 from ifmesh.connection import Connection
 from ifmesh.embeds import Embeds
-from ifmesh.errors import BadRequest, Lost, MeshError, Misconfigured
+from ifmesh.errors import BadRequest, Lost, MeshError
 from ifmesh.file import File
 from ifmesh.identity import Identity
 from ifmesh.image import Image
@@ -183,12 +183,12 @@ class Asker:
             self._let_go = None
 
     def _found(self, strict: bool = True) -> tuple[config.Config, Identity | None]:
-        """How we are configured, and who we are.  Misconfigured, if strict: there is no key."""
+        """How we are configured, and who we are.  Misconfigured, Lost, if strict: as `credentials.of_client`."""
         told = {"mesh.coordinator": self._coordinator, "mesh.state": None if self._state is None else str(self._state)}
         found = config.read(None, os.environ, {key: value for key, value in told.items() if value})
         try:
             return found, None if self._identity is False else credentials.of_client(found, self._identity)
-        except Misconfigured:
+        except MeshError:
             if strict:
                 raise
             return found, None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 VARIABLE = "_IFMESH_COMPLETE"  # click answers instead of running a command where this is set
-SOON = 0.5  # seconds for the mesh to answer: whoever presses Tab waits for it
+SOON = 1.0  # seconds for the mesh to answer: whoever presses Tab waits for it
 INSTALL = {
     "bash": 'eval "$(ifmesh completion bash)"   # this line into ~/.bashrc',
     "zsh": 'eval "$(ifmesh completion zsh)"   # this line into ~/.zshrc, behind compinit',

@@ -21,6 +21,7 @@ from ifmesh.cascade import DRAWN, FLAGGED, IF, PICTURE, kept
 from ifmesh.checkpoints import Checkpoints
 from ifmesh.commands import Blame, Book, Close, Command, Discard, Forget, Give, Hand, Hold, Note, Policy, Restore, Send
 from ifmesh.config import Config
+from ifmesh.descriptors import Count
 from ifmesh.disk import Disk
 from ifmesh.errors import Misconfigured
 from ifmesh.farewell import Farewell
@@ -90,6 +91,7 @@ class Coordinator:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._garbage = Garbage()
+        self._descriptors = Count()
         self._ctx = sockets.context()
         self._bell = Bell()
         self._commands: list[Command] = []
@@ -182,6 +184,7 @@ class Coordinator:
         for number in self._bell.hear():
             self._stop(number)
         self._zap.tend()
+        self._descriptors.look(time.monotonic())
         self._reread()
         if self._disk.waiting:
             self._bide()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ifmesh import authorized, identity
 from ifmesh.config import Config
+from ifmesh.errors import Lost
 from ifmesh.identity import Identity
 from ifmesh.roles import tag
 
@@ -25,9 +26,14 @@ def of_worker(config: Config, stage: str) -> Identity | None:
 
 
 def of_client(config: Config, given: str | Path | None = None) -> Identity | None:
-    """given: the file of an invite, or the invite itself; None: as configured.  Misconfigured: there is none, or no good one."""
+    """given: the file of an invite, or the invite itself; None: as configured.
+
+    Misconfigured: there is none, or no good one.  Lost: nothing is configured, and there is no mesh in the state folder.
+    """
     if not config.mesh.curve:
         return None
+    if given is None and not config.mesh.coordinator and not config.identity_file("client").exists() and config.invited() is None:
+        raise Lost(f"no mesh in {config.mesh.state}, it has no keys: start it with `ifmesh up`, or `ifmesh join` one elsewhere")
     if isinstance(given, str) and given.strip().startswith("ifmesh1."):
         return identity.loads(given)
     return config.identity("client") if given is None else identity.read(Path(given).expanduser())

@@ -13,7 +13,6 @@ import hashlib
 import ipaddress
 import os
 import re
-import resource
 import socket as network
 import stat
 import tempfile
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 
 import zmq
 
+from ifmesh import descriptors
 from ifmesh.errors import Misconfigured
 from ifmesh.identity import Keys
 from ifmesh.protocol import Endpoint
@@ -35,7 +35,6 @@ _Options = Mapping[int, int | bytes]
 CONTROL_LIMIT = 256 << 10  # bytes of a frame to the coordinator
 DATA_LIMIT = 64 << 20  # bytes of a bag, or of a result to a client
 DOMAIN = b"ifmesh"  # of ZAP: with an empty one, or unless it is enforced, CURVE lets anybody in when nobody answers for ZAP (measured)
-DESCRIPTORS = 65536
 _LONGEST = 80  # bytes of run_dir: a socket's whole path has at most 107, and its name needs some of them
 
 _TCP = re.compile(r"tcp://(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:]+\]):\d{1,5}")  # no names: libzmq looks them up while all sockets wait
@@ -95,10 +94,7 @@ _WATCHED = (
 
 def context() -> Context:
     """Of a long-lived process, which may have many connections: it gets as many descriptors as it may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    descriptors.claim()
     made: Context = zmq.Context()
     made.set(zmq.MAX_SOCKETS, 4096)
     return made

@@ -235,6 +235,11 @@ class Mesh:
     def config(self) -> Config:
         return config.read(None, self.environ, self._settings)
 
+    @property
+    def where(self) -> tuple[str, ...]:
+        """The flags by which a command with a state folder of its own finds this mesh, and is let in."""
+        return ("--coordinator", self.config.control(), "--set", f"mesh.identity={self.state / 'keys' / 'operator.key'}")
+
     def start(self, log: str, *arguments: str, program: tuple[str, ...] = ("ifmesh",)) -> Process:
         """`ifmesh ARGUMENTS`, tied to this process.  program: another module that does as much, with its own first arguments."""
         flags = [part for key, value in self._settings.items() for part in ("--set", f"{key}={value}")]

@@ -106,7 +106,7 @@ class Real:
         Mesh.wait_for((self.state / "endpoint.json").exists, self._ups[-1])
         if len(self._ups) == 1:  # the port is kept over restarts
             url = json.loads((self.state / "endpoint.json").read_text())["control"]
-            self.client = self._stack.enter_context(Client(url, timeout=LIMIT / 6))
+            self.client = self._stack.enter_context(Client(url, state=self.state, timeout=LIMIT / 6))
         self.ready()
 
     def ready(self) -> None:

@@ -13,7 +13,7 @@ import msgpack  # type: ignore[import-untyped]
 import pytest
 import zmq
 
-from ifmesh import BadRequest, Client, Request, Settings
+from ifmesh import BadRequest, Client, Request, Settings, authorized
 from ifmesh.protocol import VERSION, Hello, Refused, Submit
 from ifmesh.request import STAGES
 from ifmesh.wire import TO_WORKER
@@ -68,7 +68,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     ],
 )
 def test_a_wrong_submit_is_said_in_one_line(calm: Mesh, tmp_path: Path, flags: list[str], said: list[str]) -> None:
-    refused(ifmesh(tmp_path, "submit", *flags, "--coordinator", calm.config.control()), 2, *said)
+    refused(ifmesh(tmp_path, "submit", *flags, *calm.where), 2, *said)
     assert not list(tmp_path.glob("*.png"))
 
 
@@ -95,7 +95,7 @@ BAD: dict[str, tuple[Request, str]] = {
 def test_a_wrong_request_is_refused_on_both_sides(calm: Mesh, what: str) -> None:
     """The client says so at once; and a client that does not check is refused by the coordinator, with the same words."""
     request, field = BAD[what]
-    with Client(calm.config.control()) as client, pytest.raises(BadRequest) as caught:
+    with Client(state=calm.state) as client, pytest.raises(BadRequest) as caught:
         client.ask(request)
     assert caught.value.field == field
     with calm.speaker() as rude:
@@ -108,7 +108,7 @@ def test_a_wrong_request_is_refused_on_both_sides(calm: Mesh, what: str) -> None
 
 @pytest.mark.parametrize("job", ["", "a b", "../../etc/passwd", "ä", "x" * 65])
 def test_a_wrong_job_id_is_refused_on_both_sides(calm: Mesh, job: str) -> None:
-    with Client(calm.config.control()) as client:
+    with Client(state=calm.state) as client:
         with pytest.raises(BadRequest, match="1 to 64 letters"):
             client.ask(FOX, job)
         with pytest.raises(BadRequest, match="1 to 64 letters"):
@@ -119,7 +119,7 @@ def test_a_wrong_job_id_is_refused_on_both_sides(calm: Mesh, job: str) -> None:
 
 
 def test_an_unknown_job_is_said(calm: Mesh, tmp_path: Path) -> None:
-    where = ("--coordinator", calm.config.control())
+    where = calm.where
     for command in (["show"], ["cancel"], ["show", "-o", "out.png"], ["show", "--json"]):
         refused(ifmesh(tmp_path, *command, "nope", *where), 2, "job: 'nope': no such job")
     refused(ifmesh(tmp_path, "show", "no such id", *where), 2, "job: 'no such id': no such job")
@@ -140,7 +140,7 @@ def test_an_unknown_job_is_said(calm: Mesh, tmp_path: Path) -> None:
 )
 def test_where_nothing_can_be_written_is_said_before_drawing(calm: Mesh, tmp_path: Path, target: str, said: str) -> None:
     for command in ("submit", "show"):
-        refused(ifmesh(tmp_path, command, "fox", "-o", target, "--coordinator", calm.config.control()), 2, "--out", said)
+        refused(ifmesh(tmp_path, command, "fox", "-o", target, *calm.where), 2, "--out", said)
 
 
 def test_a_folder_that_is_read_only_is_said_before_drawing(calm: Mesh, tmp_path: Path) -> None:
@@ -148,12 +148,12 @@ def test_a_folder_that_is_read_only_is_said_before_drawing(calm: Mesh, tmp_path:
     folder.mkdir(mode=0o555)
     if os.access(folder, os.W_OK):
         pytest.skip("root may write anywhere")
-    refused(ifmesh(tmp_path, "submit", "fox", "-o", "kept/out.png", "--coordinator", calm.config.control()), 2, "--out", "kept/out.png")
+    refused(ifmesh(tmp_path, "submit", "fox", "-o", "kept/out.png", *calm.where), 2, "--out", "kept/out.png")
 
 
 def test_a_full_disk_is_said_with_the_way_back(calm: Mesh, tmp_path: Path) -> None:
     (tmp_path / "out.png").symlink_to("/dev/full")
-    where = ("--coordinator", calm.config.control())
+    where = calm.where
     done = ifmesh(tmp_path, "submit", "a fox", "--size", "64", "-o", "out.png", *where)
     assert (done.returncode, done.stdout) == (1, "")
     assert "Traceback" not in done.stderr
@@ -196,7 +196,13 @@ def test_a_missing_cascade_is_said(tmp_path: Path) -> None:
 # ---- who is there
 
 
+def test_where_no_mesh_ever_was_it_is_said_at_once(tmp_path: Path) -> None:
+    refused(ifmesh(tmp_path, "ps", "--ready"), 4, str(tmp_path / "state"), "ifmesh up", "ifmesh join")
+    refused(ifmesh(tmp_path, "submit", "fox", "--coordinator", NOBODY), 3, "operator.key: no such file", "--identity FILE")
+
+
 def test_nobody_there_names_the_address_and_the_remedy(tmp_path: Path) -> None:
+    authorized.prepare(tmp_path / "state")
     environ = os.environ | {"IFMESH_STATE": str(tmp_path / "state")}
     every = [["ps"], ["ps", "--ready"], ["submit", "a fox"], ["show", "j"], ["cancel", "j"]]
     all_at_once = [
@@ -219,7 +225,7 @@ def test_no_worker_for_a_stage(mesh: Make, tmp_path: Path) -> None:
     """The job is taken; what is missing is said by submit and by ps; and when it comes, the job is drawn."""
     one = mesh()
     one.all(("encoder", "guard"))
-    where = ("--coordinator", one.config.control())
+    where = one.where
     done = ifmesh(tmp_path, "submit", "a fox", "--size", "256", "--no-wait", *where)
     assert done.returncode == 0, done.stderr
     assert done.stderr == (
@@ -257,7 +263,7 @@ def strange_coordinator(folder: Path, answer: bytes, *arguments: str) -> Done:
     """The command, against a coordinator that answers everything with this."""
     with zmq.Context() as ctx, ctx.socket(zmq.ROUTER) as router:
         port = router.bind_to_random_port("tcp://127.0.0.1")
-        environ = os.environ | {"IFMESH_STATE": str(folder / "state")}
+        environ = os.environ | {"IFMESH_STATE": str(folder / "state"), "IFMESH_MESH_CURVE": "false"}
         command = [sys.executable, "-m", "ifmesh", *arguments, "--coordinator", f"tcp://127.0.0.1:{port}"]
         with subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             watched = os.pidfd_open(process.pid)
@@ -295,8 +301,11 @@ def test_a_peer_of_another_version_is_answered_with_both(calm: Mesh, kind: str) 
         assert f"version {VERSION}" in answer.detail
 
 
-def test_a_worker_of_an_unknown_stage_is_refused(calm: Mesh) -> None:
-    with calm.speaker() as other:
+def test_a_worker_of_an_unknown_stage_is_refused(mesh: Make) -> None:
+    """Where there are keys, there is none for such a one."""
+    one = mesh(mesh__curve="false")
+    one.coordinator()
+    with one.speaker(name="stage_three-0.1") as other:
         other.send(Hello("stage_three", "stage_three-0.1", "stage_three-0", 1, "", "cpu", (), 1, ""))
         assert other.socket.poll(int(LIMIT * 1000))
         answer = TO_WORKER.decode(other.socket.recv())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import signal
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,22 +80,22 @@ def own_words(mesh: Mesh, log: str, text: str) -> None:
 
 def turned_away(ctx: zmq.Context[zmq.Socket[bytes]], kind: int, url: str, me: Identity | None, server: str) -> None:
     """The handshake fails, and nothing can be sent."""
-    socket = ctx.socket(kind)
-    socket.setsockopt(zmq.IMMEDIATE, 1)
+    made = ctx.socket(kind)
+    made.setsockopt(zmq.IMMEDIATE, 1)
     if me is not None:
-        socket.curve_publickey, socket.curve_secretkey = me.keys.public.encode(), me.keys.secret.encode()
-        socket.curve_serverkey = server.encode()
-    monitor = socket.get_monitor_socket(REFUSED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-    socket.connect(url)
+        made.curve_publickey, made.curve_secretkey = me.keys.public.encode(), me.keys.secret.encode()
+        made.curve_serverkey = server.encode()
+    monitor = made.get_monitor_socket(REFUSED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+    made.connect(url)
     try:
         assert monitor.poll(int(LIMIT * 1000)), f"neither in nor out at {url}"
         assert recv_monitor_message(monitor)["event"] & REFUSED, f"{url} is open"
         with pytest.raises(zmq.Again):
-            socket.send(b"a word", zmq.DONTWAIT)
+            made.send(b"a word", zmq.DONTWAIT)
     finally:
-        socket.disable_monitor()
+        made.disable_monitor()
         monitor.close(0)
-        socket.close(0)
+        made.close(0)
 
 
 def test_who_has_no_key_gets_no_word_in(mesh: Make) -> None:
@@ -318,6 +321,29 @@ def test_who_may_push_is_told_again_until_it_is_heard(calm: Mesh) -> None:
         speaker.send(Beat(life, 3, "ready", (), trusts=trusted.number))
         assert speaker.socket.poll(int(LIMIT * 1000))
         assert not isinstance(TO_WORKER.decode(speaker.socket.recv()), Trusted)
+
+
+def test_without_descriptors_nobody_new_comes_in_and_the_old_stay(mesh: Make) -> None:
+    """Strangers take all there are, and are hung up on; it is said, and nothing ends."""
+    one = mesh()
+    process = one.coordinator()
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (200, 200))
+    port = int(one.config.control().rpartition(":")[2])
+    with one.speaker() as fan, ExitStack() as strangers:
+        assert isinstance(fan.books(), Books)
+        end = time.monotonic() + LIMIT
+        while "file descriptors are in use: soon" not in process.log.read_text():
+            assert time.monotonic() < end
+            strangers.pop_all().close()
+            for _ in range(400):
+                strangers.enter_context(socket.create_connection(("127.0.0.1", port), LIMIT))
+            assert isinstance(fan.books(), Books)
+            one.wait_for(lambda: "soon" in process.log.read_text() or psutil.Process(process.pid).num_fds() < 100)
+        assert isinstance(fan.books(), Books)
+        own_words(one, "coordinator", "newcomers are welcome again")
+    with one.speaker() as new:
+        assert isinstance(new.books(), Books)
+    assert process.popen.poll() is None
 
 
 def test_secrets_stay_in_their_files(calm: Mesh) -> None:

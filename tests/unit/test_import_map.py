@@ -38,6 +38,7 @@ MINDS = {
     "notes",
     "chaos.checker",
     "chaos.figures",
+    "roles",
 }
 CODECS = {"typed", "wire", "bags", "identity", "table", "config"}
 PURE = VOCABULARY | MINDS

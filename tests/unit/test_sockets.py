@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import pytest
 import zmq
 
-from ifmesh import sockets
+from ifmesh import identity, sockets
 from ifmesh.errors import Misconfigured
 from ifmesh.protocol import Endpoint
 from ifmesh.sockets import Context, Socket, choose, control_client, control_server, host_id, inlet, outlet, run_dir
@@ -273,6 +273,72 @@ def test_within_a_host_ipc_else_tcp() -> None:
 def test_no_way_there_is_a_lookup_error(told: tuple[Endpoint, ...]) -> None:
     with pytest.raises(LookupError):
         choose(told, "here")
+
+
+def test_an_endpoint_without_a_key_is_for_those_without_keys(ctx: Context) -> None:
+    with pytest.raises(LookupError, match="speaks in the clear"):
+        outlet(ctx, ANYWHERE.url, identity.generate(), "")
+    with pytest.raises(zmq.ZMQError):
+        outlet(ctx, ANYWHERE.url, identity.generate(), "no key")
+
+
+@pytest.mark.parametrize(
+    ("told", "coordinator", "address"),
+    [
+        ("", "tcp://127.0.0.1:7640", "127.0.0.1"),
+        ("", "tcp://localhost:7640", "127.0.0.1"),
+        ("", "tcp://[::1]:7640", "127.0.0.1"),
+        ("", "ipc:///tmp/x", "127.0.0.1"),
+        ("", "", "127.0.0.1"),
+        ("10.0.0.7", "tcp://127.0.0.1:7640", "10.0.0.7"),
+        ("[2001:db8::7]", "tcp://10.0.0.1:7640", "2001:db8::7"),
+    ],
+)
+def test_where_the_others_find_this_host(told: str, coordinator: str, address: str) -> None:
+    assert sockets.own_address(told, coordinator) == address
+
+
+def test_the_way_to_a_coordinator_elsewhere_begins_at_an_address_of_ours() -> None:
+    try:
+        found = sockets.own_address("", "tcp://192.0.2.1:7640")
+    except Misconfigured as error:
+        assert "mesh.address: no way to the coordinator at tcp://192.0.2.1:7640" in str(error)  # noqa: PT017
+    else:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours:
+            ours.bind((found, 0))
+    for told in ("0.0.0.0", "eth0", "example.org"):
+        with pytest.raises(Misconfigured, match=r"mesh\.address: .*in numbers"):
+            sockets.own_address(told, "")
+
+
+def test_what_is_bound_everywhere_is_dialled_at_the_own_address() -> None:
+    assert sockets.dialled("tcp://0.0.0.0:5", "10.0.0.7") == "tcp://10.0.0.7:5"
+    assert sockets.dialled("tcp://10.0.0.8:5", "10.0.0.7") == "tcp://10.0.0.8:5"
+    assert sockets.at("::1") == "tcp://[::1]:*"
+
+
+@pytest.mark.parametrize("host", ["*", "example.org", "eth0"])
+def test_with_keys_any_address_in_numbers(ctx: Context, host: str) -> None:
+    keys = identity.generate()
+    _, url = control_server(ctx, "tcp://0.0.0.0:0", keys)
+    assert url.startswith("tcp://0.0.0.0:")
+    with pytest.raises(Misconfigured, match="in numbers"):
+        control_server(ctx, f"tcp://{host}:0", keys)
+
+
+def test_what_is_bound_asks_for_a_key_and_enforces_it(ctx: Context) -> None:
+    keys = identity.generate()
+    for made in (control_server(ctx, "tcp://127.0.0.1:0", keys)[0], inlet(ctx, ["tcp://127.0.0.1:0"], keys)[0]):
+        assert made.getsockopt(zmq.CURVE_SERVER) == 1
+        assert made.getsockopt(zmq.ZAP_DOMAIN) == b"ifmesh"
+        assert made.getsockopt(zmq.ZAP_ENFORCE_DOMAIN) == 1
+
+
+def test_a_libzmq_without_curve_is_said(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq, "has", lambda name: name != "curve")
+    for make in (lambda: control_server(ctx, "tcp://127.0.0.1:0", identity.generate()), lambda: outlet(ctx, "x", identity.generate(), "y")):
+        with pytest.raises(Misconfigured, match="built without CURVE: reinstall pyzmq"):
+            make()
 
 
 def test_no_host_matches_no_host() -> None:
