@@ -9,7 +9,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     # the coordinator's mind: levels, not edges
     "strangers are not asked who they are": ("crew", "self._send(peer, Who())", "pass"),
     "the given up are not told to end": ("crew", "self._dismiss(peer, life)", "pass"),
-    "a lost Run is not repeated": ("crew", "self._send(worker.peer, Run(job.id, job.token, job.request))", "pass"),
+    "a lost Run is not repeated": ("crew", "is None:\n            self._order(job, worker)\n", "is None:\n            pass\n"),
     "a lost Push is not repeated": ("crew", "            self._push(now, job, worker)\n", "            pass\n"),
     "a lost result is not asked for again": ("crew", "                self._publish(now, job, worker)\n", "                pass\n"),
     "a lost bag is not noticed": ("crew", "self._missing(now, worker, self.jobs[job_id])", "pass"),
@@ -219,9 +219,9 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     ),
     "a tied job is looked at once": ("vigil", '            self._timer(heard + self.policy.tether, "tether", key)\n', "            pass\n"),
     # the worker's mind
-    "a stale bag is taken": ("keeper", "if task.token != header.token or task.frame is not None:", "if task.frame is not None:"),
-    "early bags are thrown away": ("keeper", "self._early[header.job, header.token] = frame", "pass"),
-    "a newer grant is ignored": ("keeper", "if task is not None and task.token >= m.token:", "if task is not None:"),
+    "a stale bag is taken": ("keeper", "if task.token != header.token or task.whole:", "if task.whole:"),
+    "early bags are thrown away": ("keeper", "self._early[header.job, header.token, header.kind] = header, frame", "pass"),
+    "a newer grant is ignored": ("keeper", "task is not None and task.token > m.token:", "task is not None and task.token != m.token:"),
     "a pushed bag is forgotten": ("keeper", "kept = self.outbox.get(m.job)\n", "kept = self.outbox.pop(m.job, None)\n"),
     "any Release will do": ("keeper", "if kept is not None and kept.token <= token:", "if kept is not None:"),
     "a silent coordinator is waited for": ("keeper", "out += [Rebuild(), Send(self.hello)]", "pass"),
