@@ -163,7 +163,7 @@ class Crew(Vigil):
             self._push(now, job, worker)
         else:
             job.avoid.add(worker.name)  # the way there may be cut: rather another, if there is one
-            self._unsave(job)  # it may be that alone which did not come
+            self._spent(job)  # it may be that alone which did not come
             self._retry(now, job, f"its bag did not reach {worker.name} in {job.pushes} tries")
 
     def _missing(self, now: float, worker: Worker, job: Job) -> None:
@@ -205,7 +205,7 @@ class Crew(Vigil):
             self._fail(now, job, "error", m.error)
         else:
             job.avoid.add(worker.name)
-            self._unsave(job)  # it may be what it raised of
+            self._spent(job)  # it may be what it raised of
             self._retry(now, job, f"raised on {worker.name}")
 
     def _granted(self, peer: bytes, m: Step | Received | Raised) -> tuple[Worker, Job] | None:

@@ -219,7 +219,7 @@ class Dispatch(Ledger):
         )
         worker.progressed = now
         worker.done += 1
-        self._unsave(job)
+        self._spent(job)
         self._begin(now, job)
         self._tell(job, Progress(job.id, job.at, held.steps, held.steps))
         self._has_bag(now, worker, job)

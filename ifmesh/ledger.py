@@ -90,6 +90,11 @@ class Ledger:
             job.saved = None
             self._out.append(Forget(job.id))
 
+    def _spent(self, job: Job) -> None:
+        """Its stage is done, or has failed with it.  One of a later stage, from which it had to go back, is still of use."""
+        if job.saved is not None and job.saved.stage <= job.stage:
+            self._unsave(job)
+
     def _unreserve(self, job: Job) -> None:
         worker = self.roster.lives.get(self._reserved.pop(job.id, ""))
         if worker is not None:

@@ -252,9 +252,10 @@ class Hub:
 
     def _finish(self, commands: list[Command]) -> None:
         world = self.world
-        doom = self.doom if len(commands) > 1 or any(isinstance(c, Book | Close | Hold | Blame) for c in commands) else ""
-        if doom == "before the commit":
-            self.unsynced += sum(isinstance(c, Book | Close | Hold | Blame) for c in commands)
+        writes = sum(isinstance(c, Book | Close | Hold | Blame) for c in commands)
+        doom = self.doom if writes or (len(commands) > 1 and self.doom != "before a write") else ""
+        if doom in ("before the commit", "before a write"):
+            self.unsynced += writes
             return self.crash()
         self.disk.commit(world.now, self.disturbed, world.policy.max_uploads > 1000, commands)
         self._check_tethers(commands)

@@ -126,6 +126,7 @@ class Service:
         world = self.world
         world.say(self.life, f"DIES: {cause} {detail} {'' if witness else 'without a witness'}")
         world.deaths += 1
+        world.kills += cause != "ended"
         if self.task is not None and cause in ("crashed", "stalled"):
             world.killed_by(self.task.job, self.life, witness)
         dead, self.life, self.task = self.life, "", None

@@ -43,7 +43,7 @@ def counted(world: World) -> Tally:
         "expired": sum(row.ending.cause == "expired" for row in failed if isinstance(row.ending, Failed)),
         "failed_otherwise": sum(row.ending.cause != "expired" for row in failed if isinstance(row.ending, Failed)),
         "innocents_failed": world.innocents,
-        "worker_kills": world.deaths,
+        "worker_kills": world.kills,
         "coordinator_crashes": world.hub.crashes,
         "pauses": happened["paused"] + happened["coordinator_paused"],
         "hangs": happened["hung"],

@@ -39,8 +39,8 @@ def test_all_kinds_of_weather_happen() -> None:
     assert sum(w.links.lost for w in worlds) >= 1000
     assert sum(w.uploads for w in worlds) >= 200
     assert sum(w.onwards for w in worlds) >= 50, "jobs that went on from what another has kept"
-    assert sum(w.resumed for w in worlds) >= 20, "stages that went on from a checkpoint"
-    assert sum(w.relays for w in worlds) >= 20, "bags by way of the coordinator"
+    assert sum(w.resumed for w in worlds) >= 5, "stages that went on from a checkpoint"
+    assert sum(w.relays for w in worlds) >= 10, "bags by way of the coordinator"
     assert sum(w.previews for w in worlds) >= 50
     assert sum(w.loose for w in worlds) >= 5, "tied jobs that were cut loose"
-    assert sum(len(w.hub.disk.rotten) for w in worlds) >= 10, "uploads that the disk has lost"
+    assert sum(len(w.hub.disk.rotten) for w in worlds) >= 5, "uploads that the disk has lost"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tests.broker.service import Service
     from tests.broker.world import World
 
-DOOMS = ("before the commit", "after the commit", "among the sends")
+DOOMS = ("before the commit", "before a write", "after the commit", "among the sends")
 
 
 class Weather:

@@ -80,7 +80,7 @@ class World:
         ]
         self.patrons = [Patron(self, f"client-{n}") for n in range(rng.choice((1, 2, 3)))]
         self.weather = Weather(self)
-        self.events = self.deaths = self.runs = self.refused = self.rebuilds = self.drained = 0
+        self.events = self.deaths = self.kills = self.runs = self.refused = self.rebuilds = self.drained = 0
         self.uploads = self.previews = self.loose = self.onwards = self.relays = 0
         self.steps = self.steps_twice = self.resumed = self.innocents = 0
         self._stepped: set[tuple[str, str, int]] = set()
