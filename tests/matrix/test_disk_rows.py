@@ -1,4 +1,4 @@
-"""The rows of the failure matrix about the coordinator's disk, with real processes: 10, 13, 14, 15."""
+"""The rows of the failure matrix about the coordinator's disk, with real processes: 6, 10, 13, 14, 15."""
 
 from __future__ import annotations
 
@@ -58,6 +58,21 @@ def rows(state: Path, job: str) -> int:
     with closing(sqlite3.connect(f"file:{state}/journal.db?mode=ro", uri=True)) as database:
         count: int = database.execute("SELECT count(*) FROM endings WHERE job = ?", (job,)).fetchone()[0]
         return count
+
+
+def test_row_06_killed_between_a_submit_and_its_commit(one: Mesh) -> None:
+    first = one.coordinator()
+    with one.speaker() as fan:
+        with no_commit(one.state):
+            assert answer(fan, "a", 2.0) is None
+            first.signal(signal.SIGKILL)
+            first.code()
+        one.coordinator()
+        with one.speaker() as again:
+            assert again.books().jobs == (), "it was never accepted"
+            assert isinstance(answer(again, "a", LIMIT), Accepted)
+            assert isinstance(answer(again, "a", LIMIT), Accepted)
+            assert [row.job for row in again.books().jobs] == ["a"]
 
 
 def test_row_10_killed_between_the_file_and_its_commit(one: Mesh) -> None:

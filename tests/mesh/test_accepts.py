@@ -12,7 +12,7 @@ import zmq
 
 from ifmesh.protocol import Accepted, Submit
 from ifmesh.request import Request
-from ifmesh.wire import TO_CLIENT, TO_COORDINATOR
+from ifmesh.wire import TO_CLIENT
 from tests.mesh.kit import Mesh, Speaker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -36,7 +36,7 @@ def drive(fans: list[Speaker], window: int, pace: float | None) -> list[float]:
                 break
             job = f"j{pace or 0:.0f}-{number}"
             sent[job] = time.monotonic()
-            fans[who].socket.send(TO_COORDINATOR.encode(Submit(job, FOX)))
+            fans[who].send(Submit(job, FOX))
             under_way[who] += 1
             number += 1
         ready = dict(poller.poll(int(1000 / pace) if pace else 1000))

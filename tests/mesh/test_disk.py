@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ifmesh import exits
 from ifmesh.protocol import Accepted, Fetch, Finished, Refused, Result
 from ifmesh.request import Request
 from tests.mesh.conftest import Make
@@ -133,6 +134,25 @@ def test_with_little_room_nothing_new_is_taken_and_what_is_under_way_goes_on(on_
         disk.free()
         one.wait_for(lambda: not refused_again(fan, refused.job))
         all_finished(fan, ["under-way", refused.job])
+
+
+def test_a_coordinator_does_not_start_on_a_full_disk_and_says_why(on_disk: OnDisk) -> None:
+    """As a failure, after which its supervisor tries again: not as a configuration that never works."""
+    one, disk = on_disk(mesh__reserve_bytes=0)
+    first = one.coordinator()
+    with one.speaker() as fan:
+        fan.submit("a", FOX)
+        fan.until(Accepted)
+    first.kill()
+    first.code()
+    disk.fill()
+    second = one.start("second", "coordinator")
+    assert second.code() == exits.FAILURE
+    assert "the journal cannot be opened: database or disk is full" in second.log.read_text()
+    disk.free()
+    one.coordinator()
+    with one.speaker() as fan:
+        assert [row.job for row in fan.books().jobs] == ["a"]
 
 
 def refused_again(fan: Speaker, job: str) -> bool:

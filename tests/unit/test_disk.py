@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from ifmesh.broker import Broker
+from ifmesh.cascade import IF
 from ifmesh.commands import Book, Command, Note, Send
 from ifmesh.disk import AGAIN, Disk
 from ifmesh.errors import Misconfigured
 from ifmesh.journal import Journal
-from ifmesh.protocol import Accepted, Beat, Cancel, Hi, Inspect, Refused, Submit, Verdicts, Welcome
+from ifmesh.protocol import Accepted, Beat, Cancel, Hello, Hi, Inspect, Refused, Submit, Verdicts, Welcome
 from ifmesh.request import Request
 
 FOX = Request("a fox " * 300, 7)
@@ -140,3 +142,17 @@ def test_a_database_that_is_damaged_is_not_waited_for(journal: Journal) -> None:
     journal._database.execute("PRAGMA shrink_memory")
     with pytest.raises(Misconfigured, match=r"the journal cannot be read: .*`ifmesh journal restore`"):
         disk.through(0.0, [Book(f"k{n}", FOX) for n in range(500)])
+
+
+@pytest.mark.parametrize("slept", [True, False])
+def test_whoever_could_not_be_heard_while_the_disk_failed_is_not_taken_for_dead(slept: bool) -> None:
+    """The disk is back a moment before the worker would have been silent for too long, and its next Beat is still on its way."""
+    broker = Broker(IF, 1, ())
+    broker.receive(0.0, b"w", Hello("encoder", "life", "encoder-0", 1, "host", "cpu", (), 1, "class"))
+    broker.receive(0.1, b"w", Beat("life", 1, "ready", ()))
+    if slept:
+        broker.slept(4.9)
+    broker.tick(5.2)
+    assert ("life" in broker.roster.lives) == slept
+    broker.tick(10.0)
+    assert "life" not in broker.roster.lives

@@ -91,6 +91,7 @@ def test_beyond_the_quota_the_oldest_go_and_no_more_than_needed(tmp_path: Path, 
         it.commit([Close("j9", Cancelled("j9"), (), ())])  # a second ending counts for nothing, not for its bytes either
         assert it.prune(DAY, 10_000, 50) == []
         assert it.prune(DAY, 7_500, 50) == ["j0", "j1", "j2"]
+        assert it.prune(DAY, 7_500, 50) == []
     with closing(Journal.open(tmp_path)) as it:
         assert it.prune(DAY, 7_000, 50) == [], "how much there is, is known after a restart"
         assert it.prune(DAY, 6_999, 50) == ["j3"]
