@@ -75,9 +75,13 @@ def test_interrupted_it_ends_and_leaves_no_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ifmesh", "chaos", "--requests", "400", "--out", str(tmp_path / "run")]
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
         history = tmp_path / "run" / SEEN
-        Mesh.wait_for(lambda: history.exists() and any(record["what"] == "invoked" for record in lines(history)))
-        started.send_signal(signal.SIGINT)
-        said, _ = started.communicate(timeout=120)
+        try:
+            Mesh.wait_for(lambda: history.exists() and any(record["what"] == "prepared" for record in lines(history)))
+            Mesh.wait_for(lambda: len(_named(str(tmp_path))) > 1)
+            started.send_signal(signal.SIGINT)
+            said, _ = started.communicate(timeout=120)
+        finally:
+            started.kill()  # and whatever it has started goes with it
     assert started.returncode == 1
     assert "NOT right" in said
     assert not _named(str(tmp_path))
