@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +118,17 @@ class Journal:
 
     def recover(self, remember: int = REMEMBER) -> tuple[list[Booked], list[Closed]]:
         """Accepted jobs without an ending, in the order of acceptance; and the newest endings, oldest first."""
-        now = time.time()
+        now = time.time(), *uptime()
         with self._understood():
             rows = self._database.execute(
-                "SELECT r.job, r.request, r.wall, coalesce(b.count, 0), r.owner FROM requests r LEFT JOIN blames b ON b.job = r.job "
-                f"WHERE {OPEN} ORDER BY r.number"
+                "SELECT r.job, r.request, r.wall, r.boot, r.uptime, coalesce(b.count, 0), r.owner, coalesce(b.lives, '') "
+                f"FROM requests r LEFT JOIN blames b ON b.job = r.job WHERE {OPEN} ORDER BY r.number"
             ).fetchall()
             ended = self._database.execute(f"{_CLOSED} ORDER BY e.number DESC LIMIT ?", (remember,)).fetchall()
-            booked = [Booked(job, schema.unseal(Request, r), max(0.0, now - wall), blame, owner) for job, r, wall, blame, owner in rows]
+            booked = [
+                Booked(job, schema.unseal(Request, request), _age(now, (wall, boot, up)), blame, owner, tuple(lives.split()))
+                for job, request, wall, boot, up, blame, owner, lives in rows
+            ]
             return booked, [closed(row) for row in reversed(ended)]
 
     def ending(self, job: str) -> Closed | None:
@@ -260,7 +264,7 @@ class Journal:
         """The bytes of a result that it adds."""
         match command:
             case Book(job, request, owner):
-                self._put("requests (job, request, wall, owner)", job, schema.seal(request), wall, owner)
+                self._put("requests (job, request, wall, owner, boot, uptime)", job, schema.seal(request), wall, owner, *uptime())
             case Close(job, ending, story, runs):
                 size = schema.size_of(ending)
                 told = job, schema.seal(ending), schema.seal(Story(story)), schema.seal(Runs(runs)), wall, size
@@ -268,9 +272,11 @@ class Journal:
             case Hold(digest, names, seconds):
                 self._database.execute("DELETE FROM holds WHERE wall + seconds < ?", (wall,))
                 self._database.execute("INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?)", (digest, ",".join(names), seconds, wall))
-            case Blame(job, count, cause):
+            case Blame(job, count, cause, life):
                 self._database.execute(
-                    "INSERT OR REPLACE INTO blames (job, count, cause, wall) VALUES (?, ?, ?, ?)", (job, count, cause, wall)
+                    "INSERT INTO blames (job, count, cause, wall, lives) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET "
+                    "count = ?2, cause = ?3, wall = ?4, lives = trim(lives || ' ' || ?5)",
+                    (job, count, cause, wall, life),
                 )
         return 0
 
@@ -278,6 +284,25 @@ class Journal:
         """A new row; False: the job has one."""
         marks = ", ".join("?" * len(values))
         return self._database.execute(f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT DO NOTHING", values).rowcount == 1
+
+
+def uptime() -> tuple[str, float]:
+    """This start of the machine, and the seconds since then, asleep or not: a clock that nobody sets.  ("", 0): there is none."""
+    return (boot, time.clock_gettime(time.CLOCK_BOOTTIME)) if (boot := _boot()) else ("", 0.0)
+
+
+@cache
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _age(now: tuple[float, str, float], then: tuple[float, str, float]) -> float:
+    """Seconds since then; by the wall clock only where the machine was started between.  Each: wall clock, and `uptime`."""
+    wall, boot, up = (now[0] - then[0], now[1], now[2] - then[2])
+    return max(0.0, up if boot and boot == then[1] else wall)
 
 
 def locked(state: Path) -> int:

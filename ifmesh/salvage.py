@@ -18,10 +18,10 @@ from ifmesh.shelf import fsync
 
 GAP = 1_000_000  # numbers in a row that are tried one by one
 COLUMNS = {
-    "requests": "number, job, request, wall, owner",
+    "requests": "number, job, request, wall, owner, boot, uptime",
     "endings": "number, job, ending, story, runs, wall, size",
     "holds": "rowid, digest, names, seconds, wall",
-    "blames": "rowid, job, count, cause, wall",
+    "blames": "rowid, job, count, cause, wall, lives",
 }
 
 

@@ -26,13 +26,16 @@ WAL_BYTES = 8 << 20  # what the write-ahead log keeps of the disk once all of it
 
 TABLES = (
     "CREATE TABLE IF NOT EXISTS meta (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL)",
+    # wall, and boot with uptime: when it was accepted, by a clock that may jump, and by one that does not but begins anew with the machine
     "CREATE TABLE IF NOT EXISTS requests (number INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, request BLOB NOT NULL, wall REAL NOT NULL, "
-    "owner TEXT NOT NULL DEFAULT '')",
+    "owner TEXT NOT NULL DEFAULT '', boot TEXT NOT NULL DEFAULT '', uptime REAL NOT NULL DEFAULT 0)",
     # One row for each job, and no row is ever replaced: that is the compare-and-set by which a job ends once.  size: bytes of its result.
     "CREATE TABLE IF NOT EXISTS endings (number INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, ending BLOB NOT NULL, story BLOB NOT NULL, "
     "runs BLOB NOT NULL, wall REAL NOT NULL, size INTEGER NOT NULL DEFAULT 0)",
     "CREATE TABLE IF NOT EXISTS holds (digest TEXT PRIMARY KEY, names TEXT NOT NULL, seconds REAL NOT NULL, wall REAL NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS blames (job TEXT PRIMARY KEY, count INTEGER NOT NULL, cause TEXT NOT NULL, wall REAL NOT NULL)",
+    # lives: those whose deaths were counted, with a space between: each counts once
+    "CREATE TABLE IF NOT EXISTS blames (job TEXT PRIMARY KEY, count INTEGER NOT NULL, cause TEXT NOT NULL, wall REAL NOT NULL, "
+    "lives TEXT NOT NULL DEFAULT '')",
 )
 NAMES = ("requests", "endings", "holds", "blames")
 OPEN = "NOT EXISTS (SELECT 1 FROM endings e WHERE e.job = r.job)"
@@ -150,7 +153,9 @@ def size_of(ended: Ended) -> int:
 
 def _from_3(database: sqlite3.Connection) -> None:
     """Owners and sizes, and every record as this version of the protocol writes it: it has gained fields, and each has a default."""
-    database.execute("ALTER TABLE requests ADD COLUMN owner TEXT NOT NULL DEFAULT ''")
+    for column in ("owner TEXT NOT NULL DEFAULT ''", "boot TEXT NOT NULL DEFAULT ''", "uptime REAL NOT NULL DEFAULT 0"):
+        database.execute(f"ALTER TABLE requests ADD COLUMN {column}")
+    database.execute("ALTER TABLE blames ADD COLUMN lives TEXT NOT NULL DEFAULT ''")
     database.execute("ALTER TABLE endings ADD COLUMN size INTEGER NOT NULL DEFAULT 0")
     for number, record in database.execute("SELECT number, request FROM requests").fetchall():
         database.execute("UPDATE requests SET request = ? WHERE number = ?", (_sealed(wire.renewed(record, 3)), number))

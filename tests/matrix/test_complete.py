@@ -27,14 +27,7 @@ ROWS = {
 }  # fmt: skip
 """By number, the layers that the study of failures names for it: S simulated, P processes, N namespaces, U unit."""
 
-WAITING: dict[tuple[int, str], str] = {
-    **{(row, "P"): "comes with the checkpoints" for row in (28, 29, 36, 37, 38)},
-    **{(row, "P"): "comes with the journal" for row in (10, 13)},
-    **{(row, "U"): "comes with the journal" for row in (14, 15)},
-    **{(row, "N"): "comes with the hosts" for row in (1, 23, 24, 34, 42, 43, 44, 45, 46, 47, 48)},
-    **{(row, "P"): "comes with security" for row in (54, 55, 56, 57, 58)},
-    (62, "P"): "waits for the HTTP gateway: its death with 50 long polls",
-}
+WAITING: dict[tuple[int, str], str] = {(62, "P"): "waits for the HTTP gateway: its death with 50 long polls"}
 """Besides, parts of rows that have tests: 39 (413 and 400) and 63 (/healthz, /readyz) wait for the HTTP gateway."""
 
 LAYERS = {"test_sim_": "S", "test_unit_": "U", "test_process_": "P", "test_host_": "N", "test_disk_": "PU"}

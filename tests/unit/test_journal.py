@@ -90,6 +90,8 @@ def test_every_kind_of_ending_comes_back(journal: Journal, ending: Ended) -> Non
 
 def test_blame_can_be_given_back(journal: Journal) -> None:
     journal.commit([Book("a", FOX), Blame("a", 3, "SIGSEGV")])
+    journal.commit([Blame("a", 4, "SIGABRT", "w.1"), Blame("a", 5, "SIGABRT", "w.2")])
+    assert journal.recover()[0][0].lives == ("w.1", "w.2")
     journal.commit([Blame("a", 0, "the worker was put aside")])
     assert journal.recover()[0][0].blame == 0
 

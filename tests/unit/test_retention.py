@@ -37,6 +37,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("time.time", lambda: clock.wall)
+    monkeypatch.setattr("ifmesh.journal.uptime", lambda: ("", 0.0))  # as if the machine were started between any two moments
     return clock
 
 
@@ -230,7 +231,9 @@ def test_a_journal_of_version_3_is_brought_up_to_date(tmp_path: Path) -> None:
             "CREATE TABLE endings (number INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, ending BLOB NOT NULL, story BLOB NOT NULL, "
             "runs BLOB NOT NULL, wall REAL NOT NULL)"
         )
+        database.execute("CREATE TABLE blames (job TEXT PRIMARY KEY, count INTEGER NOT NULL, cause TEXT NOT NULL, wall REAL NOT NULL)")
         database.execute("INSERT INTO meta VALUES (1, 8)")
+        database.execute("INSERT INTO blames VALUES ('open', 2, 'SIGSEGV', 1e9)")
         for job in ("open", "ended"):
             database.execute("INSERT INTO requests (job, request, wall) VALUES (?, ?, 1e9)", (job, old(FOX)))
         ending = Finished("ended", hashlib.sha256(b"x").hexdigest(), 1, 7, True, (RUN,))
@@ -240,7 +243,7 @@ def test_a_journal_of_version_3_is_brought_up_to_date(tmp_path: Path) -> None:
     with closing(Journal.open(tmp_path)) as it:
         booked, closed = it.recover()
         assert it.epoch == 9
-        assert [(b.job, b.request, b.owner) for b in booked] == [("open", FOX, "")]
+        assert [(b.job, b.request, b.owner, b.blame, b.lives) for b in booked] == [("open", FOX, "", 2, ())]
         assert closed == [Closed("ended", FOX, ending, STORY, (RUN,))]
         assert it._database.execute("PRAGMA auto_vacuum").fetchone() == (2,)
         assert it.prune(1e12, 0, 50) == ["ended"], "the sizes of its results are known"
