@@ -224,7 +224,7 @@ def test_row_42_worker_and_coordinator_are_parted_for_2_s(town: Town) -> None:
 
 @pytest.mark.matrix
 def test_row_42_worker_and_coordinator_are_parted_for_3_s(town: Town) -> None:
-    """With the second that a link needs to come back this is near the 5 s after which a worker counts as dead: nearly nothing is done twice."""
+    """With what a link needs to come back, this is near the 5 s after which a worker counts as dead: next to nothing is done twice."""
     _, counted = partitioned(town, 3.0)
     again = {job: each for job, each in counted.items() if set(each.values()) != {1}}
     print(f"granted anew: {again}")
