@@ -30,7 +30,7 @@ PER_SECOND = {False: 2.5, True: 1 / 15}
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), metavar="M", help="Of faults.  [N/150; with --real N/4]")
 @click.option("--intensity", type=click.FloatRange(0, 20), metavar="X", help="1: a kill every 1.2 s.  [1; with --real 0.06]")
 @click.option("--clients", type=click.IntRange(1, 64), default=4, show_default=True, help="Client processes.")
-@click.option("--settle", type=click.FloatRange(min=1), default=300.0, show_default=True, metavar="S", help="In which all must end, then.")
+@click.option("--settle", type=click.FloatRange(min=1), metavar="S", help="In which all must end, then.  [300; with --real 1800]")
 @click.option("--stage-seconds", type=click.FloatRange(0, 60), default=0.05, show_default=True, metavar="S", help="Of a toy stage's work.")
 @click.option("--real", is_flag=True, help="The built-in cascade, instead of toy stages; first undisturbed, to know what it must give.")
 @options.cascade
@@ -120,7 +120,8 @@ def _run(folder: Path, wanted: dict[str, Any]) -> bool:
     check_services(disturbed)
     events = schedule(plan.seed, seconds, intensity, workers(disturbed), clients(plan.clients), disturbed.mesh.silence)
     _say(f"seed {plan.seed}: {plan.requests} requests and {len(events)} faults in {seconds:.0f} s")
-    Run(disturbed, flags, plan, events, wanted["settle"], lambda: readiness(disturbed), _say).run()
+    settle = wanted["settle"] or (1800.0 if real else 300.0)
+    Run(disturbed, flags, plan, events, settle, lambda: readiness(disturbed), _say).run()
     about = {"seed": plan.seed, "version": _version(), "curve": disturbed.mesh.curve, "real": real, "intensity": intensity}
     return _checked(folder, {**about, "seconds": round(seconds, 1)}, wanted["as_json"])
 
