@@ -384,7 +384,7 @@ class Dispatch(Ledger):
             assert not job.resume or job.received or job.saved is not None, f"{job.id}: waits for a checkpoint that is no more"
             assert not job.relayed or (job.life and not job.received), f"{job.id}: relayed, and nobody waits for its bag"
         for worker in self.roster.lives.values():
-            urgent = max((self.jobs[j].request.priority for j in worker.tasks), default=-inf)
+            urgent = max([self.jobs[j].request.priority for j in worker.tasks]) if worker.tasks else -inf
             assert worker.urgency == urgent, f"{worker.life}: as urgent as {worker.urgency}, and has {urgent} in hand"
         if self._orphans or self.draining:
             return

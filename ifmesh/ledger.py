@@ -239,22 +239,20 @@ class Ledger:
             assert all(peer in self.jobs[job].watchers for job in jobs), f"{peer!r} watches what does not know of it"
         assert self._heard.keys() == self._watching.keys(), "who was heard, and watches nothing?"
         self.uploads.check(self.jobs)
-        looked: dict[str, set[str]] = {}
-        for _, _, kind, key in self._timers:
-            looked.setdefault(kind, set()).add(key)
-        assert self._tiring == ("waiting" in looked), "who looks after those that wait?"
+        looked = {(kind, key) for _, _, kind, key in self._timers}
+        assert self._tiring == (("waiting", "") in looked), "who looks after those that wait?"
         assert self._tiring or not len(self.uploads), "those that wait are not looked after"
-        due, tethers = looked.get("deadline", set()), looked.get("tether", set())
         for job in self.jobs.values():
-            assert job.id in due or not job.deadlines(), f"{job.id}: nobody looks after its deadlines"
-            assert job.id in tethers or not job.request.tied, f"{job.id}: tied, and nobody looks after it"
+            assert ("deadline", job.id) in looked or not job.deadlines(), f"{job.id}: nobody looks after its deadlines"
+            assert not job.request.tied or ("tether", job.id) in looked, f"{job.id}: tied, and nobody looks after it"
             assert job.begun is not None or not (job.running or job.outputs), f"{job.id}: begun, and nobody knows since when"
-        unused = self.uploads.stored.keys() - self.uploads.users.keys() - looked.get("upload", set())
+        unused = [d for d in self.uploads.stored if d not in self.uploads.users and ("upload", d) not in looked]
         assert not unused, f"{unused} will never be discarded"
         if not self._orphans and not self.draining:
             waiting = [job for job in self.jobs.values() if job.ticket]
+            there = [job.at for job in waiting]
             for stage, queue in self.queues.items():
-                assert len(queue) == sum(job.at == stage for job in waiting), f"{stage}: the queue miscounts"
+                assert len(queue) == there.count(stage), f"{stage}: the queue miscounts"
             for job in waiting:
                 picky = job.avoid or job.blame or job.stage in job.classes
                 assert picky or self.roster.least_loaded(job.at) is None, f"{job.id} waits while a worker of {job.at} has room"
