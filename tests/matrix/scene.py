@@ -151,7 +151,7 @@ class Actor(Service):
     def __init__(self, scene: Scene, name: str, stage: str) -> None:
         super().__init__(scene, name, stage)
         self.scene = scene
-        self._pace = scene.pace
+        self.pace = scene.pace
 
     def _begin(self, task: Task) -> None:
         if not task.preview:
@@ -174,8 +174,9 @@ class Scene(World):
         pace: float = 0.1,
         **policy: Any,
     ) -> None:
-        super().__init__(seed, Minds(), trace=print)
-        self.storm, self.mixed = False, False
+        super().__init__(seed, Minds(), trace=print, every=0)
+        self.storm = self.mixed = self.owned = False
+        self.length = 1
         self.pace = pace
         self.lengths = dict.fromkeys(STAGES, 4) | dict(steps if isinstance(steps, Mapping) else dict.fromkeys(STAGES, steps))
         self.cascade = cascade(PATIENCE)
