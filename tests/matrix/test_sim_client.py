@@ -131,7 +131,6 @@ def test_row_41_the_deadline_passes_while_its_bag_is_on_the_way(seed: int) -> No
     assert scene.begun("hurry-a") == {"encoder": 1}
 
 
-@pytest.mark.xfail(strict=True, reason="waits for the broker to act on deadline_queued")
 def test_row_41_the_deadline_of_waiting_passes(seed: int) -> None:
     scene = Scene(seed, steps=200).begin()
     scene.submit("a", last_stage="encoder", task="encode")
@@ -142,7 +141,6 @@ def test_row_41_the_deadline_of_waiting_passes(seed: int) -> None:
     scene.over(60.0)
 
 
-@pytest.mark.xfail(strict=True, reason="waits for the broker to act on deadline_running")
 def test_row_41_the_deadline_of_running_passes(seed: int) -> None:
     """It counts from the beginning of the first stage, however long it has waited before."""
     scene = Scene(seed, steps=30).begin()

@@ -50,7 +50,6 @@ def test_row_43_two_neighbours_are_cut_off_from_each_other(seed: int) -> None:
     assert scene.begun("a") == WHOLE
 
 
-@pytest.mark.xfail(strict=True, reason="waits for the relay through the coordinator")
 def test_row_43_two_neighbours_are_cut_off_and_there_is_no_other(seed: int) -> None:
     """The bag goes by the coordinator, and that of the next job at once."""
     scene = Scene(seed).begin()
