@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ifmesh.protocol import Accepted, Cancelled, Drop, Finished, Run, Submit
+from ifmesh.protocol import Accepted, Cancelled, Drop, Finished, Submit
 from tests.matrix.scene import Scene
 
 WHOLE = dict.fromkeys(("encoder", "stage_one", "stage_two", "upscaler", "guard"), 1)
@@ -31,7 +31,7 @@ def test_row_02_accepted_is_lost(seed: int) -> None:
     scene.links.mute = lambda way, who: False
     scene.wait(lambda: wish.accepted, 5.0)
     scene.over(15.0)
-    assert [run.message.job for run in scene.said(Run, "encoder")] == ["a"]
+    assert scene.grants("encoder") == ["a"]
     assert scene.begun("a") == WHOLE
 
 
