@@ -10,12 +10,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, cast
 
-from ifmesh.commands import Command, Policy
+from ifmesh.commands import Blame, Book, Close, Command, Hold, Policy, Send
+from ifmesh.disk import AGAIN as RETRIED
+from ifmesh.disk import Disk as Bider
+from ifmesh.journal import Journal
 from ifmesh.keeper import Task
-from ifmesh.protocol import Failed, Finished, Header, ToCoordinator
+from ifmesh.protocol import Beat, Failed, Finished, Header, Hello, Peer, Run, Submit, ToCoordinator, Trusted
 from ifmesh.request import STAGES, Request
+from ifmesh.schema import Unwritable
 from tests.broker.hub import Hub
 from tests.broker.links import Deliver, Down, Link, Links
 from tests.broker.patron import Patron, Wish
@@ -132,17 +136,78 @@ class Wires(Links):
 
 
 class Stagehand(Hub):
-    """A hub that dies when it is told to: at the first batch of commands that fits.  how: see `weather.DOOMS`."""
+    """A hub that dies when it is told to: at the first batch of commands that fits.  how: see `weather.DOOMS`.
+
+    full: the disk takes nothing; who waits for it is the real `ifmesh.disk`.  And workers are told whom to trust, as the shell does it.
+    """
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
         self.plots: list[tuple[str, Callable[[list[Command]], bool]]] = []
+        self.full = False
+        self.bider: Bider
+        self._trusted: list[Command] = []
+
+    def start(self) -> None:
+        self.bider = Bider(cast(Journal, Paper(self)), 0)
+        self._trusted = []
+        super().start()
+
+    def _note(self, peer: bytes, message: ToCoordinator) -> None:
+        super()._note(peer, message)
+        if isinstance(message, Hello) or (isinstance(message, Beat) and message.trusts != self.epoch):
+            self._trusted.append(Send(peer, Trusted(self.epoch, (Peer("hub", ""),))))
 
     def _finish(self, commands: list[Command]) -> None:
+        commands, self._trusted = [*commands, *self._trusted], []
+        commands = self.bider.through(self.clock(), commands)
+        if self.bider.waiting:
+            self._soon(RETRIED)
+            return
         for plot in [plot for plot in self.plots if plot[1](commands)]:
             self.plots.remove(plot)
             self.doom = plot[0]
         super()._finish(commands)
+
+    def arrives(self, epoch: int, header: Header, frame: bytes) -> None:
+        """What comes while nothing can be decided lies in the socket."""
+        if self.alive and self.bider.waiting:
+            self.world.later(RETRIED, self.arrives, epoch, header, frame)
+        else:
+            super().arrives(epoch, header, frame)
+
+    def _turn(self) -> None:
+        if not self.alive or not self.bider.waiting:
+            super()._turn()
+            return
+        if self.world.now < self._turn_at:
+            return
+        self._turn_at = inf
+        inbox, self._inbox = self._inbox, []
+        for item in inbox:
+            if len(item) != 2:  # of the writer
+                self._inbox.append(item)
+                continue
+            peer, message = item
+            self.world.say("hub", f"{peer.decode()} > (biding)", message)
+            known = not isinstance(message, Submit) or self.broker.knows(message.job)
+            if (answer := self.bider.answer(message, known, self.broker.welcome())) is not None:
+                self.world.links.down(peer, answer)
+        self._finish([])
+        if not self.bider.waiting:
+            self.broker.slept(self.clock())
+            self._soon(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """The journal as the one who waits for it sees it; the disk of the world has what went through."""
+
+    hub: Stagehand
+
+    def commit(self, commands: list[Command]) -> None:
+        if self.hub.full and any(isinstance(c, Book | Close | Hold | Blame) for c in commands):
+            raise Unwritable("disk I/O error")
 
 
 class Actor(Service):
@@ -151,7 +216,7 @@ class Actor(Service):
     def __init__(self, scene: Scene, name: str, stage: str) -> None:
         super().__init__(scene, name, stage)
         self.scene = scene
-        self._pace = scene.pace
+        self.pace = scene.pace
 
     def _begin(self, task: Task) -> None:
         if not task.preview:
@@ -163,7 +228,8 @@ class Actor(Service):
 
 class Scene(World):
     """copies: workers of each stage, or of those named (one of the others).  steps: of each stage, or of those named (four in the others).
-    pace: seconds for a step, give or take a half.  policy: the broker's numbers, where they are not as published."""
+    pace: seconds for a step, give or take a half.  every: steps from one checkpoint to the next, 0: none.  policy: the broker's numbers,
+    where they are not as published."""
 
     def __init__(
         self,
@@ -172,14 +238,16 @@ class Scene(World):
         clients: int = 1,
         steps: int | Mapping[str, int] = 4,
         pace: float = 0.1,
+        every: int = 0,
         **policy: Any,
     ) -> None:
-        super().__init__(seed, Minds(), trace=print)
-        self.storm, self.mixed = False, False
+        super().__init__(seed, Minds(), trace=print, every=every)
+        self.storm = self.mixed = self.owned = False
+        self.length, self.checkpoint_bytes = 1, 1 << 20
         self.pace = pace
         self.lengths = dict.fromkeys(STAGES, 4) | dict(steps if isinstance(steps, Mapping) else dict.fromkeys(STAGES, steps))
         self.cascade = cascade(PATIENCE)
-        self.policy = Policy(**policy)
+        self.policy = Policy(checkpoints=every > 0, **policy)
         self.outbox = 1 << 30
         self.links: Wires = Wires(self)
         self.hub: Stagehand = Stagehand(self)
@@ -278,6 +346,10 @@ class Scene(World):
     def said(self, kind: type | str, who: str = "") -> list[Passed]:
         """All that was sent of this kind, lost or not."""
         return [p for p in self.links.passed if who in p.who and kind == (p.message.kind if p.way == "data" else type(p.message))]
+
+    def grants(self, stage: str = "") -> list[str]:
+        """The jobs of all grants in their order.  (A Run is said again when the next Beat knows nothing of it.)"""
+        return list({(p.message.job, p.message.token): p.message.job for p in self.said(Run, stage)}.values())
 
     # ---- what is wrong
 

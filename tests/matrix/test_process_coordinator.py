@@ -58,7 +58,7 @@ def killed_around_the_commit(one: Mesh, figure: Figure, moment: str, there: list
     first = doomed(one, moment, "Book")
     for name in FEW:
         one.worker(name.removesuffix("-0"), name)
-    with Client(one.config.control(), timeout=LIMIT) as client, ThreadPoolExecutor(1) as pool:
+    with Client(state=one.state, timeout=LIMIT) as client, ThreadPoolExecutor(1) as pool:
         asked = pool.submit(lambda: client.ask(small(), "a").result(LIMIT))
         killed(first)
         assert booked(one) == there
@@ -124,7 +124,7 @@ def test_row_11_the_coordinator_is_killed_between_the_published_commit_and_its_n
     first = doomed(one, "after", "Close")
     for name in FEW:
         one.worker(name.removesuffix("-0"), name)
-    with Client(one.config.control(), timeout=LIMIT) as client, ThreadPoolExecutor(1) as pool:
+    with Client(state=one.state, timeout=LIMIT) as client, ThreadPoolExecutor(1) as pool:
         asked = pool.submit(lambda: client.ask(small(), "a").result(LIMIT))
         killed(first)
         assert ended(one) == ["a"]
@@ -198,7 +198,7 @@ def test_row_03_a_client_is_killed_after_accepted(mesh: Make, gates: Gates, figu
     one = mesh(**BRISK, **gates.settings("stage_one"))
     crew(one, *FEW)
     request = small("gate=stage_one:here")
-    source = f"from tests.matrix.test_process_coordinator import waiting; waiting({one.config.control()!r})"
+    source = f"from tests.matrix.test_process_coordinator import waiting; waiting({str(one.state)!r})"
     with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, env=one.environ) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == b"a runs\n"
@@ -206,7 +206,7 @@ def test_row_03_a_client_is_killed_after_accepted(mesh: Make, gates: Gates, figu
         assert client.wait(LIMIT) == -signal.SIGKILL
     gates.open("here")
     began = time.monotonic()
-    with Client(one.config.control(), timeout=LIMIT) as again:
+    with Client(state=one.state, timeout=LIMIT) as again:
         image = again.job("a").result(LIMIT)
     figure("a client killed, another asks for its job -> the picture", time.monotonic() - began)
     assert {run.runs for run in image.timings} == {1}
@@ -214,9 +214,9 @@ def test_row_03_a_client_is_killed_after_accepted(mesh: Make, gates: Gates, figu
         right(fan, "a", request)
 
 
-def waiting(url: str) -> None:
+def waiting(state: str) -> None:
     """What the client process does until it is killed."""
-    with Client(url, timeout=LIMIT) as mesh:
+    with Client(state=state, timeout=LIMIT) as mesh:
         for event in mesh.ask(small("gate=stage_one:here"), "a").events():
             if isinstance(event, Started) and event.stage == "stage_one":
                 print("a runs", flush=True)

@@ -67,7 +67,7 @@ def test_row_50_every_process_is_restarted_under_load(mesh: Make, figure: Figure
             done.append(seed)
         return done
 
-    with Client(one.config.control(), timeout=LIMIT) as client, ThreadPoolExecutor(4) as pool:
+    with Client(state=one.state, timeout=LIMIT) as client, ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(ask, client) for _ in range(4)]
         began = time.monotonic()
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ifmesh.commands import Blame, Book, Close, Send
-from ifmesh.protocol import Accepted, Finished, Run
+from ifmesh.protocol import Finished, Refused, Run, Verdicts, Welcome
+from tests.broker.patron import Wish
 from tests.matrix.scene import AGAIN, BEAT, Scene
 
 DEAD = 5.0
@@ -130,34 +131,79 @@ def test_row_12_blame_that_is_lost_does_not_save_the_poison(seed: int) -> None:
     assert scene.begun("poison-a")["stage_one"] <= scene.policy.blames + 1
 
 
-def test_row_14_the_disk_takes_nothing_for_a_while(seed: int) -> None:
-    """What could not be committed was told to nobody; when there is room again, all of it goes on."""
-    scene = Scene(seed, steps=10).begin()
-    old = scene.submit("old")
+def disk_fails(scene: Scene) -> Wish:
+    """It takes nothing, a job runs, and another one has just been submitted: that is what the coordinator waits for."""
+    scene.submit("old")
     scene.wait(scene.running("old", "stage_one"), 10.0)
-    full = True
+    scene.hub.full = True
+    waits = scene.submit("waits")
+    scene.wait(lambda: scene.hub.bider.waiting, 1.0)
+    return waits
 
-    def fail() -> None:
-        if full:
-            scene.hub.plots.append(("before the commit", lambda commands: any(isinstance(c, Book | Close | Blame) for c in commands)))
-            scene.later(1.0, fail)
-            if not scene.hub.alive:
-                scene.hub.start()
 
-    fail()
+def untold(scene: Scene, seconds: float) -> None:
+    """Nobody is told what is not on disk, of new jobs that there is no room, and nobody is given up."""
+    lives, before = set(scene.hub.broker.roster.lives), len(scene.links.passed)
     new = scene.submit("new")
-    scene.pass_by(30.0)
+    scene.wait(lambda: new.refused, 0.1)
+    scene.pass_by(seconds)
+    told = {type(p.message) for p in scene.links.passed[before:] if p.way == "down"}
+    assert told <= {Verdicts, Welcome, Refused}
+    (refused, *_) = [p.message for p in scene.said(Refused)]
+    assert (refused.job, refused.reason) == ("new", "busy")
+    assert "the disk does not take the journal" in refused.detail
+    assert {p.message.job for p in scene.said(Refused)} == {"new"}, "what is already booked, or about to be, is not refused"
     assert not new.accepted
-    assert old.ending is None
-    assert {p.message.job for p in scene.said(Accepted)} == {"old"}
-    full = False
-    scene.hub.plots.clear()
-    if not scene.hub.alive:
-        scene.hub.start()
-    scene.wait(lambda: new.accepted, 5.0)
+    assert set(scene.hub.broker.roster.lives) == lives
+    assert scene.hub.disk.rows.keys() == {"old"}
+    assert scene.hub.disk.rows["old"].ending is None
+
+
+@pytest.mark.parametrize("seconds", [1.0, 30.0])
+def test_row_14_the_disk_takes_nothing_for_a_while(seed: int, seconds: float) -> None:
+    """What could not be committed was told to nobody; new jobs are refused; when there is room again, all of it goes on."""
+    scene = Scene(seed, steps=10).begin()
+    waits = disk_fails(scene)
+    untold(scene, seconds)
+    assert not waits.accepted
+    scene.hub.full = False
+    scene.wait(lambda: waits.accepted, 1.1)
     scene.over(30.0)
-    assert scene.begun("old") == WHOLE
-    assert scene.begun("new") == WHOLE
+    assert scene.finished("old", "waits", "new")
+    assert scene.begun("old") == scene.begun("waits") == scene.begun("new") == WHOLE
+    assert not scene.deaths
+    assert scene.hub.epoch == 1
+
+
+def test_row_14_the_disk_fails_when_a_job_has_ended(seed: int) -> None:
+    """It has not, for anybody; and then it has, without another step."""
+    scene = Scene(seed).begin()
+    old = scene.submit("old")
+    scene.cue("result", lambda: setattr(scene.hub, "full", True))
+    scene.wait(lambda: scene.hub.full and scene.hub.bider.waiting, 15.0)
+    untold(scene, 10.0)
+    assert old.ending is None
+    scene.hub.full = False
+    scene.wait(lambda: old.ending, 1.1)
+    scene.over(30.0)
+    assert scene.finished("old", "new")
+    assert scene.begun("old") == scene.begun("new") == WHOLE
+
+
+def test_row_14_the_coordinator_dies_while_it_waits_for_its_disk(seed: int) -> None:
+    """What waited is forgotten, and its client says it again."""
+    scene = Scene(seed, steps=10).begin()
+    waits = disk_fails(scene)
+    untold(scene, 3.0)
+    scene.crash()
+    scene.wait(lambda: scene.hub.alive, 2.0)
+    assert scene.hub.disk.rows.keys() == {"old"}
+    scene.pass_by(3.0)
+    assert not waits.accepted
+    scene.hub.full = False
+    scene.wait(lambda: waits.accepted, 5.0)
+    scene.over(30.0)
+    assert scene.begun("old") == scene.begun("waits") == scene.begun("new") == WHOLE
 
 
 @pytest.mark.parametrize("lost", [False, True])

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from ifmesh.protocol import Beat, Done, Drop, Received, Refused, Release, Run, Step, Who
+from ifmesh.protocol import Beat, Done, Drop, Received, Refused, Release, Step, Who
 from tests.broker.service import Service
 from tests.matrix.scene import AGAIN, BEAT, PATIENCE, Scene
 
@@ -315,4 +315,4 @@ def test_strangers_are_asked_who_they_are(seed: int) -> None:
     assert scene.said(Who)
     assert scene.said(Release)
     assert not scene.said(Drop)
-    assert len(scene.said(Run)) == 5
+    assert len(scene.grants()) == 5
