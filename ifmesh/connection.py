@@ -23,7 +23,7 @@ from ifmesh.line import Line
 from ifmesh.parcels import Parcels
 from ifmesh.protocol import ClientMessage, Refused, Result, ToClient, Welcome
 from ifmesh.request import Request
-from ifmesh.sockets import Socket
+from ifmesh.sockets import Socket, Witness
 from ifmesh.talk import Pause, Signal, Talk
 
 log = logging.getLogger(__name__)
@@ -286,10 +286,10 @@ class Connection:
         except zmq.ZMQError as error:
             log.warning("no socket to %s: %s", self.address, error)
 
-    def _made(self) -> Socket:
+    def _made(self, witness: Witness) -> Socket:
         self._opened += 1  # a new name each time: the other side may still hold the old one for alive
         keys, server = (None, "") if self._me is None else (self._me.keys, self._me.server)
-        return sockets.control_client(self._ctx, self.address, f"{self._name}.{self._opened}".encode(), keys, server)
+        return sockets.control_client(self._ctx, self.address, f"{self._name}.{self._opened}".encode(), keys, server, witness)
 
     def _send(self) -> None:
         while self._unsent and self._line.socket is not None:

@@ -8,7 +8,6 @@ from ifmesh import authorized, identity
 from ifmesh.config import Config
 from ifmesh.errors import Lost
 from ifmesh.identity import Identity
-from ifmesh.roles import tag
 
 
 def of_coordinator(config: Config) -> Identity | None:
@@ -46,4 +45,4 @@ def control(config: Config, me: Identity | None) -> str:
 
 def called(me: Identity | None, name: str) -> str:
     """A routing id: of this key, and nobody else's."""
-    return (tag(me.keys.public) if me is not None else "") + name
+    return name if me is None else f"{identity.tag(me.keys.public)}.{name}"

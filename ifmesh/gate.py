@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from ifmesh import roles
+from ifmesh import identity, roles
 from ifmesh.authorized import Authorized, Entry
 from ifmesh.errors import Misconfigured
 from ifmesh.log import logger
@@ -47,7 +47,7 @@ class Gate:
     def speaker(self, peer: bytes, user: str) -> Entry | None:
         """Whose key that is; None: nobody has one.  Garbled: it was revoked, or the routing id is not one of its own."""
         entry = self._entry(user)
-        if entry is not None and not peer.startswith(roles.tag(user).encode()):
+        if entry is not None and not peer.startswith(f"{identity.tag(user)}.".encode()):
             raise Garbled(f"{entry.name} under a routing id of another key")
         return entry
 
@@ -85,8 +85,8 @@ class Gate:
         """Those of these lives whose key is valid no more."""
         if self._table is None:
             return []
-        known = {roles.tag(entry.public) for entry in self._table.entries}
-        return [life for life in lives if life.partition(".")[0] + "." not in known]
+        known = {identity.tag(entry.public) for entry in self._table.entries}
+        return [life for life in lives if life.partition(".")[0] not in known]
 
     def _look(self, table: Authorized) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from ifmesh import sockets
-from ifmesh.sockets import Socket
+from ifmesh.sockets import Socket, Witness
 
 IN_THE_CLEAR = "one side speaks in the clear (mesh.curve)"
 _TROUBLE: Mapping[int, str] = {
@@ -24,12 +24,13 @@ _TROUBLE: Mapping[int, str] = {
 
 
 class Line:
-    """make: a new socket.  floor, ceiling: seconds between which the next try lies, at random: soon at first, then ever later.
+    """make: a new socket; what it is given has to see it before it connects.  floor, ceiling: seconds between which the next try lies,
+    at random: soon at first, then ever later.
 
     socket: to be sent on and read; it may be another after `tend`.  trouble: why the last handshake failed, in words; "": it did not.
     """
 
-    def __init__(self, make: Callable[[], Socket], floor: float, ceiling: float) -> None:
+    def __init__(self, make: Callable[[Witness], Socket], floor: float, ceiling: float) -> None:
         self._make, self._floor, self._ceiling = make, floor, ceiling
         self._spread = 2 * floor
         self._monitor: Socket | None = None
@@ -40,13 +41,13 @@ class Line:
     def dial(self) -> None:
         """Connect, anew if need be.  ZMQError, LookupError: no such address, no descriptor left; then there is no socket."""
         self.close(0)
-        made = self._make()
         try:
-            self._monitor = sockets.monitored(made)
+            self.socket = self._make(self._watch)
         except BaseException:
-            made.close(0)
+            if self._monitor is not None:
+                self._monitor.close(0)
+            self._monitor = None
             raise
-        self.socket = made
 
     def register(self, poller: zmq.Poller, flags: int) -> None:
         """To be polled; then `tend`."""
@@ -77,6 +78,9 @@ class Line:
                 sockets.unmonitored(self.socket, self._monitor)
             self.socket.close(linger)
         self.socket = self._monitor = self._due = None
+
+    def _watch(self, made: Socket) -> None:
+        self._monitor = sockets.monitored(made)
 
     def _told(self, now: float, event: int) -> None:
         """1. It is up.  2. libzmq tries again by itself.  3. It is down; if the second does not follow, for ever."""

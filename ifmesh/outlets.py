@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 import zmq
@@ -111,7 +112,8 @@ class Outlets:
             end = sockets.choose((e for e in to if e.url not in self._cut), self._host)
         except LookupError:  # only those that failed once lead there: they may be well again
             end = sockets.choose(to, self._host)
-        link = Link(Line(lambda: sockets.outlet(self._ctx, end.url, self._keys, end.key), SOONEST, LATEST), to, end.url, now, {})
+        line = Line(partial(sockets.outlet, self._ctx, end.url, self._keys, end.key), SOONEST, LATEST)
+        link = Link(line, to, end.url, now, {})
         link.line.dial()
         return link
 

@@ -6,7 +6,6 @@ with the tag of their key, so that nobody can speak for another, and a worker's 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import get_args
 
@@ -20,7 +19,7 @@ SAYS: Mapping[str, frozenset[type]] = {
     "gateway": _ASKS,
     "operator": _ASKS,
     "worker": frozenset(get_args(WorkerMessage)),  # of its own lives: `speaks_for`
-    "supervisor": frozenset({Hi, Inspect, Exited}),
+    "supervisor": frozenset({Hi, Inspect}),
 }
 PUSHES: Mapping[str, frozenset[str]] = {
     "client": frozenset({"upload"}),
@@ -57,8 +56,3 @@ def speaks_for(peer: bytes, message: ToCoordinator) -> bool:
         return True
     life, _, dial = peer.rpartition(b"~")
     return life == peer_of(message.life) and dial.isdigit()
-
-
-def tag(public: str) -> str:
-    """What the routing ids of this key's processes begin with; then comes a dot.  "": in a mesh without keys, nothing."""
-    return hashlib.sha256(public.encode()).hexdigest()[:16] + "." if public else ""

@@ -16,7 +16,7 @@ import re
 import socket as network
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,6 +29,9 @@ from ifmesh.protocol import Endpoint
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
+
+Witness = Callable[[Socket], None]
+"""Is shown a connecting socket before it connects: a handshake may have failed, for ever, before whoever made it gets it back."""
 
 _Options = Mapping[int, int | bytes]
 
@@ -109,10 +112,13 @@ def control_server(ctx: Context, url: str, keys: Keys | None = None) -> tuple[So
     return made, _bound(made, url, keys, "another coordinator? stop it (ifmesh down), or choose another: --listen, mesh.listen")
 
 
-def control_client(ctx: Context, url: str, routing_id: bytes, keys: Keys | None = None, server: str = "") -> Socket:
+def control_client(
+    ctx: Context, url: str, routing_id: bytes, keys: Keys | None = None, server: str = "", witness: Witness | None = None
+) -> Socket:
     """DEALER, connecting to the coordinator with this public key.  It may die for ever without a sign (one malformed or oversize frame
     is enough): see `line`."""
-    return _connected(_made(ctx, zmq.DEALER, _DEALER, _HEART, _CONNECTS, {zmq.ROUTING_ID: routing_id}, _asking(keys, server)), url)
+    made = _made(ctx, zmq.DEALER, _DEALER, _HEART, _CONNECTS, {zmq.ROUTING_ID: routing_id}, _asking(keys, server))
+    return _connected(made, url, witness)
 
 
 def inlet(ctx: Context, urls: Iterable[str], keys: Keys | None = None) -> tuple[Socket, tuple[str, ...]]:
@@ -121,10 +127,10 @@ def inlet(ctx: Context, urls: Iterable[str], keys: Keys | None = None) -> tuple[
     return made, tuple([_bound(made, url, keys, "choose another, or port 0 for any free one") for url in urls])
 
 
-def outlet(ctx: Context, url: str, keys: Keys | None = None, server: str = "") -> Socket:
+def outlet(ctx: Context, url: str, keys: Keys | None = None, server: str = "", witness: Witness | None = None) -> Socket:
     """PUSH, connecting to one life of one peer, never to two: what is queued for the dead goes with it.  server: the peer's public key.
     ZMQError: no such address."""
-    return _connected(_made(ctx, zmq.PUSH, _PUSH, _CONNECTS, _asking(keys, server)), url)
+    return _connected(_made(ctx, zmq.PUSH, _PUSH, _CONNECTS, _asking(keys, server)), url, witness)
 
 
 def monitored(made: Socket) -> Socket:
@@ -291,8 +297,10 @@ def _can_curve() -> None:
         raise Misconfigured("this libzmq was built without CURVE: reinstall pyzmq from its wheel, or set mesh.curve = false")
 
 
-def _connected(made: Socket, url: str) -> Socket:
+def _connected(made: Socket, url: str, witness: Witness | None) -> Socket:
     try:
+        if witness is not None:
+            witness(made)
         if "[" in url:
             made.setsockopt(zmq.IPV6, 1)
         made.connect(url)

@@ -13,7 +13,7 @@ from ifmesh.config import Config
 from ifmesh.identity import Identity
 from ifmesh.line import Line
 from ifmesh.log import logger
-from ifmesh.sockets import Context, Socket
+from ifmesh.sockets import Context, Socket, Witness
 
 BACKLOG = 256
 SOONEST, LATEST = 0.2, 5.0
@@ -100,8 +100,8 @@ class Uplink:
                 return
             self._pending.popleft()
 
-    def _made(self) -> Socket:
+    def _made(self, witness: Witness) -> Socket:
         keys, server = (None, "") if self._me is None else (self._me.keys, self._me.server)
         name = self._name(self._dials)
         self._dials += 1
-        return sockets.control_client(self._ctx, self._url, name, keys, server)
+        return sockets.control_client(self._ctx, self._url, name, keys, server, witness)

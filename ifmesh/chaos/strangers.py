@@ -13,10 +13,9 @@ from random import Random
 import zmq
 
 from ifmesh import bags, sockets
-from ifmesh.identity import Identity, Keys, generate
+from ifmesh.identity import Identity, Keys, generate, tag
 from ifmesh.protocol import Beat, Bye, Done, Exited, Fetch, Header, Hi, Inspect, Step, Submit, ToCoordinator, Watch
 from ifmesh.request import Request
-from ifmesh.roles import tag
 from ifmesh.sockets import Context
 from ifmesh.wire import HEADER, TO_COORDINATOR
 
@@ -64,7 +63,7 @@ class Strangers:
     def _frames(self, random: Random, how: str, lives: Sequence[str]) -> int:
         """Messages to the coordinator: noise, lies, and what was a message before something happened to it."""
         keys, server = self._keys(how)
-        name = f"{tag(keys.public) if keys else ''}stranger.{random.randbytes(8).hex()}".encode()
+        name = f"{tag(keys.public) + '.' if keys else ''}stranger.{random.randbytes(8).hex()}".encode()
         made = sockets.control_client(self.ctx, "tcp://{}:{}".format(*self.control), name, keys, server)
         try:
             return self._sent(made, [[bent(random, TO_COORDINATOR.encode(said(random, lives)))] for _ in range(FRAMES)])

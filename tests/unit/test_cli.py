@@ -160,7 +160,10 @@ def test_wrong_use_is_exit_2(arguments: list[str], said: str, capsys: pytest.Cap
         (["worker", "guard", "--device", "gpu"], "services.guard.device: 'gpu'"),
     ],
 )
-def test_wrong_configuration_is_exit_3(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_configuration_is_exit_3(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("IFMESH_MESH_IDENTITY")  # which `up` refuses first
     assert run(arguments) == 3
     out, err = capsys.readouterr()
     assert said in err

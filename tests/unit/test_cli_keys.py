@@ -30,6 +30,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nobody's configuration, nobody's mesh."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IFMESH_STATE", str(tmp_path / "state"))
+    monkeypatch.delenv("IFMESH_MESH_IDENTITY")
     return tmp_path / "state"
 
 

@@ -230,3 +230,9 @@ except OSError:
     assert done.stdout == "not written\n", done.stderr
     assert read(path) == ANNA
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_tag_tells_a_key() -> None:
+    tags = {identity.tag(identity.generate().public) for _ in range(20)}
+    assert len(tags) == 20
+    assert {len(tag) for tag in tags} == {16}

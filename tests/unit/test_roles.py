@@ -61,7 +61,7 @@ SAID = {
     "client": CLIENTS,
     "gateway": CLIENTS,
     "operator": CLIENTS,
-    "supervisor": "Hi Inspect Exited",
+    "supervisor": "Hi Inspect",
     **{f"worker:{stage}": WORKERS for stage in STAGES},
     "worker:encoder": f"Hello {WORKERS}",  # that of the encoder
 }
@@ -114,13 +114,6 @@ def test_a_life_that_dials_again_is_the_same() -> None:
     assert not roles.speaks_for(peer_of(LIFE, 1), MESSAGES["Exited"])
 
 
-def test_a_tag_tells_a_key_and_is_none_without_one() -> None:
-    tags = {roles.tag(identity.generate().public) for _ in range(20)}
-    assert len(tags) == 20
-    assert {len(tag) for tag in tags} == {17}
-    assert roles.tag("") == ""
-
-
 # ---- the gate
 
 OWN = "o" * 40
@@ -143,7 +136,7 @@ def opened(path: Path, epoch: int = 1) -> Gate:
 
 
 def life(public: str) -> str:
-    return f"{roles.tag(public)}w.1"
+    return f"{identity.tag(public)}.w.1"
 
 
 def test_who_is_revoked_is_dropped_from_the_next_message_on(table: Path) -> None:

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import zmq
@@ -38,7 +39,7 @@ class Door:
         return url
 
     def line(self, url: str, keys: Keys | None = FRIEND, server: str = SERVER.public) -> Line:
-        line = Line(lambda: sockets.outlet(self.ctx, url, keys, server if keys else ""), 0.05, 0.5)
+        line = Line(partial(sockets.outlet, self.ctx, url, keys, server if keys else ""), 0.05, 0.5)
         line.dial()
         self._lines.append(line)
         return line
