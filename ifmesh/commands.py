@@ -15,7 +15,8 @@ class Policy:
 
     silence: float = 5.0  # a worker that says nothing for this long is dead
     grace: float = 5.0  # after a restart: adopt only, grant nothing
-    transfer: float = 5.0  # a bag that has not arrived after this is pushed again ...
+    transfer: float = 5.0  # a bag that has not arrived after this, and what its bytes may take, is pushed again ...
+    slowest: float = 200e3  # ... bytes a second that a link carries at the least ...
     transfers: int = 3  # ... so often, then once by way of the coordinator, and then another worker gets the job
     loading: float = 600.0  # patience with a worker that loads its weights
     blames: int = 4  # this death of its own making fails the request as poison
@@ -24,7 +25,7 @@ class Policy:
     aside: int = 3  # a worker that killed so many different requests ...
     window: float = 600.0  # ... within this time is put aside
     max_jobs: int = 1000  # unfinished jobs; beyond: Refused(busy)
-    remember: int = 10000  # endings kept in memory
+    remember: int = 1000  # endings kept in memory; the journal knows the older ones, too
     page: int = 100  # rows of one Books
     retry_after: float = 2.0  # what a refused client is told to wait
     upload_keep: float = 60.0  # an upload that no open job refers to stays on disk for this long; so long a Submit waits for one

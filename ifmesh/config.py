@@ -42,7 +42,8 @@ class Mesh:
 
     curve: every socket is encrypted, and opens to known keys alone. identity: file that says who this process is (`ifmesh invite`); None:
     the mesh's own, in the state folder. address: of this host, on which the others reach its processes; "": loopback, or the one by which
-    this host reaches a coordinator elsewhere. silence, grace, transfer: seconds, see `commands.Policy`. durability: "full" (on disk before
+    this host reaches a coordinator elsewhere. silence, grace, transfer: seconds, see `commands.Policy`. slowest_link: bytes a second; a bag
+    gets so much more time as it may take at this rate. durability: "full" (on disk before
     it is told), "lazy" (at most a second later) or "none" (in memory). keep_results: seconds after its end that a job and its result are
     kept; results_bytes: all results together, the oldest go first. reserve_bytes: with less free space on the disk nothing new is taken.
     checkpoint_bytes: of memory for checkpoints.
@@ -60,6 +61,7 @@ class Mesh:
     silence: float = 5.0
     grace: float = 5.0
     transfer: float = 5.0
+    slowest_link: float = 200e3
     durability: str = "full"
     keep_results: float = 86400.0
     results_bytes: int = 20 << 30
@@ -308,6 +310,7 @@ def _mesh(table: dict[str, object], environ: Mapping[str, str]) -> Mesh:
     _check("mesh.drain", mesh.drain, 0, 86400)
     for name in ("silence", "grace", "transfer"):
         _check(f"mesh.{name}", getattr(mesh, name), 0.1, 3600)
+    _check("mesh.slowest_link", mesh.slowest_link, 1e3, 1e12)
     if mesh.durability not in DURABILITY:
         raise Misconfigured(f"mesh.durability: {mesh.durability!r}: {', '.join(DURABILITY)}{_nearest(mesh.durability, DURABILITY)}")
     _check("mesh.keep_results", mesh.keep_results, 1, 10 * 365 * 86400)

@@ -138,10 +138,11 @@ class Coordinator:
             silence=mesh.silence,
             grace=mesh.grace,
             transfer=mesh.transfer,
+            slowest=mesh.slowest_link,
             checkpoints=mesh.checkpoint_bytes > 0,
         )
         self._broker = Broker(IF, self._journal.epoch, inlet, policy)
-        self._outlets = Outlets(self._ctx, host, keys)
+        self._outlets = Outlets(self._ctx, host, keys, slowest=mesh.slowest_link)
         self._checkpoints = Checkpoints(self._config.mesh.checkpoint_bytes)
         self._writer = Writer(self._journal, self._bell, self._garbage)
         self._writer.start()

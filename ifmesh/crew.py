@@ -128,7 +128,7 @@ class Crew(Vigil):
             return False
         known = job.outputs.get(index)
         if known is not None:
-            if job.publishing and index == job.last and known.life == worker.life and now - job.pushed >= self.policy.transfer:
+            if job.publishing and index == job.last and known.life == worker.life and self._overdue(now, job, worker):
                 self._publish(now, job, worker)
             return known.life == worker.life and known.token == held.token
         output = Output(worker.life, held.token, held.digest, held.size)
@@ -154,10 +154,9 @@ class Crew(Vigil):
         if held is None:
             self._order(job, worker)
         lost = job.received and (held is None or held.state == "waiting")  # its Raised was lost, or the bag was spoiled there
-        late = lost or now - job.pushed >= self.policy.transfer
         if lost:
             job.received = job.running = False
-        if job.received or not late:
+        if job.received or not (lost or self._overdue(now, job, worker)):
             return
         if job.pushes < self.policy.transfers + (job.stage > 0):  # the last by way of the coordinator, if it is not there already
             self._push(now, job, worker)
@@ -165,6 +164,29 @@ class Crew(Vigil):
             job.avoid.add(worker.name)  # the way there may be cut: rather another, if there is one
             self._spent(job)  # it may be that alone which did not come
             self._retry(now, job, f"its bag did not reach {worker.name} in {job.pushes} tries")
+
+    def _overdue(self, now: float, job: Job, worker: Worker) -> bool:
+        """Is what was pushed to this worker, or by it to the coordinator, lost rather than still under way?
+
+        A slow link shows nothing until the last byte, and to push again would fill it with the same: each gets the time that its bytes
+        take, and those of all that is, or was since, on its way from the same sender or to the same receiver.
+        """
+        source = self._cargo(job)
+        sharing = worker.tasks.keys() | {job.id} | (self.roster.lives[source.life].outputs if source is not None else set())
+        waited = [other for j in sharing if (other := self.jobs[j]).life and (other.publishing or not other.received)]
+        job.due = max(job.due, job.pushed + self.policy.transfer + sum(map(self._bulk, waited)) / self.policy.slowest)
+        return now >= job.due
+
+    @staticmethod
+    def _cargo(job: Job) -> Output | None:
+        """The bag that its worker waits for, or the coordinator.  None: it is the first, or gone."""
+        return job.outputs.get(job.stage if job.publishing else job.stage - 1)
+
+    def _bulk(self, job: Job) -> int:
+        """Its bytes: by way of the coordinator they go twice; and with each grant they get more time, whatever link is slower than told."""
+        bag = self._cargo(job)
+        size = bag.size if bag is not None else self.uploads.size_of(job.request.upload)
+        return size * (2 if job.relayed else 1) * job.starts.get(job.stage, 1)
 
     def _missing(self, now: float, worker: Worker, job: Job) -> None:
         """A bag that was in the worker's outbox is there no more."""

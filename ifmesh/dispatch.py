@@ -134,7 +134,7 @@ class Dispatch(Ledger):
             self._begin(now, job)
         self._take(now, job, worker, index, token)
         job.starts.setdefault(index, 1)
-        job.pushed, job.pushes = now, 0
+        job.pushed, job.due, job.pushes = now, now, 0
 
     def _take(self, now: float, job: Job, worker: Worker, index: int, token: Token) -> None:
         numeric = worker.hello.numeric
@@ -151,7 +151,7 @@ class Dispatch(Ledger):
 
     def _push(self, now: float, job: Job, worker: Worker) -> None:
         """Have the bag sent to the worker of the grant, by whoever holds it."""
-        job.pushed = now
+        job.pushed = job.due = now
         job.pushes += 1
         job.relayed = ""
         if job.stage == 0:
@@ -238,7 +238,7 @@ class Dispatch(Ledger):
         self._enqueue(now, job)
 
     def _publish(self, now: float, job: Job, worker: Worker) -> None:
-        job.pushed = now
+        job.pushed = job.due = now
         self._send(worker.peer, Push(job.id, job.token, "", self._inlet, "result"))
 
     # ---- early pictures

@@ -77,7 +77,8 @@ class Job:
     stage: index into route: the stage it waits for or runs in.  order: of acceptance; the older goes first.  ticket: names its one
     valid place in a queue.
     The grant: token, life (the worker, "" when queued), received (that worker has the bag), running (it has begun), publishing
-    (the last stage is done, and its result is on its way to disk), pushed and pushes (when last, and how often, the bag was sent),
+    (the last stage is done, and its result is on its way to disk), pushed and pushes (when last, and how often, the bag was sent), due
+    (until when it may be under way, as far as that was looked at),
     relayed (the life that holds the bag, while it is on its way through the coordinator).
     saved: its checkpoint, if there is one; resume: the grant goes on after this step of it, 0: it begins anew.
     tokens: the newest grant of each stage, by index: an answer under an older one is stale.
@@ -104,6 +105,7 @@ class Job:
     running: bool = False
     publishing: bool = False
     pushed: float = 0.0
+    due: float = 0.0
     pushes: int = 0
     relayed: str = ""
     saved: Checkpoint | None = None

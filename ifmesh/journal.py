@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from ifmesh import schema, wire
-from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Hold
+from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Hold, Policy
 from ifmesh.errors import Misconfigured
 from ifmesh.protocol import StageRun
 from ifmesh.request import Request
 from ifmesh.schema import OPEN
 from ifmesh.shelf import Shelf, fsync
 
-REMEMBER = 10000  # endings given back after a restart, the newest
+REMEMBER = Policy().remember  # endings given back after a restart, the newest
 VOLATILE = "volatile"  # the folder of results and uploads that no journal on disk knows of
 PAGES = 256  # of the file, given back to the disk at a time
 FREE = 4 * PAGES  # unused pages that are worth it: the next rows use them anyway

@@ -28,24 +28,32 @@ _Place = tuple[str, str]
 
 @dataclass(slots=True)
 class Link:
-    """pending: by job, the newest bag that its pipe did not take yet, and until when to try; early pictures apart from bags."""
+    """pending: by job, the newest bag that its pipe did not take yet, and since when; early pictures apart from bags.
+
+    busy: until when what its pipe took may still be under way.  Nobody says when the last byte has left: to CURVE a message is gone as
+    soon as it is encrypted.
+    """
 
     line: Line
     to: tuple[Endpoint, ...]
     url: str
-    used: float
+    busy: float
     pending: dict[_Place, tuple[Header, Frame, float]]
 
 
 class Outlets:
     """Sends bags, best effort: whatever is lost here the broker sees missing and orders again, so nothing is kept for long.
 
-    patience: seconds that a bag waits for its link.  idle: seconds after which an unused link is closed; a life never comes back, so
-    links to the dead go this way too.  keys: our own; those of the receivers are in their endpoints.
+    patience: seconds that a bag waits for its link, once that may be free.  idle: seconds after which an unused link is closed; a life
+    never comes back, so links to the dead go this way too.  slowest: bytes a second that a link carries at the least.  keys: our own;
+    those of the receivers are in their endpoints.
     """
 
-    def __init__(self, ctx: Context, host: str, keys: Keys | None = None, patience: float = 5.0, idle: float = 30.0) -> None:
-        self._ctx, self._host, self._keys, self._patience, self._idle = ctx, host, keys, patience, idle
+    def __init__(
+        self, ctx: Context, host: str, keys: Keys | None = None, patience: float = 5.0, idle: float = 30.0, slowest: float = 200e3
+    ) -> None:
+        self._ctx, self._host, self._keys = ctx, host, keys
+        self._patience, self._idle, self._slowest = patience, idle, slowest
         self._links: dict[str, Link] = {}
         self._cut: set[str] = set()  # addresses that gave no link: another of the same receiver goes first
 
@@ -57,18 +65,18 @@ class Outlets:
             link = None
         if link is None:
             while len(self._links) >= MOST:
-                self._close(min(self._links, key=lambda other: self._links[other].used))
+                self._close(min(self._links, key=lambda other: self._links[other].busy))
             try:
                 link = self._linked(now, to)
             except (zmq.ZMQError, LookupError) as error:
                 logger.warning("no way to %s: %s", life or "the coordinator", error, extra={"job": header.job})
                 return False
             self._links[life] = link
-        link.used = now
+        link.busy = max(link.busy, now)
         place = header.job, {"preview": header.stage, "checkpoint": "checkpoint"}.get(header.kind, "")
         link.pending.pop(place, None)
-        link.pending[place] = (header, frame, now + self._patience)
-        self._flush(link)
+        link.pending[place] = (header, frame, now)
+        self._flush(now, link)
         return True
 
     @property
@@ -92,14 +100,14 @@ class Outlets:
                 link.line.tend(now)
             except zmq.ZMQError as error:
                 logger.warning("no way to %s: %s", life or "the coordinator", error)
-            self._flush(link)
-            late = [place for place, (_, _, until) in link.pending.items() if until <= now]
+            self._flush(now, link)
+            late = [place for place, (_, _, since) in link.pending.items() if max(since, link.busy) + self._patience <= now]
             for job, _ in late:
                 why = f": {link.line.trouble}" if link.line.trouble else ""
                 logger.info("no link to %s in %.0f s%s", life or "the coordinator", self._patience, why, extra={"job": job})
             if late:
                 self._cut = {link.url, *(self._cut if len(self._cut) < MOST else ())}
-            if late or (not link.pending and now - link.used > self._idle):
+            if late or (not link.pending and now - link.busy > self._idle):
                 self._close(life)
 
     def close(self) -> None:
@@ -117,7 +125,7 @@ class Outlets:
         link.line.dial()
         return link
 
-    def _flush(self, link: Link) -> None:
+    def _flush(self, now: float, link: Link) -> None:
         for place, (header, frame, _) in list(link.pending.items()):
             if link.line.socket is None:
                 return
@@ -126,6 +134,7 @@ class Outlets:
             except zmq.Again:
                 return
             del link.pending[place]
+            link.busy = max(link.busy, now) + len(frame) / self._slowest
 
     def _close(self, life: str) -> None:
         self._links.pop(life).line.close()

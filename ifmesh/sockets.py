@@ -81,6 +81,7 @@ _PULL: _Options = {
 _PUSH: _Options = {
     zmq.MAXMSGSIZE: 1 << 10,  # nothing comes back
     zmq.SNDHWM: 1,
+    zmq.TCP_MAXRT: 10_000,  # ms without any word that bytes arrive; a slow link says so all the time
     zmq.LINGER: 0,  # the outbox is the truth
 }
 

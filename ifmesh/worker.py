@@ -106,7 +106,7 @@ class Worker:
         hello = Hello(self._stage, self._life, self._name, os.getpid(), host, where, endpoints, capacity, "")
         self._keeper = Keeper(hello, service.outbox_bytes)
         self._uplink = Uplink(self._ctx, self._config, me, partial(peer_of, self._life))
-        self._outlets = Outlets(self._ctx, host, keys)
+        self._outlets = Outlets(self._ctx, host, keys, slowest=self._config.mesh.slowest_link)
         setup = Setup(self._config.cascade.path, where, service.dtype, service.threads, service.options)
         factory = self._config.factory(self._stage)
         self._compute = Compute(self._stage, factory, setup, IF, self._config.mesh.keep_bags, self._told, service.checkpoint_steps)

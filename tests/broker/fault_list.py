@@ -14,6 +14,12 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "a lost result is not asked for again": ("crew", "                self._publish(now, job, worker)\n", "                pass\n"),
     "a lost bag is not noticed": ("crew", "self._missing(now, worker, self.jobs[job_id])", "pass"),
     "an exit is not noted": ("crew", "self._send(peer, Noted(m.life))", "pass"),
+    "a large bag has no more time than a small one": ("crew", " + sum(map(self._bulk, waited)) / self.policy.slowest", ""),
+    "who shares its link does not matter": ("crew", "sharing = worker.tasks.keys() | {job.id} | (", "sharing = {job.id} | ("),
+    "what else its sender sends does not matter": ("crew", "self.roster.lives[source.life].outputs if source is not None", "set() if True"),
+    "one that has come leaves the others no time": ("crew", "job.due = max(job.due, job.pushed", "job.due = max(0.0, job.pushed"),
+    "the way round is as short as the straight one": ("crew", " * (2 if job.relayed else 1)", ""),
+    "a link that is slower than told is never given more time": ("crew", " * job.starts.get(job.stage, 1)", ""),
     "the worker that was not reached is tried again": ("crew", "job.avoid.add(worker.name)  # the way", "pass  # the way"),
     # the way round
     "nothing goes round": ("dispatch", "if job.pushes > self.policy.transfers or", "if"),

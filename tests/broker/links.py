@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
-from ifmesh.protocol import Header, ToClient, ToCoordinator, ToParent, ToWorker
+from ifmesh.protocol import Header, ToClient, ToCoordinator, Token, ToParent, ToWorker
+from tests.broker.toyland import EMPTY
 
 if TYPE_CHECKING:
     from tests.broker.world import World
@@ -58,6 +60,8 @@ class Links:
         self.double = 0.0
         self.slow = 0.0
         self.lost = self.doubled = self.spoilt = 0
+        self.rate = inf  # bytes a second from one service to another
+        self.poured: Counter[tuple[str, str, Token]] = Counter()  # how often each bag was sent: its kind, job and token
         self._pipes: dict[tuple[str, str], float] = {}
         self._holes: dict[tuple[str, str], float] = {}
 
@@ -185,6 +189,7 @@ class Links:
     def pipe(self, sender: str, alive: Callable[[], bool], receiver: str, deliver: Deliver, header: Header, frame: bytes) -> None:
         """sender, receiver: names of services.  A bag that meets a hole, a death or a flipped bit does not arrive."""
         world = self.world
+        self.poured[header.kind, header.job, header.token] += 1
         if self._holes.get((sender, receiver), 0.0) > world.now:
             self.lost += 1
             world.say(sender, "bag lost in a hole:", header)
@@ -195,7 +200,7 @@ class Links:
     def _pour(self, sender: str, alive: Callable[[], bool], receiver: str, deliver: Deliver, header: Header, frame: bytes) -> None:
         world, rng = self.world, self.world.rng
         late = rng.uniform(0.0005, 0.02) + (rng.uniform(0, 20 * self.slow) if self.slow else 0.0)
-        arrival = max(self._pipes.get((sender, receiver), 0.0) + 1e-6, world.now + late)
+        arrival = max(self._pipes.get((sender, receiver), 0.0) + 1e-6, world.now + late) + (len(frame) if frame != EMPTY else 0) / self.rate
         self._pipes[sender, receiver] = arrival
         spoilt = world.storm and rng.random() < 0.01
         self.spoilt += spoilt

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from math import inf
 from random import Random
 
 from ifmesh.broker import Broker
@@ -48,17 +49,28 @@ class Minds:
 class World:
     """One run.  Everything in it follows from the seed."""
 
-    def __init__(self, seed: int, minds: Minds | None = None, trace: Callable[[str], None] | None = None, every: int | None = None) -> None:
-        """every: so many steps from one checkpoint to the next, 0: none; None: as the seed has it."""
+    def __init__(
+        self,
+        seed: int,
+        minds: Minds | None = None,
+        trace: Callable[[str], None] | None = None,
+        every: int | None = None,
+        rate: float | None = None,
+    ) -> None:
+        """every: so many steps from one checkpoint to the next, 0: none; rate: bytes a second of all links for bags, of which one has
+        some 20; None: as the seed has it."""
         self.seed, self.minds, self._trace = seed, minds or Minds(), trace
         self.rng = rng = Random(seed)
         self.now = 0.0
         self.storm = True
         self.storm_s = rng.uniform(8.0, 30.0)
         self.cascade = cascade(patience=rng.choice((4.0, 8.0)))
+        mostly = Random(f"the rate of {seed}").choice((inf, inf, inf, 40.0))  # dice of its own: old seeds tell what they told
+        rate = mostly if rate is None else rate
         self.policy = Policy(
             max_jobs=rng.choice((4, 1000, 1000)),
             transfer=rng.choice((1.0, 3.0, 5.0)),
+            slowest=0.9 * rate,
             loading=20.0,
             upload_keep=rng.choice((5.0, 10.0, 20.0)),
             max_uploads=rng.choice((1 << 30, 1 << 30, 25, 100)),
@@ -73,6 +85,7 @@ class World:
         self.checkpoint_bytes = rng.choice((1 << 20, 100))
         self.owned = rng.random() < 0.3  # each client sees its own jobs alone
         self.links = Links(self)
+        self.links.rate = rate
         self.hub = Hub(self)
         self.inlets: dict[str, Service] = {}
         self.services = [

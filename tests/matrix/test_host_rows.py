@@ -346,6 +346,31 @@ def test_row_46_large_tensors_on_a_slow_link(tmp_path: Path) -> None:
         assert all(set(starts(client, one.job.id).values()) == {1} for one in asked)
 
 
+@pytest.mark.parametrize(
+    ("rate", "count"), [(10e6, 2), pytest.param(2e6, 3, marks=[pytest.mark.matrix, pytest.mark.timeout(300)])], ids=["3 s", "14 s"]
+)
+def test_row_46_what_needs_longer_than_its_time_is_sent_once(tmp_path: Path, rate: float, count: int) -> None:
+    """3.5 MB bags that take so long each, where one counts as lost after 0.5 s and the time of its bytes: each leaves once."""
+    with opened(tmp_path, {"one": STAGES[:4], "two": STAGES[4:]}, mesh__transfer=0.5) as town, town.mesh.client() as client:
+
+        def left() -> int:
+            """Frames that have left host one, over the slow link or another."""
+            return sum(carried for way, (carried, _) in town.hosts.counts().items() if way.startswith("one>"))
+
+        town.hosts.link("one", "two", Link(rate=rate))
+        before = left()
+        began = time.monotonic()
+        asked = ask(client, town.requests(count), "once")
+        ended(client, asked, 200)
+        seconds = time.monotonic() - began
+        size = sum(run.bytes_in for one in asked for run in client.status(one.job.id).runs if run.stage == "guard")
+        frames = left() - before
+        print(f"{size / 1e6:.1f} MB in {seconds:.1f} s, of which the link needs {size * 8 / rate:.1f} s; {frames * 1448 / size:.2f} times")
+        assert frames * 1448 < 1.3 * size
+        assert "is lost" not in town.log.read_text()
+        assert all(set(starts(client, one.job.id).values()) == {1} for one in asked)
+
+
 def test_row_47_one_frame_of_a_hundred_is_lost_and_all_are_late(town: Town) -> None:
     town.hosts.all(Link(delay=0.005, jitter=0.02, loss=0.01))
     with town.mesh.client() as client:

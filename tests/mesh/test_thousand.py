@@ -28,7 +28,7 @@ from tests.mesh.kit import LIMIT, Mesh, Process, expected
 
 CLIENTS, EACH, IN_FLIGHT = 4, 250, 16
 WARM = 75  # of each client: after so many every buffer of every process has been as large as it gets
-GROWTH = 15e6  # bytes; the coordinator remembers its last 10,000 endings, about 6 kB each
+GROWTH = 15e6  # bytes; the coordinator remembers its last 1,000 endings, about 6 kB each
 REST = 50e6  # bytes: no process is larger once all is quiet, not even with Python's own 25e6; the upscaler's 64 bags are 200e6
 FILES, THREADS = 10, 3  # pyzmq opens seven files and starts three threads at once, when the first frame of more than 64 KiB leaves
 

@@ -90,3 +90,71 @@ def test_an_address_that_gave_no_link_is_tried_again_when_no_other_leads_there(t
         outlets.close()
         pull.close()
         ctx.term()
+
+
+def test_a_busy_link_is_waited_for_and_stays(tmp_path: Path) -> None:
+    """What its pipe has taken is given the time that its bytes take; only then a bag behind it is late, and its link given up."""
+    ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    pull, (url,) = sockets.inlet(ctx, [f"ipc://{tmp_path}/in"])
+    outlets = Outlets(ctx, "here", patience=5.0, idle=30.0, slowest=1e6)
+    frame = bytes(8_000_000)
+    taken = 0
+
+    def fill(now: float) -> int:
+        """So many bags fit until one has to wait for a receiver that does not read."""
+        sent = 0
+        while not outlets.waiting:
+            header = Header("bag", f"j{sent}", "encoder", (1, 1), "")
+            assert outlets.send(now, "life", (Endpoint("here", url),), header, frame)
+            sent += 1
+            poller = zmq.Poller()
+            outlets.register(poller)
+            while outlets.waiting and poller.poll(1000):
+                outlets.flush(now)
+                poller = zmq.Poller()
+                outlets.register(poller)
+        return sent - 1
+
+    try:
+        taken = fill(0.0)
+        assert taken >= 2
+        outlets.flush(8.0 * taken + 4.9)
+        assert outlets.waiting
+        got = 0
+        while got <= taken:
+            poller = zmq.Poller()
+            poller.register(pull, zmq.POLLIN)
+            outlets.register(poller)
+            assert poller.poll(20_000), f"only {got} of {taken + 1} came"
+            outlets.flush(8.0 * taken + 4.9)
+            while pull.poll(0):
+                assert pull.recv_multipart()[1] == frame
+                got += 1
+        more = fill(1000.0)
+        outlets.flush(1000.0 + 8.0 * more + 5.0)
+        assert not outlets.waiting
+    finally:
+        outlets.close()
+        pull.close()
+        ctx.term()
+
+
+def test_an_idle_link_is_closed_when_its_last_bag_must_have_left(tmp_path: Path) -> None:
+    ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    pull, (url,) = sockets.inlet(ctx, [f"ipc://{tmp_path}/in"])
+    outlets = Outlets(ctx, "here", idle=30.0, slowest=1e6)
+    frame = bytes(40_000_000)  # more than the kernel holds for somebody
+    try:
+        assert outlets.send(0.0, "life", (Endpoint("here", url),), Header("bag", "j", "encoder", (1, 1), ""), frame)
+        while outlets.waiting:
+            poller = zmq.Poller()
+            outlets.register(poller)
+            assert poller.poll(20_000)
+            outlets.flush(0.0)
+        outlets.flush(69.0)
+        assert pull.poll(20_000)
+        assert pull.recv_multipart()[1] == frame
+    finally:
+        outlets.close()
+        pull.close()
+        ctx.term()
