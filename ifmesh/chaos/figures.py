@@ -23,14 +23,15 @@ def figures(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         if record["what"] == "killed worker":
             kills[record["name"]].append(record["t"])
     moves = [r for r in told if r["what"] == "moved"]
-    regrants, witnessed = _regrants(moves, kills, downs)
+    noticed, regrants, elsewhere = _regrants(moves, kills, downs)
     grants, adopted, held = _restarts(moves, kills, downs)
     run, twice = _steps(told)
     times = {r["job"]: r["t"] for r in reversed(told) if r["what"] == "invoked"}
     waits = [r["t"] - times[r["job"]] for r in told if r["what"] == "over" and r["job"] in times]
     return {
+        "kill_to_noticed_s": spread(noticed),
         "kill_to_regrant_s": spread(regrants),
-        "kill_to_regrant_coordinator_up_s": spread(witnessed),
+        "kill_to_regrant_elsewhere_s": spread(elsewhere),
         "coordinator_kill_to_first_grant_s": spread(grants),
         "adopted": adopted,
         "held_at_coordinator_kills": held,
@@ -61,24 +62,29 @@ def spread(seconds: Sequence[float]) -> dict[str, float | int | None]:
 
 def _regrants(
     moves: Sequence[Mapping[str, Any]], kills: Mapping[str, Sequence[float]], downs: Sequence[float]
-) -> tuple[list[float], list[float]]:
-    """From the kill of a worker to the next grant of each job it had: all; and those while the coordinator was never killed."""
-    lost: dict[str, float] = {}
-    every, witnessed = [], []
+) -> tuple[list[float], list[float], list[float]]:
+    """From the kill of a worker until the broker takes each job back that it had; until its next grant; until that, where it is to
+    another worker: it had not to wait for the successor of the dead one.  Of the first and the last, those while the coordinator lived.
+    """
+    lost: dict[str, tuple[float, str]] = {}
+    noticed, every, elsewhere = [], [], []
     for move in moves:
+        name = move["why"].split(" ")[0]
         if move["cause"] == "retried":
-            name = move["why"].split(" ")[0]
             before = bisect_right(kills.get(name, ()), move["t"])
-            if before and move["t"] - kills[name][before - 1] < REACH:
-                lost[move["job"]] = kills[name][before - 1]
-        elif move["cause"] in ("assigned", "adopted"):
-            if (at := lost.pop(move["job"], None)) is not None:
-                every.append(move["t"] - at)
+            if before and move["t"] - (at := kills[name][before - 1]) < REACH:
+                lost[move["job"]] = at, name
                 if bisect_right(downs, move["t"]) == bisect_right(downs, at):
-                    witnessed.append(move["t"] - at)
+                    noticed.append(move["t"] - at)
+        elif move["cause"] in ("assigned", "adopted"):
+            if (known := lost.pop(move["job"], None)) is not None:
+                at, dead = known
+                every.append(move["t"] - at)
+                if name != dead and bisect_right(downs, move["t"]) == bisect_right(downs, at):
+                    elsewhere.append(move["t"] - at)
         else:
             lost.pop(move["job"], None)
-    return every, witnessed
+    return noticed, every, elsewhere
 
 
 def _restarts(

@@ -26,10 +26,13 @@ def test_from_the_kill_of_a_worker_to_the_next_grant() -> None:
             moved(2.7, "a", "guard", "assigned", "guard-1"),
             moved(3.0, "b", "guard", "retried", "raised on guard-1"),  # nobody was killed for that
             moved(3.1, "b", "guard", "assigned", "guard-1"),
+            moved(4.0, "c", "encoder", "retried", "encoder-0 killed: SIGKILL"),
+            moved(4.4, "c", "encoder", "assigned", "encoder-0"),  # its successor
         ]
     )
-    assert found["kill_to_regrant_s"] == {"p50": 0.7, "p99": 0.7, "most": 0.7, "count": 1}
-    assert found["kill_to_regrant_coordinator_up_s"]["count"] == 1
+    assert found["kill_to_noticed_s"] == {"p50": 1.9, "p99": 1.9, "most": 1.9, "count": 2}
+    assert found["kill_to_regrant_s"] == {"p50": 2.3, "p99": 2.3, "most": 2.3, "count": 2}
+    assert found["kill_to_regrant_elsewhere_s"] == {"p50": 0.7, "p99": 0.7, "most": 0.7, "count": 1}
 
 
 def test_a_restart_in_between_is_told_apart() -> None:
@@ -43,7 +46,7 @@ def test_a_restart_in_between_is_told_apart() -> None:
         ]
     )
     assert found["kill_to_regrant_s"]["count"] == 1
-    assert found["kill_to_regrant_coordinator_up_s"]["count"] == 0
+    assert found["kill_to_regrant_elsewhere_s"]["count"] == 0
     assert found["coordinator_kill_to_first_grant_s"] == {"p50": 6.7, "p99": 6.7, "most": 6.7, "count": 1}
 
 
