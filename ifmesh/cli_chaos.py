@@ -191,7 +191,8 @@ def _print(verdict: Verdict, durations: dict[str, Any]) -> None:
     for fault in verdict.faults:
         screen.tell(fault)
     wrong = ("lost", "twice", "different", "innocents_failed", "misjudged", "fell")
-    screen.tell(", ".join(f"{f[name]} {name.replace('_', ' ')}" for name in wrong) + f", poison kills at most {f['poison_kills_max']}")
+    told = ", ".join(f"{f[name]} {name.replace('_', ' ')}" for name in wrong)
+    screen.tell(f"{told}, poison kills at most {f['poison_kills_max']} ({f['poison_unwitnessed']} more that nobody could know of)")
     screen.tell("all is right" if verdict.right else "NOT right")
 
 
