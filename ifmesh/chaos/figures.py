@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 REACH = 60.0
@@ -17,21 +17,20 @@ REACH = 60.0
 def figures(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Seconds as {"p50", "p99", "most", "count"}; steps, and shares of 1."""
     told = sorted((r for r in records if r["what"] in KNOWN), key=lambda r: r["t"])
-    kills = {r["name"]: [] for r in told if r["what"] == "killed worker"}  # type: dict[str, list[float]]
+    kills: dict[str, list[float]] = defaultdict(list)
+    seen = {(r["name"], r["t"]) for r in told if r["what"] == "killed worker" and r["how"] == "child"}
     downs = [r["t"] for r in told if r["what"] == "killed coordinator"]
     for record in told:
         if record["what"] == "killed worker":
             kills[record["name"]].append(record["t"])
     moves = [r for r in told if r["what"] == "moved"]
-    noticed, regrants, elsewhere = _regrants(moves, kills, downs)
+    regrants = _regrants(moves, kills, downs, seen)
     grants, adopted, held = _restarts(moves, kills, downs)
     run, twice = _steps(told)
     times = {r["job"]: r["t"] for r in reversed(told) if r["what"] == "invoked"}
     waits = [r["t"] - times[r["job"]] for r in told if r["what"] == "over" and r["job"] in times]
     return {
-        "kill_to_noticed_s": spread(noticed),
-        "kill_to_regrant_s": spread(regrants),
-        "kill_to_regrant_elsewhere_s": spread(elsewhere),
+        **{name: spread(found) for name, found in regrants.items()},
         "coordinator_kill_to_first_grant_s": spread(grants),
         "adopted": adopted,
         "held_at_coordinator_kills": held,
@@ -61,30 +60,39 @@ def spread(seconds: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def _regrants(
-    moves: Sequence[Mapping[str, Any]], kills: Mapping[str, Sequence[float]], downs: Sequence[float]
-) -> tuple[list[float], list[float], list[float]]:
-    """From the kill of a worker until the broker takes each job back that it had; until its next grant; until that, where it is to
-    another worker: it had not to wait for the successor of the dead one.  Of the first and the last, those while the coordinator lived.
+    moves: Sequence[Mapping[str, Any]], kills: Mapping[str, Sequence[float]], downs: Sequence[float], seen: Set[tuple[str, float]]
+) -> dict[str, list[float]]:
+    """From the kill of a worker to the next grant of each job that it had.  And while the coordinator lived: until the broker takes
+    the job back, of kills with a witness (its parent, which lives on) and without one; with one, to the next grant, where that is to
+    another worker: it had not to wait for the successor of the dead one.
+
+    seen: the kills with a witness, (name, t).
     """
-    lost: dict[str, tuple[float, str]] = {}
-    noticed, every, elsewhere = [], [], []
+    found: dict[str, list[float]] = {
+        name: [] for name in ("kill_to_regrant_s", "witnessed_to_noticed_s", "unwitnessed_to_noticed_s", "witnessed_to_regrant_elsewhere_s")
+    }
+    granted: dict[str, tuple[str, float]] = {}  # by job: which worker has it, since when
+    lost: dict[str, tuple[str, float]] = {}  # by job: which worker had it, and when that was killed
     for move in moves:
-        name = move["why"].split(" ")[0]
+        job, now = move["job"], move["t"]
+        name, since = granted.pop(job, ("", 0.0))
+        struck = kills.get(name, ())
+        before = bisect_right(struck, now)
         if move["cause"] == "retried":
-            before = bisect_right(kills.get(name, ()), move["t"])
-            if before and move["t"] - (at := kills[name][before - 1]) < REACH:
-                lost[move["job"]] = at, name
-                if bisect_right(downs, move["t"]) == bisect_right(downs, at):
-                    noticed.append(move["t"] - at)
-        elif move["cause"] in ("assigned", "adopted"):
-            if (known := lost.pop(move["job"], None)) is not None:
-                at, dead = known
-                every.append(move["t"] - at)
-                if name != dead and bisect_right(downs, move["t"]) == bisect_right(downs, at):
-                    elsewhere.append(move["t"] - at)
-        else:
-            lost.pop(move["job"], None)
-    return noticed, every, elsewhere
+            if before and since <= (at := struck[before - 1]) and now - at < REACH and move["why"].startswith(f"{name} "):
+                lost[job] = name, at
+                if bisect_right(downs, now) == bisect_right(downs, at):
+                    found["witnessed_to_noticed_s" if (name, at) in seen else "unwitnessed_to_noticed_s"].append(now - at)
+            continue
+        if move["cause"] in ("assigned", "adopted"):
+            granted[job] = move["why"].split(" ")[0], now
+            if job in lost:
+                dead, at = lost[job]
+                found["kill_to_regrant_s"].append(now - at)
+                if (dead, at) in seen and granted[job][0] != dead and bisect_right(downs, now) == bisect_right(downs, at):
+                    found["witnessed_to_regrant_elsewhere_s"].append(now - at)
+        lost.pop(job, None)
+    return found
 
 
 def _restarts(
