@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
@@ -25,7 +25,7 @@ def figures(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             kills[record["name"]].append(record["t"])
     moves = [r for r in told if r["what"] == "moved"]
     regrants = _regrants(moves, kills, downs, seen)
-    grants, adopted, held = _restarts(moves, kills, downs)
+    grants, adopted, held = _restarts(moves, kills, downs, _begun(told))
     run, twice = _steps(told)
     times = {r["job"]: r["t"] for r in reversed(told) if r["what"] == "invoked"}
     waits = [r["t"] - times[r["job"]] for r in told if r["what"] == "over" and r["job"] in times]
@@ -96,11 +96,16 @@ def _regrants(
 
 
 def _restarts(
-    moves: Sequence[Mapping[str, Any]], kills: Mapping[str, Sequence[float]], downs: Sequence[float]
+    moves: Sequence[Mapping[str, Any]],
+    kills: Mapping[str, Sequence[float]],
+    downs: Sequence[float],
+    begun: Mapping[tuple[str, str], Sequence[float]],
 ) -> tuple[list[float], int, int]:
-    """After each kill of the coordinator: seconds to its first new grant; how many granted jobs it left with their workers, of how many.
+    """After each kill of the coordinator: seconds to its first new grant; how much running work it left with its workers, of how much.
 
-    Those whose worker was killed as well, before the new coordinator had met it, do not count.
+    What was on its way to a worker had not begun, and does not count; nor does that whose worker was killed as well, before the new
+    coordinator had met it.  begun: by job and stage, when it was stepped; nothing: nobody wrote that down, and all that was granted
+    counts.
     """
     grants: list[float] = []
     granted: dict[str, tuple[str, str, float]] = {}  # by job: at which stage which worker has it, since when
@@ -111,7 +116,10 @@ def _restarts(
     for move in moves:
         while todo and todo[-1] <= move["t"]:
             down = todo.pop()
-            pending, granted = pending | granted, {}
+            pending |= {
+                job: (at, had, since) for job, (at, had, since) in granted.items() if not begun or _within(begun, job, at, since, down)
+            }
+            granted = {}
         job, cause, now = move["job"], move["cause"], move["t"]
         name = move["why"].split(" ")[0]
         if job in pending and (cause in OVER or cause == "assigned" or (cause, move["stage"]) == ("adopted", pending[job][0])):
@@ -128,6 +136,19 @@ def _restarts(
         else:
             granted.pop(job, None)
     return grants, adopted, held
+
+
+def _begun(told: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[float]]:
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for record in told:
+        if record["what"] == "stepped":
+            found[record["job"], record["by"]].append(record["t"])
+    return found
+
+
+def _within(begun: Mapping[tuple[str, str], Sequence[float]], job: str, stage: str, since: float, until: float) -> bool:
+    times = begun.get((job, stage), ())
+    return bisect_right(times, until) > bisect_left(times, since)
 
 
 def _steps(told: Iterable[Mapping[str, Any]]) -> tuple[int, int]:

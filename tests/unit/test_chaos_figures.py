@@ -71,6 +71,19 @@ def test_what_a_restarted_coordinator_adopts(after: list[Record], adopted: int, 
     assert (found["adopted"], found["held_at_coordinator_kills"]) == (adopted, held)
 
 
+@pytest.mark.parametrize(("stepped", "held"), [(1.5, 1), (0.5, 0), (2.5, 0)])
+def test_what_had_not_begun_is_not_to_be_adopted(stepped: float, held: int) -> None:
+    found = figures(
+        [
+            {"t": stepped, "by": "stage_two", "what": "stepped", "job": "a", "step": 1, "of": 5},
+            moved(1.0, "a", "stage_two", "assigned", "stage_two-0"),
+            killed(2.0, "coordinator"),
+            moved(6.0, "a", "stage_two", "assigned", "stage_two-1"),
+        ]
+    )
+    assert (found["adopted"], found["held_at_coordinator_kills"]) == (0, held)
+
+
 def test_steps_that_ran_twice() -> None:
     steps = [(stage, step) for stage in ("encoder", "guard") for step in (1, 2, 3)] + [("guard", 1), ("guard", 2)]
     found = figures({"t": 1.0, "by": stage, "what": "stepped", "job": "a", "step": step, "of": 3} for stage, step in steps)
