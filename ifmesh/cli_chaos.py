@@ -18,20 +18,26 @@ from ifmesh.request import STAGES
 if TYPE_CHECKING:
     from ifmesh.chaos.checker import Verdict
 
-COPIES = {"stage_one": 2, "stage_two": 2}
+COPIES = 2
+"""Of each toy stage: what dies has somebody to take over from it, most of the time."""
 TOY_STEPS = 5
 PER_SECOND = {False: 2.5, True: 1 / 15}
 """Requests, where nobody says for how long: of toy stages, of real ones."""
+EVERY = {False: 1.2, True: 20.0}
+"""Seconds between two kills of workers, where nobody says: of toy stages, of real ones."""
 
 
 @click.group(invoke_without_command=True, short_help="Break a mesh on purpose, and prove that nothing is lost.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of requests and faults: one seed, one schedule.")
 @click.option("--requests", type=click.IntRange(1), default=150, show_default=True, metavar="N")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), metavar="M", help="Of faults.  [N/150; with --real N/4]")
-@click.option("--intensity", type=click.FloatRange(0, 20), metavar="X", help="1: a kill every 1.2 s.  [1; with --real 0.06]")
+@click.option(
+    "--every", type=click.FloatRange(0.05), metavar="S", help="Between two kills of a worker; the rest accordingly.  [1.2; with --real 20]"
+)
 @click.option("--clients", type=click.IntRange(1, 64), default=4, show_default=True, help="Client processes.")
 @click.option("--settle", type=click.FloatRange(min=1), metavar="S", help="In which all must end, then.  [300; with --real 1800]")
 @click.option("--stage-seconds", type=click.FloatRange(0, 60), default=0.05, show_default=True, metavar="S", help="Of a toy stage's work.")
+@click.option("--checkpoint-steps", type=click.IntRange(0, 1000), default=0, show_default=True, metavar="K", help="Of each stage.")
 @click.option("--real", is_flag=True, help="The built-in cascade, instead of toy stages; first undisturbed, to know what it must give.")
 @options.cascade
 @options.copies
@@ -101,7 +107,7 @@ def _run(folder: Path, wanted: dict[str, Any]) -> bool:
 
     real = bool(wanted["real"])
     seconds = 60 * wanted["minutes"] if wanted["minutes"] else wanted["requests"] / PER_SECOND[real]
-    intensity = wanted["intensity"] if wanted["intensity"] is not None else 0.06 if real else 1.0
+    every = wanted["every"] or EVERY[real]
     plan = Plan(wanted["seed"], wanted["requests"], seconds, wanted["clients"], real, "mesh.curve" not in _given())
     if real:
         calm = folder / "undisturbed"
@@ -118,12 +124,13 @@ def _run(folder: Path, wanted: dict[str, Any]) -> bool:
     if disturbed.mesh.coordinator:
         raise Misconfigured(f"mesh.coordinator: {disturbed.mesh.coordinator!r}: chaos breaks a mesh of its own: leave this out")
     check_services(disturbed)
-    events = schedule(plan.seed, seconds, intensity, workers(disturbed), clients(plan.clients), disturbed.mesh.silence)
+    events = schedule(plan.seed, seconds, every, workers(disturbed), clients(plan.clients), disturbed.mesh.silence)
     _say(f"seed {plan.seed}: {plan.requests} requests and {len(events)} faults in {seconds:.0f} s")
     settle = wanted["settle"] or (1800.0 if real else 300.0)
     Run(disturbed, flags, plan, events, settle, lambda: readiness(disturbed), _say).run()
-    about = {"seed": plan.seed, "version": _version(), "curve": disturbed.mesh.curve, "real": real, "intensity": intensity}
-    return _checked(folder, {**about, "seconds": round(seconds, 1)}, wanted["as_json"])
+    about = {"seed": plan.seed, "version": _version(), "curve": disturbed.mesh.curve, "real": real, "seconds": round(seconds, 1)}
+    about |= {"every": every, "checkpoint_steps": wanted["checkpoint_steps"]}
+    return _checked(folder, about, wanted["as_json"])
 
 
 def _settings(folder: Path, wanted: dict[str, Any]) -> None:
@@ -132,7 +139,8 @@ def _settings(folder: Path, wanted: dict[str, Any]) -> None:
     given = _given()
     options.put("mesh.state", str(folder / "state"))
     usual: dict[str, object] = {"mesh.listen": "tcp://127.0.0.1:0", "mesh.drain": 10.0}
-    usual |= {f"services.{stage}.copies": COPIES.get(stage, 1) for stage in STAGES if not wanted["real"]}
+    usual |= {f"services.{stage}.copies": COPIES for stage in STAGES if not wanted["real"]}
+    usual |= {f"services.{stage}.checkpoint_steps": wanted["checkpoint_steps"] for stage in STAGES}
     if not wanted["real"]:
         usual["cascade.toy"] = True
     for key, value in usual.items():
@@ -183,7 +191,8 @@ def _print(verdict: Verdict, durations: dict[str, Any]) -> None:
     for fault in verdict.faults:
         screen.tell(fault)
     wrong = ("lost", "twice", "different", "innocents_failed", "misjudged", "fell")
-    screen.tell(", ".join(f"{f[name]} {name.replace('_', ' ')}" for name in wrong) + f", poison kills at most {f['poison_kills_max']}")
+    told = ", ".join(f"{f[name]} {name.replace('_', ' ')}" for name in wrong)
+    screen.tell(f"{told}, poison kills at most {f['poison_kills_max']} ({f['poison_unwitnessed']} more that nobody could know of)")
     screen.tell("all is right" if verdict.right else "NOT right")
 
 

@@ -8,6 +8,8 @@ What must hold of each request:
     cancelled, only what had a deadline expired, and not before it
   what was bound to fail failed, and as it should                        else misjudged
   one that kills its workers killed at most four                         poison_kills_max
+    (of which anybody could know: not those where chaos killed that very process meanwhile, or its parent before it was heard; those
+    are told as poison_unwitnessed)
 And no coordinator and no client ended of itself                         else fell
 """
 
@@ -66,7 +68,12 @@ class Asked:
     fetched: set[str] = field(default_factory=set)
     previews: set[tuple[str, str]] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
-    poisoned: int = 0
+    poisoned: list[Mapping[str, Any]] = field(default_factory=list)
+    unwitnessed: int = 0
+
+    @property
+    def kills(self) -> int:
+        return len(self.poisoned) - self.unwitnessed
 
 
 def check(records: Iterable[Mapping[str, Any]]) -> Verdict:
@@ -74,6 +81,7 @@ def check(records: Iterable[Mapping[str, Any]]) -> Verdict:
     jobs: dict[str, Asked] = {}
     done: Counter[str] = Counter()
     fell: list[str] = []
+    struck: dict[int, float] = {}  # by chaos: when, at the latest
     wanted = torn = 0
     for record in records:
         what = record["what"]
@@ -83,11 +91,14 @@ def check(records: Iterable[Mapping[str, Any]]) -> Verdict:
             wanted = record["requests"]
         elif what in DONE:
             done[DONE[what]] += 1
+            struck |= {pid: max(record["t"], struck.get(pid, 0.0)) for pid in record.get("pids", ())}
         elif what == "fell" and record["name"].split("-")[0] in ("coordinator", "client"):
             fell.append(f"{record['name']}: {record['why']}")
         elif what in SAID:
             SAID[what](jobs.setdefault(record["job"], Asked()), record)
     jobs = {job: asked for job, asked in jobs.items() if asked.planned}
+    for asked in jobs.values():
+        asked.unwitnessed = sum(max(struck.get(r["pid"], 0.0), struck.get(r["parent"], 0.0)) >= r["t"] for r in asked.poisoned)
     faults: dict[str, list[str]] = {name: [] for name in (*RIGHT, "poison")}
     for job, asked in sorted(jobs.items()):
         for kind, words in _wrong(asked):
@@ -105,15 +116,16 @@ def check(records: Iterable[Mapping[str, Any]]) -> Verdict:
         "unasked": max(0, wanted - len(jobs)),
         "torn": torn,
         "poison": sum(asked.planned["fate"] == "poison" for asked in jobs.values()),
-        "poison_kills_max": max((asked.poisoned for asked in jobs.values()), default=0),
+        "poison_kills_max": max((asked.kills for asked in jobs.values()), default=0),
+        "poison_unwitnessed": sum(asked.unwitnessed for asked in jobs.values()),
     }
     return Verdict(figures, tuple(f"{kind}: {words}" for kind, all_of in faults.items() for words in all_of[:NAMED]))
 
 
 def _wrong(asked: Asked) -> Iterable[tuple[str, str]]:
     """What is wrong with one request: the kind, and in words."""
-    if asked.poisoned > POISON_KILLS:
-        yield "poison", f"killed {asked.poisoned} workers"
+    if asked.kills > POISON_KILLS:
+        yield "poison", f"killed {asked.kills} workers"
     if asked.refused:
         yield "lost", f"refused: {asked.refused[0]}"
     elif not asked.endings:
@@ -211,7 +223,7 @@ def _refused(asked: Asked, record: Mapping[str, Any]) -> None:
 
 
 def _poisoned(asked: Asked, record: Mapping[str, Any]) -> None:
-    asked.poisoned += 1
+    asked.poisoned.append(record)
 
 
 SAID = {

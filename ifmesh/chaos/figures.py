@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 REACH = 60.0
@@ -17,20 +17,20 @@ REACH = 60.0
 def figures(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Seconds as {"p50", "p99", "most", "count"}; steps, and shares of 1."""
     told = sorted((r for r in records if r["what"] in KNOWN), key=lambda r: r["t"])
-    kills = {r["name"]: [] for r in told if r["what"] == "killed worker"}  # type: dict[str, list[float]]
+    kills: dict[str, list[float]] = defaultdict(list)
+    seen = {(r["name"], r["t"]) for r in told if r["what"] == "killed worker" and r["how"] == "child"}
     downs = [r["t"] for r in told if r["what"] == "killed coordinator"]
     for record in told:
         if record["what"] == "killed worker":
             kills[record["name"]].append(record["t"])
     moves = [r for r in told if r["what"] == "moved"]
-    regrants, witnessed = _regrants(moves, kills, downs)
-    grants, adopted, held = _restarts(moves, kills, downs)
+    regrants = _regrants(moves, kills, downs, seen)
+    grants, adopted, held = _restarts(moves, kills, downs, _begun(told))
     run, twice = _steps(told)
     times = {r["job"]: r["t"] for r in reversed(told) if r["what"] == "invoked"}
     waits = [r["t"] - times[r["job"]] for r in told if r["what"] == "over" and r["job"] in times]
     return {
-        "kill_to_regrant_s": spread(regrants),
-        "kill_to_regrant_coordinator_up_s": spread(witnessed),
+        **{name: spread(found) for name, found in regrants.items()},
         "coordinator_kill_to_first_grant_s": spread(grants),
         "adopted": adopted,
         "held_at_coordinator_kills": held,
@@ -60,33 +60,52 @@ def spread(seconds: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def _regrants(
-    moves: Sequence[Mapping[str, Any]], kills: Mapping[str, Sequence[float]], downs: Sequence[float]
-) -> tuple[list[float], list[float]]:
-    """From the kill of a worker to the next grant of each job it had: all; and those while the coordinator was never killed."""
-    lost: dict[str, float] = {}
-    every, witnessed = [], []
+    moves: Sequence[Mapping[str, Any]], kills: Mapping[str, Sequence[float]], downs: Sequence[float], seen: Set[tuple[str, float]]
+) -> dict[str, list[float]]:
+    """From the kill of a worker to the next grant of each job that it had.  And while the coordinator lived: until the broker takes
+    the job back, of kills with a witness (its parent, which lives on) and without one; with one, to the next grant, where that is to
+    another worker: it had not to wait for the successor of the dead one.
+
+    seen: the kills with a witness, (name, t).
+    """
+    found: dict[str, list[float]] = {
+        name: [] for name in ("kill_to_regrant_s", "witnessed_to_noticed_s", "unwitnessed_to_noticed_s", "witnessed_to_regrant_elsewhere_s")
+    }
+    granted: dict[str, tuple[str, float]] = {}  # by job: which worker has it, since when
+    lost: dict[str, tuple[str, float]] = {}  # by job: which worker had it, and when that was killed
     for move in moves:
+        job, now = move["job"], move["t"]
+        name, since = granted.pop(job, ("", 0.0))
+        struck = kills.get(name, ())
+        before = bisect_right(struck, now)
         if move["cause"] == "retried":
-            name = move["why"].split(" ")[0]
-            before = bisect_right(kills.get(name, ()), move["t"])
-            if before and move["t"] - kills[name][before - 1] < REACH:
-                lost[move["job"]] = kills[name][before - 1]
-        elif move["cause"] in ("assigned", "adopted"):
-            if (at := lost.pop(move["job"], None)) is not None:
-                every.append(move["t"] - at)
-                if bisect_right(downs, move["t"]) == bisect_right(downs, at):
-                    witnessed.append(move["t"] - at)
-        else:
-            lost.pop(move["job"], None)
-    return every, witnessed
+            if before and since <= (at := struck[before - 1]) and now - at < REACH and move["why"].startswith(f"{name} "):
+                lost[job] = name, at
+                if bisect_right(downs, now) == bisect_right(downs, at):
+                    found["witnessed_to_noticed_s" if (name, at) in seen else "unwitnessed_to_noticed_s"].append(now - at)
+            continue
+        if move["cause"] in ("assigned", "adopted"):
+            granted[job] = move["why"].split(" ")[0], now
+            if job in lost:
+                dead, at = lost[job]
+                found["kill_to_regrant_s"].append(now - at)
+                if (dead, at) in seen and granted[job][0] != dead and bisect_right(downs, now) == bisect_right(downs, at):
+                    found["witnessed_to_regrant_elsewhere_s"].append(now - at)
+        lost.pop(job, None)
+    return found
 
 
 def _restarts(
-    moves: Sequence[Mapping[str, Any]], kills: Mapping[str, Sequence[float]], downs: Sequence[float]
+    moves: Sequence[Mapping[str, Any]],
+    kills: Mapping[str, Sequence[float]],
+    downs: Sequence[float],
+    begun: Mapping[tuple[str, str], Sequence[float]],
 ) -> tuple[list[float], int, int]:
-    """After each kill of the coordinator: seconds to its first new grant; how many granted jobs it left with their workers, of how many.
+    """After each kill of the coordinator: seconds to its first new grant; how much running work it left with its workers, of how much.
 
-    Those whose worker was killed as well, before the new coordinator had met it, do not count.
+    What was on its way to a worker had not begun, and does not count; nor does that whose worker was killed as well, before the new
+    coordinator had met it.  begun: by job and stage, when it was stepped; nothing: nobody wrote that down, and all that was granted
+    counts.
     """
     grants: list[float] = []
     granted: dict[str, tuple[str, str, float]] = {}  # by job: at which stage which worker has it, since when
@@ -97,7 +116,10 @@ def _restarts(
     for move in moves:
         while todo and todo[-1] <= move["t"]:
             down = todo.pop()
-            pending, granted = pending | granted, {}
+            pending |= {
+                job: (at, had, since) for job, (at, had, since) in granted.items() if not begun or _within(begun, job, at, since, down)
+            }
+            granted = {}
         job, cause, now = move["job"], move["cause"], move["t"]
         name = move["why"].split(" ")[0]
         if job in pending and (cause in OVER or cause == "assigned" or (cause, move["stage"]) == ("adopted", pending[job][0])):
@@ -114,6 +136,19 @@ def _restarts(
         else:
             granted.pop(job, None)
     return grants, adopted, held
+
+
+def _begun(told: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[float]]:
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for record in told:
+        if record["what"] == "stepped":
+            found[record["job"], record["by"]].append(record["t"])
+    return found
+
+
+def _within(begun: Mapping[tuple[str, str], Sequence[float]], job: str, stage: str, since: float, until: float) -> bool:
+    times = begun.get((job, stage), ())
+    return bisect_right(times, until) > bisect_left(times, since)
 
 
 def _steps(told: Iterable[Mapping[str, Any]]) -> tuple[int, int]:

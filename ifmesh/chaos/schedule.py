@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from random import Random
 
 RATES = {
-    "kill": 0.35,
-    "kill busy": 0.5,
-    "kill coordinator": 0.085,
-    "kill all": 0.004,
-    "kill client": 0.02,
-    "pause": 0.09,
-    "partition": 0.045,
-    "deafen": 0.03,
-    "bytes": 0.1,
+    "kill": 0.41,
+    "kill busy": 0.59,
+    "kill coordinator": 0.105,
+    "kill all": 0.005,
+    "kill client": 0.024,
+    "pause": 0.11,
+    "partition": 0.055,
+    "deafen": 0.035,
+    "bytes": 0.12,
 }
-"""Of each kind, so many a second at intensity 1."""
+"""Of each kind, so many for each kill of a worker."""
 
 LONG = 0.3
 """Share of pauses and partitions that last longer than `mesh.silence`."""
@@ -45,17 +45,17 @@ class Event:
 
 
 def schedule(
-    seed: int, seconds: float, intensity: float, workers: Sequence[str], clients: Sequence[str], silence: float = 5.0
+    seed: int, seconds: float, every: float, workers: Sequence[str], clients: Sequence[str], silence: float = 5.0
 ) -> tuple[Event, ...]:
     """All events, by time.
 
-    seconds: for how long; intensity: times RATES; silence: seconds after which the mesh counts a process as lost.
+    seconds: for how long; every: between two kills of a worker; silence: seconds after which the mesh counts a process as lost.
     """
     random = Random(f"schedule {seed}")
     made: list[Event] = []
     for kind, rate in RATES.items():
         draw = _DRAWN[kind]
-        wanted = round(rate * intensity * seconds)
+        wanted = round(rate * seconds / every)
         for place in range(wanted):  # one in each part of the time: by pure chance a coordinator is killed five times before it grants
             at, number = (place + random.random()) / wanted * seconds, random.getrandbits(32)
             target, how, lasts = draw(random, workers, clients, silence)

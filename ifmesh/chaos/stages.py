@@ -5,6 +5,7 @@ Option `history` (the stage's section of ifmesh.toml): the folder of the run.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -26,7 +27,7 @@ class Told(toy.Toy):
 
     def _trouble(self, prompt: str) -> None:
         if f"toy:abort={self.name}" in prompt and (found := re.search(r"job (\S+)", prompt)):
-            self._history.say("poisoned", job=found[1])
+            self._history.say("poisoned", job=found[1], pid=os.getpid(), parent=os.getppid())
         super()._trouble(prompt)
 
 

@@ -15,6 +15,7 @@ import pytest
 from ifmesh.chaos.asks import asks, made
 from ifmesh.chaos.history import SEEN, lines
 from ifmesh.chaos.oracle import Oracle
+from ifmesh.request import STAGES
 from tests.mesh.kit import Mesh, expected
 
 FORGETFUL = """
@@ -23,6 +24,9 @@ if "coordinator" in sys.orig_argv:
     from ifmesh.journal import Journal
     Journal.commit = lambda self, commands: None
 """
+
+ONE_EACH = [word for stage in STAGES for word in ("--copies", f"{stage}=1")]  # a mesh that starts soon
+SHORT = ("--minutes", "0.12", "--every", "0.6", "--clients", "2", *ONE_EACH)
 
 
 def chaos(folder: Path, *flags: str, path: str = "") -> tuple[int, dict[str, Any], str]:
@@ -38,10 +42,10 @@ def chaos(folder: Path, *flags: str, path: str = "") -> tuple[int, dict[str, Any
 
 @pytest.mark.timeout(300)
 def test_a_mesh_that_is_killed_stopped_and_cut_loses_nothing(tmp_path: Path) -> None:
-    code, told, said = chaos(tmp_path / "run", "--seed", "11", "--requests", "40", "--minutes", "0.2", "--clients", "2")
+    code, told, said = chaos(tmp_path / "run", "--seed", "11", "--requests", "24", "--checkpoint-steps", "2", *SHORT)
     assert (code, told["right"], told["faults"]) == (0, True, []), said
-    assert told["requests"] == told["accepted"] == 40
-    assert told["finished"] + told["failed"] + told["cancelled"] == 40
+    assert told["requests"] == told["accepted"] == 24
+    assert told["finished"] + told["failed"] + told["cancelled"] == 24
     assert told["worker_kills"] >= 8
     assert told["coordinator_kills"] >= 1
     assert told["pauses"] + told["partitions"] >= 1
@@ -52,8 +56,8 @@ def test_a_mesh_that_is_killed_stopped_and_cut_loses_nothing(tmp_path: Path) -> 
 def test_a_journal_that_does_not_commit_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "sitecustomize.py").write_text(FORGETFUL)
-    flags = ("--seed", "3", "--requests", "12", "--minutes", "0.15", "--clients", "2", "--settle", "60")
-    code, told, said = chaos(tmp_path / "run", *flags, path=str(tmp_path / "broken"))
+    flags = ("--seed", "3", "--requests", "12", "--settle", "60")
+    code, told, said = chaos(tmp_path / "run", *flags, *SHORT, path=str(tmp_path / "broken"))
     assert (code, told["right"]) == (1, False), said
     assert told["lost"] > 0, told
 

@@ -44,6 +44,10 @@ def failing(job: str, fate: str, cause: str) -> list[Record]:
     return [planned(job, fate), said(1.0, "invoked", job), said(2.0, "ended", job, how="failed", cause=cause, error="why")]
 
 
+def poisoned(t: float, parent: int) -> Record:
+    return said(t, "poisoned", "p", pid=parent + 1, parent=parent)
+
+
 def whole() -> list[Record]:
     """A history in which all is right, of every kind."""
     return [
@@ -55,7 +59,7 @@ def whole() -> list[Record]:
         said(2.0, "ended", "c", how="finished", digest="e"),
         said(2.0, "fetched", "c", pictures={"stage_two": "bb"}),
         *failing("p", "poison", "poison"),
-        *[said(1.5, "poisoned", "p")] * 4,
+        *[poisoned(1.5, parent) for parent in (100, 200, 300, 400)],
         *failing("r", "raise", "error"),
         planned("e", "deadline", 3.0),
         said(1.0, "invoked", "e"),
@@ -64,7 +68,7 @@ def whole() -> list[Record]:
         said(1.0, "invoked", "x"),
         said(1.5, "thought better", "x"),
         said(2.0, "ended", "x", how="cancelled"),
-        {"t": 1.0, "by": "chaos", "what": "killed worker", "name": "guard-0"},
+        {"t": 1.0, "by": "chaos", "what": "killed worker", "name": "guard-0", "pids": [600, 500]},
         {"t": 1.0, "by": "chaos", "what": "fell", "name": "guard-0", "why": "SIGABRT"},
     ]
 
@@ -125,7 +129,7 @@ WRONG: dict[str, tuple[str, Callable[[list[Record]], list[Record]]]] = {
     ),
     "not all was asked": ("unasked", lambda h: [{**r, "requests": 9} if r["what"] == "began" else r for r in h]),
     "a line is torn": ("torn", lambda h: [*h, {"t": 0.0, "by": "", "what": "torn"}]),
-    "poison killed five": ("poison", lambda h: [*h, said(1.6, "poisoned", "p")]),
+    "poison killed five": ("poison", lambda h: [*h, poisoned(1.6, 500)]),
 }
 
 
@@ -189,3 +193,13 @@ def test_a_line_that_was_cut_is_counted(tmp_path: Path) -> None:
 
 def test_a_verdict_without_requests_is_not_right() -> None:
     assert not Verdict({"requests": 0, "poison_kills_max": 0, **dict.fromkeys(RIGHT, 0)}, ()).right
+
+
+@pytest.mark.parametrize("pid", [500, 501])
+def test_a_death_of_which_nobody_could_know_is_told_apart(pid: int) -> None:
+    """Its only witness was killed before it was heard, or it was chaos itself that struck."""
+    struck = {"t": 1.65, "by": "chaos", "what": "killed worker", "name": "guard-0", "how": "parent", "pids": [pid]}
+    verdict = check([struck, *whole(), poisoned(1.6, 500)])
+    assert verdict.right, verdict.faults
+    assert (verdict.figures["poison_kills_max"], verdict.figures["poison_unwitnessed"]) == (4, 1)
+    assert not check([{**struck, "t": 1.5}, *whole(), poisoned(1.6, 500)]).right
