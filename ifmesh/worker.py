@@ -123,6 +123,7 @@ class Worker:
             with suppress(OSError):
                 path.unlink()
         self._ctx.term()  # the last words leave
+        logger.info("ended, %d frames of garbage dropped", self._garbage.total)
         return self._code
 
     def _told(self, event: Event) -> None:
