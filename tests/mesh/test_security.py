@@ -1,20 +1,19 @@
-"""Nobody without a key gets a word in, and nobody with one says what is not his to say: real processes, real keys."""
+"""Nobody without a key gets a word in, and nobody with one says what is not his to say: real processes, real keys.
+
+Keys that are revoked under a worker, or come late, floods and dead doors are rows 54 to 58: tests/matrix/test_process_security.py.
+"""
 
 from __future__ import annotations
 
-import resource
 import signal
-import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from ifmesh import Client, Lost, authorized, bags, identity
 from ifmesh.authorized import Entry
@@ -30,23 +29,21 @@ from ifmesh.protocol import (
     Header,
     Hello,
     Inspect,
-    Progress,
     Refused,
     Submit,
     ToCoordinator,
     Trusted,
     WorkerMessage,
 )
-from ifmesh.request import Request, Settings
+from ifmesh.request import Request
 from ifmesh.wire import HEADER, TO_WORKER
 from tests.mesh.conftest import Make
 from tests.mesh.kit import LIMIT, Mesh, Speaker, expected, published
+from tests.mesh.people import known, own_words, stranger, table, turned_away
 
 FOX = Request("a fox", seed=7)
-LONG = replace(FOX, last_stage="stage_one", settings={"stage_one": Settings(steps=60)})
 NOTHING = bags.encode({})
 SOME = ("encoder", "stage_one", "guard")
-REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
 @pytest.fixture(scope="module")
@@ -54,48 +51,6 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     with Mesh(tmp_path_factory.mktemp("calm")) as mesh:
         mesh.all(SOME)
         yield mesh
-
-
-def stranger(mesh: Mesh, name: str = "mallory", role: str = "client") -> Identity:
-    """A good key of which the coordinator knows nothing."""
-    me = mesh.identity()
-    server = me.server if me is not None else identity.generate().public
-    return Identity(name, role, identity.generate(), server, mesh.config.control())
-
-
-def known(mesh: Mesh, name: str) -> Identity:
-    me = mesh.identity(name)
-    assert me is not None
-    return me
-
-
-def table(mesh: Mesh) -> Path:
-    return mesh.state / "keys" / authorized.FILE
-
-
-def own_words(mesh: Mesh, log: str, text: str) -> None:
-    """Until this process has said so."""
-    mesh.wait_for(lambda: text in (mesh.logs / f"{log}.log").read_text())
-
-
-def turned_away(ctx: zmq.Context[zmq.Socket[bytes]], kind: int, url: str, me: Identity | None, server: str) -> None:
-    """The handshake fails, and nothing can be sent."""
-    made = ctx.socket(kind)
-    made.setsockopt(zmq.IMMEDIATE, 1)
-    if me is not None:
-        made.curve_publickey, made.curve_secretkey = me.keys.public.encode(), me.keys.secret.encode()
-        made.curve_serverkey = server.encode()
-    monitor = made.get_monitor_socket(REFUSED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-    made.connect(url)
-    try:
-        assert monitor.poll(int(LIMIT * 1000)), f"neither in nor out at {url}"
-        assert recv_monitor_message(monitor)["event"] & REFUSED, f"{url} is open"
-        with pytest.raises(zmq.Again):
-            made.send(b"a word", zmq.DONTWAIT)
-    finally:
-        made.disable_monitor()
-        monitor.close(0)
-        made.close(0)
 
 
 def test_who_has_no_key_gets_no_word_in(mesh: Make) -> None:
@@ -234,47 +189,6 @@ def hushed(mesh: Mesh, speaker: Speaker) -> None:
     assert speaker.hear(0.0) is None
 
 
-def test_a_revoked_worker_is_lost_at_once_and_nobody_is_blamed(mesh: Make) -> None:
-    """Its task begins anew on another worker.  Let in again, it is a worker as before."""
-    one = mesh(services__stage_one__options__step_ms=50)
-    one.all(("encoder", "guard"))
-    secret = one.invite("rented", "worker:stage_one")
-    identity.write(one.folder / "rented.key", secret)
-    one.start("rented", "worker", "stage_one", "--name", "rented", "--set", f"mesh.identity={one.folder / 'rented.key'}")
-    with one.speaker() as fan:
-        fan.submit("a", LONG)
-        fan.until(Progress, lambda m: m.stage == "stage_one" and m.step > 1)
-        one.worker("stage_one")
-        one.ready(fan, "stage_one-0")
-        assert authorized.remove(table(one), "rented") == 1
-        assert [run.worker for run in fan.finished("a").runs if run.stage == "stage_one"] == ["stage_one-0"]
-        assert published(fan.result("a")) == expected(LONG)
-        story = [text for _, text in fan.books("a").story]
-        assert any("rented" in text and "its key was revoked" in text for text in story), story
-        assert not any("held against" in text or "blame" in text for text in story), story
-        assert "rented" not in {row.service for row in fan.books().services}
-        authorized.add(table(one), Entry("rented", "worker:stage_one", secret.keys.public))
-        one.ready(fan, "rented")
-
-
-def test_a_worker_and_a_client_whose_keys_come_late_join_all_the_same(mesh: Make) -> None:
-    """libzmq has given their sockets up for ever: they are made anew."""
-    one = mesh()
-    one.coordinator()
-    late = stranger(one, "late", "worker:encoder")
-    identity.write(one.folder / "late.key", late)
-    one.start("late", "worker", "encoder", "--name", "late", "--set", f"mesh.identity={one.folder / 'late.key'}")
-    client = stranger(one, "nightowl")
-    own_words(one, "late", "this key is not authorised there; trying again")
-    with Client(identity=identity.dumps(client), timeout=0.5) as asker, pytest.raises(Lost, match="not authorised there; this is nightowl"):
-        asker.status()
-    with one.speaker() as fan, Client(identity=identity.dumps(client), timeout=LIMIT) as asker:
-        for each in (late, client):
-            authorized.add(table(one), Entry(each.name, each.role, each.keys.public))
-        one.ready(fan, "late")
-        assert asker.status().pages
-
-
 def test_beyond_this_machine_only_with_keys(mesh: Make) -> None:
     one = mesh(mesh__listen="tcp://0.0.0.0:0", mesh__address="127.0.0.1")
     one.coordinator()
@@ -321,29 +235,6 @@ def test_who_may_push_is_told_again_until_it_is_heard(calm: Mesh) -> None:
         speaker.send(Beat(life, 3, "ready", (), trusts=trusted.number))
         assert speaker.socket.poll(int(LIMIT * 1000))
         assert not isinstance(TO_WORKER.decode(speaker.socket.recv()), Trusted)
-
-
-def test_without_descriptors_nobody_new_comes_in_and_the_old_stay(mesh: Make) -> None:
-    """Strangers take all there are, and are hung up on; it is said, and nothing ends."""
-    one = mesh()
-    process = one.coordinator()
-    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (200, 200))
-    port = int(one.config.control().rpartition(":")[2])
-    with one.speaker() as fan, ExitStack() as strangers:
-        assert isinstance(fan.books(), Books)
-        end = time.monotonic() + LIMIT
-        while "file descriptors are in use: soon" not in process.log.read_text():
-            assert time.monotonic() < end
-            strangers.pop_all().close()
-            for _ in range(400):
-                strangers.enter_context(socket.create_connection(("127.0.0.1", port), LIMIT))
-            assert isinstance(fan.books(), Books)
-            one.wait_for(lambda: "soon" in process.log.read_text() or psutil.Process(process.pid).num_fds() < 100)
-        assert isinstance(fan.books(), Books)
-        own_words(one, "coordinator", "newcomers are welcome again")
-    with one.speaker() as new:
-        assert isinstance(new.books(), Books)
-    assert process.popen.poll() is None
 
 
 def test_secrets_stay_in_their_files(calm: Mesh) -> None:
