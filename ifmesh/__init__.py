@@ -27,7 +27,8 @@ The layers, each knowing only those above it (a test holds them to it):
   what a user brings  source      a picture file, from whatever there is
                       embeds      texts, encoded
                       wishes      keyword arguments -> Request and upload
-  shells              sockets     the only file with socket options; zap: who may come in; line: a link that comes back; descriptors
+  shells              sockets     the only file with socket options; zap: who may come in; line: a link that comes back; descriptors,
+                              memory and meter (who sends without end)
                       authorized  whom the coordinator lets in: the table of keys, and those of the mesh itself
                       credentials who this process is, and where it finds the coordinator
                       gate        the coordinator's: who said this, and may it; trust: the same of a worker

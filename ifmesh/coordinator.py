@@ -31,6 +31,8 @@ from ifmesh.inlet import deliveries
 from ifmesh.journal import Journal
 from ifmesh.log import Garbage, logger
 from ifmesh.mail import PREVIEWS, RESULTS, Mail, Message
+from ifmesh.memory import Tidy
+from ifmesh.meter import Meter
 from ifmesh.outlets import Outlets
 from ifmesh.places import announce, remembered, socket_file, sweep, withdraw
 from ifmesh.protocol import (
@@ -92,6 +94,7 @@ class Coordinator:
         self._config = config
         self._garbage = Garbage()
         self._descriptors = Count()
+        self._memory = Tidy()
         self._ctx = sockets.context()
         self._bell = Bell()
         self._commands: list[Command] = []
@@ -128,6 +131,7 @@ class Coordinator:
         path = socket_file(state, "coordinator")
         address = sockets.own_address(self._config.mesh.address, url)
         self._inlet, urls = sockets.inlet(self._ctx, [f"ipc://{path}", sockets.at(address)], keys)
+        self._meter = Meter({**sockets.bounds(urls, sockets.UNHEARD), **sockets.bounds([url], sockets.UNHEARD_CONTROL)})
         inlet = tuple(Endpoint(host if u.startswith("ipc:") else "", u, public) for u in urls)
         url = sockets.dialled(url, address)
         patience = {stage: s.patience for stage, s in self._config.services.items() if s.patience > 0}
@@ -186,13 +190,15 @@ class Coordinator:
             self._stop(number)
         self._zap.tend()
         self._descriptors.look(time.monotonic())
+        self._meter.look(time.monotonic())
+        self._memory.look(time.monotonic())
         self._reread()
         if self._disk.waiting:
             self._bide()
             return
         self._landed()  # first: what is begun in this turn counts as busy until its end, and so is not discarded
         self._hear()
-        for header, frame in deliveries(self._inlet, INLET, self._garbage, self._wanted):
+        for header, frame in deliveries(self._inlet, INLET, self._garbage, self._wanted, self._meter.heard):
             self._arrived(header, frame)
         wakeup = self._broker.wakeup()
         if wakeup is not None and wakeup <= time.monotonic():
@@ -242,6 +248,7 @@ class Coordinator:
                 first, *parts = sockets.received(self._control, 2)
             except zmq.Again:
                 return
+            self._meter.heard(first)
             peer = first.bytes
             try:
                 self._heard(peer, parts)

@@ -21,18 +21,20 @@ def deliveries(
     kinds: Collection[Kind],
     garbage: Garbage,
     wanted: Callable[[Header, str], bool] = lambda *_: True,
+    heard: Callable[[zmq.Frame], None] = lambda _: None,
     most: int = 16,
 ) -> Iterator[Delivery]:
     """Header and frame of each whole delivery of these kinds, at most so many messages; the rest is garbage.
 
     wanted: asked of each header, and of the public key of who sent it; what nobody waits for is dropped before its frame is looked at.
-    Garbled, if that key may not send it.
+    Garbled, if that key may not send it.  heard: told of each message, whatever it is: see `meter`.
     """
     for _ in range(most):
         try:
             parts = sockets.received(inlet, 2)
         except zmq.Again:
             return
+        heard(parts[0])
         try:
             if len(parts) != 2:
                 raise Garbled(f"{'more' if len(parts) > 2 else len(parts)} parts instead of header and frame")

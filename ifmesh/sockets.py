@@ -37,6 +37,9 @@ _Options = Mapping[int, int | bytes]
 
 CONTROL_LIMIT = 256 << 10  # bytes of a frame to the coordinator
 DATA_LIMIT = 64 << 20  # bytes of a bag, or of a result to a client
+WAITING = 2  # bags of one connection that wait to be read
+UNHEARD = (WAITING + 1) * (DATA_LIMIT + 65536)  # bytes that may come over one data link before they make a message: `meter`
+UNHEARD_CONTROL = 16 << 20  # and over a control link: a thousand long requests may wait there
 DOMAIN = b"ifmesh"  # of ZAP: with an empty one, or unless it is enforced, CURVE lets anybody in when nobody answers for ZAP (measured)
 _LONGEST = 80  # bytes of run_dir: a socket's whole path has at most 107, and its name needs some of them
 
@@ -75,7 +78,7 @@ _DEALER: _Options = {
 }
 _PULL: _Options = {
     zmq.MAXMSGSIZE: DATA_LIMIT,
-    zmq.RCVHWM: 4,  # bounds memory; credits are the broker's
+    zmq.RCVHWM: WAITING,  # bounds memory; credits are the broker's
     zmq.LINGER: 0,
 }
 _PUSH: _Options = {
@@ -163,6 +166,11 @@ def speaker(part: zmq.Frame) -> str:
     except zmq.ZMQError:
         return ""
     return found if isinstance(found, str) else ""
+
+
+def bounds(urls: Iterable[str], most: int) -> dict[int, int]:
+    """The same for the port of each of these that has one."""
+    return {port: most for url in urls if url.startswith("tcp:") and (port := urlsplit(url).port) is not None}
 
 
 def choose(endpoints: Iterable[Endpoint], host: str) -> Endpoint:

@@ -26,6 +26,7 @@ from tests.mesh.kit import Mesh
 GROWTH = 64 << 20  # bytes of memory that a process may have more when all is over than before
 LOG = 4 << 20  # bytes that a process may have said of garbage
 LINE = 2000  # characters of a line of the log
+LOST = re.compile(rf"({'|'.join(STAGES)})-0 is lost")
 GARBAGE = re.compile(r"dropped what (?!\S+ \(a newcomer\))")
 
 
@@ -78,7 +79,7 @@ def _run(mesh: Mesh, count: int, seed: int, curve: bool, calm: float) -> dict[st
         longest = max(len(line) for text in _logs(mesh).values() for line in text.splitlines())
         if pids != _pids(mesh):
             wrong.append(f"other processes than before: {_pids(mesh)} instead of {pids}")
-        if lost := [line for line in _logs(mesh)["coordinator"].splitlines() if re.search(r"(%s)-0 is lost" % "|".join(STAGES), line)]:
+        if lost := [line for line in _logs(mesh)["coordinator"].splitlines() if LOST.search(line)]:
             wrong.append(f"workers were given up: {lost[:3]}")
         if broken := [name for name, text in _logs(mesh).items() if "Traceback" in text]:
             wrong.append(f"a traceback in the log of {broken}")

@@ -6,7 +6,7 @@ import random
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -84,8 +84,8 @@ class Siege:
             everybody = [me for me in (self.mesh.identity(), *own, *made) if me is not None]
             self._insiders = {who: [me for me in everybody if me.role.startswith(who)] for who in INSIDERS}
         with self.mesh.speaker() as speaker:
-            self._lives = [name for name in ("encoder-0", "guard-0", "nobody.0123")]
             speaker.books()
+        self._lives = ["encoder-0", "guard-0", "nobody.0123"]
         self._doors = self._found()
 
     def close(self) -> None:
@@ -114,12 +114,12 @@ class Siege:
 
     def spoilt(self, count: int) -> None:
         """Good clients, with somebody on the wire between them and the mesh."""
-        keys = [me for all_ in self._insiders.values() for me in all_] or [None]
+        keys: list[Identity | None] = [me for all_ in self._insiders.values() for me in all_]
         for _ in range(count):
             door = self._doors[0]
             self.counts["spoilt on the wire", door.kind] += 1
-            at, me = self._dice.randint(1, 9), self._dice.choice(keys)
-            with Between(int(door.url.rpartition(":")[2]), lambda n, part, at=at: damaged(self._dice, [part]) if n >= at else part) as between:
+            me = self._dice.choice(keys or [None])
+            with Between(int(door.url.rpartition(":")[2]), self._spoils(self._dice.randint(1, 9))) as between:
                 routing = (tag(me.keys.public) if me else "") + f"spoilt.{self._dice.random()}"
                 made = sockets.control_client(self._ctx, between.url, routing.encode(), me.keys if me else None, door.key)
                 for message in ([b"\x80"], *[[one] for one in guests.SPOKEN[:6]]):
@@ -128,6 +128,10 @@ class Siege:
                     with suppress(zmq.Again):
                         made.send_multipart(message, zmq.DONTWAIT)
                 made.close(0)
+
+    def _spoils(self, since: int) -> Callable[[int, bytes], bytes]:
+        dice = random.Random(self._dice.random())
+        return lambda number, part: damaged(dice, [part]) if number >= since else part
 
     def finish(self) -> None:
         """Until the last has left."""

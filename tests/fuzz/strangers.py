@@ -142,9 +142,13 @@ def _pings(dice: random.Random, _: Overheard) -> Talk:
 
 def _commands(dice: random.Random, _: Overheard) -> Talk:
     """What has its place in the handshake, or in another pattern, or nowhere."""
-    name = dice.choice((b"READY", b"ERROR", b"HELLO", b"WELCOME", b"INITIATE", b"MESSAGE", b"SUBSCRIBE", b"CANCEL", b"JOIN", b"X" * 250, b""))
+    name = dice.choice(
+        (b"READY", b"ERROR", b"HELLO", b"WELCOME", b"INITIATE", b"MESSAGE", b"SUBSCRIBE", b"CANCEL", b"JOIN", b"X" * 250, b"")
+    )
     body = dice.choice((b"", b"\xff", b"\xff" * 200, dice.randbytes(100)))
-    return Talk((_in(dice), dice.choice((command(name, body), frame(b"\xff" + name, 4), frame(b"", 4), frame(b"", 0xFF), command(name) * 100))))
+    return Talk(
+        (_in(dice), dice.choice((command(name, body), frame(b"\xff" + name, 4), frame(b"", 4), frame(b"", 0xFF), command(name) * 100)))
+    )
 
 
 def _null(dice: random.Random, _: Overheard) -> Talk:
