@@ -31,7 +31,7 @@ from ifmesh.inlet import deliveries
 from ifmesh.journal import Journal
 from ifmesh.log import Garbage, logger
 from ifmesh.mail import PREVIEWS, RESULTS, Mail, Message
-from ifmesh.outlets import Outlets
+from ifmesh.outlets import TRIES, Outlets
 from ifmesh.places import announce, remembered, socket_file, sweep, withdraw
 from ifmesh.protocol import (
     Cancel,
@@ -141,7 +141,7 @@ class Coordinator:
             checkpoints=mesh.checkpoint_bytes > 0,
         )
         self._broker = Broker(IF, self._journal.epoch, inlet, policy)
-        self._outlets = Outlets(self._ctx, host, keys)
+        self._outlets = Outlets(self._ctx, host, keys, TRIES * mesh.transfer)
         self._checkpoints = Checkpoints(self._config.mesh.checkpoint_bytes)
         self._writer = Writer(self._journal, self._bell, self._garbage)
         self._writer.start()
