@@ -119,7 +119,8 @@ def load_stage(factory: str) -> Stage:
 class Compute:
     """keep_bags: also write each finished bag into this folder, as JOB.STAGE.safetensors.
 
-    checkpoint_steps: after each so many steps of a job tell what it takes to go on from there; 0: never.
+    checkpoint_steps: after each so many steps of a job tell what it takes to go on from there; 0: never.  leave: is told, just before,
+    which jobs run now, and nothing else: the process may die of them.
     """
 
     def __init__(
@@ -131,9 +132,10 @@ class Compute:
         keep_bags: Path | None,
         tell: Callable[[Event], None],
         checkpoint_steps: int = 0,
+        leave: Callable[[tuple[str, ...]], None] = lambda _: None,
     ) -> None:
         self._name, self._factory, self._setup, self._cascade, self._keep_bags, self._tell = stage, factory, setup, cascade, keep_bags, tell
-        self._each = checkpoint_steps
+        self._each, self._leave = checkpoint_steps, leave
         self._orders: SimpleQueue[Task | Forget] = SimpleQueue()
         self._work: dict[str, _Work] = {}
         self._asked = 0
@@ -163,6 +165,8 @@ class Compute:
             self._tell(Free())
         try:
             while True:
+                if not self._work:
+                    self._leave(())
                 order = self._orders.get(block=not self._work)
                 if isinstance(order, Task):
                     self._asked -= not order.urgent
@@ -176,6 +180,7 @@ class Compute:
         self._step(stage)
 
     def _admit(self, stage: Stage, task: Task) -> None:
+        self._leave((task.job,))
         try:
             bag = bags.decode(task.frame, self._cascade.enters(task.request, self._name))
         except Garbled as error:
@@ -213,6 +218,7 @@ class Compute:
 
     def _step(self, stage: Stage) -> None:
         paused = self._paused(stage.slots)
+        self._leave(tuple(job for job in self._work if job not in paused))
         began = perf_counter()
         try:
             for advance in stage.step(paused):

@@ -33,7 +33,7 @@ from ifmesh.log import Garbage, logger
 from ifmesh.mail import PREVIEWS, RESULTS, Mail, Message
 from ifmesh.memory import Tidy
 from ifmesh.meter import Meter
-from ifmesh.outlets import Outlets
+from ifmesh.outlets import TRIES, Outlets
 from ifmesh.places import announce, remembered, socket_file, sweep, withdraw
 from ifmesh.protocol import (
     Cancel,
@@ -146,7 +146,7 @@ class Coordinator:
             checkpoints=mesh.checkpoint_bytes > 0,
         )
         self._broker = Broker(IF, self._journal.epoch, inlet, policy)
-        self._outlets = Outlets(self._ctx, host, keys, slowest=mesh.slowest_link)
+        self._outlets = Outlets(self._ctx, host, keys, TRIES * mesh.transfer, slowest=mesh.slowest_link)
         self._checkpoints = Checkpoints(self._config.mesh.checkpoint_bytes)
         self._writer = Writer(self._journal, self._bell, self._garbage)
         self._writer.start()

@@ -255,7 +255,7 @@ class Crew(Vigil):
         ran = None if m.ran is None else set(m.ran) & self.jobs.keys()
         if (worker := self.roster.lives.get(m.life)) is not None:
             self._lose(now, worker, f"{m.cause}: {m.detail}", own, ran)
-        elif own and m.life not in self._over:  # lost in silence before, or never seen: it died while no coordinator was there
+        elif own:  # lost in silence before, or for another under its name, or never seen: it died while no coordinator was there
             name = m.name[:WORDS] or m.life
             known = self._suspects.get(m.life, set())
             self._hold_against(now, known if ran is None else ran, name, m.life, f"{name} {m.cause}: {m.detail}")

@@ -165,12 +165,6 @@ class Keeper:
         self._heard = 0.0
         self._said_bye = False
 
-    @property
-    def running(self) -> tuple[str, ...]:
-        """The jobs that step now: what makes way for more urgent ones does not."""
-        running = sorted((-t.request.priority, t.token, job) for job, t in self.tasks.items() if t.running)
-        return tuple(job for _, _, job in running[: self.hello.slots])
-
     def start(self, now: float) -> list[Command]:
         """Say Hello; loading."""
         self._heard = now

@@ -19,6 +19,8 @@ from ifmesh.wire import HEADER
 Frame = bytes | memoryview
 
 MOST = 256
+TRIES = 0.8
+"""Of the seconds after which the broker orders a bag again (mesh.transfer), the part in which its link has to come up."""
 SOONEST, LATEST = 0.05, 1.0
 """Seconds between which a link is tried again that was refused: the receiver may be about to learn of our key."""
 
@@ -44,9 +46,10 @@ class Link:
 class Outlets:
     """Sends bags, best effort: whatever is lost here the broker sees missing and orders again, so nothing is kept for long.
 
-    patience: seconds that a bag waits for its link, once that may be free.  idle: seconds after which an unused link is closed; a life
-    never comes back, so links to the dead go this way too.  slowest: bytes a second that a link carries at the least.  keys: our own;
-    those of the receivers are in their endpoints.
+    patience: seconds that a bag waits for its link, once that may be free: fewer than until the broker orders it again (`TRIES`), for then
+    the receiver's other address is tried.  idle: seconds after which an unused link is closed; a life never comes back, so links to the
+    dead go this way too.  slowest: bytes a second that a link carries at the least.  keys: our own; those of the receivers are in their
+    endpoints.
     """
 
     def __init__(

@@ -47,6 +47,7 @@ class Vigil(Desk):
         """Its key is valid no more.  Not buried: let in again, it says Hello again."""
         if (worker := self.roster.lives.get(life)) is not None:
             self._lose(now, worker, "its key was revoked", own=False)
+            del self._suspects[life]  # what it dies of later, only a witness can tell
         return self._flush(now)
 
     def slept(self, now: float) -> None:

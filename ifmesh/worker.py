@@ -29,7 +29,7 @@ from ifmesh.keeper import Carry, Forget, Keeper, Rebuild, Send, Stop
 from ifmesh.log import Garbage, logger
 from ifmesh.memory import tidy
 from ifmesh.meter import Meter
-from ifmesh.outlets import Outlets
+from ifmesh.outlets import TRIES, Outlets
 from ifmesh.places import socket_file
 from ifmesh.protocol import Endpoint, Hello, Trusted
 from ifmesh.stage import Setup
@@ -102,10 +102,11 @@ class Worker:
         hello = Hello(self._stage, self._life, self._name, os.getpid(), host, where, endpoints, capacity, "")
         self._keeper = Keeper(hello, service.outbox_bytes)
         self._uplink = Uplink(self._ctx, self._config, me, partial(peer_of, self._life))
-        self._outlets = Outlets(self._ctx, host, keys, slowest=self._config.mesh.slowest_link)
+        self._outlets = Outlets(self._ctx, host, keys, TRIES * self._config.mesh.transfer, slowest=self._config.mesh.slowest_link)
         setup = Setup(self._config.cascade.path, where, service.dtype, service.threads, service.options)
         factory = self._config.factory(self._stage)
-        self._compute = Compute(self._stage, factory, setup, IF, self._config.mesh.keep_bags, self._told, service.checkpoint_steps)
+        keep_bags, leave = self._config.mesh.keep_bags, self._testament.leave
+        self._compute = Compute(self._stage, factory, setup, IF, keep_bags, self._told, service.checkpoint_steps, leave)
         self._uplink.dial()
         self._carry_out(self._keeper.start(time.monotonic()))
         self._compute.start()
@@ -151,9 +152,7 @@ class Worker:
             if task is None:
                 break
             self._wanted -= not task.urgent
-            self._testament.leave(self._keeper.running)  # first: it may die of it
             self._compute.give(task)
-        self._testament.leave(self._keeper.running)
         if quiet and self._used and not self._keeper.tasks and not self._keeper.outbox:
             self._used = False
             tidy()

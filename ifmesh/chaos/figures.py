@@ -18,7 +18,7 @@ def figures(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Seconds as {"p50", "p99", "most", "count"}; steps, and shares of 1."""
     told = sorted((r for r in records if r["what"] in KNOWN), key=lambda r: r["t"])
     kills: dict[str, list[float]] = defaultdict(list)
-    seen = {(r["name"], r["t"]) for r in told if r["what"] == "killed worker" and r["how"] == "child"}
+    seen = {(r["name"], r["t"]) for r in told if r["what"] == "killed worker" and r.get("how") == "child"}
     downs = [r["t"] for r in told if r["what"] == "killed coordinator"]
     for record in told:
         if record["what"] == "killed worker":

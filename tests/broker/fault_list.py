@@ -107,7 +107,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "who was told to end twice is blamed": ("crew", 'm.cause in ("crashed", "stalled")', 'm.cause in ("crashed", "stalled", "ended")'),
     "who drains is given more": ("roster", 'return self.state == "ready" and not self.full', "return not self.full"),
     "a kill from outside is blamed": ("crew", 'own = m.cause in ("crashed", "stalled")', "own = True"),
-    "a late witness is not heard": ("crew", "elif own and m.life not in self._over:", "elif False:"),
+    "a late witness is not heard": ("crew", "        elif own:", "        elif False:"),
     "who died while no coordinator was there is forgotten": ("crew", "known if ran is None else ran,", "known,"),
     "the books know better than the witness": ("crew", 'f"{m.cause}: {m.detail}", own, ran)', 'f"{m.cause}: {m.detail}", own)'),
     "each coordinator holds a death against it anew": ("broker", "            job.mourned = set(booked.lives)\n", ""),

@@ -129,11 +129,12 @@ class Service:
         world.kills += cause != "ended"
         if self.task is not None and cause in ("crashed", "stalled"):
             world.killed_by(self.task.job, self.life, witness)
+        ran = (self.task.job,) if self.task is not None else ()
         dead, self.life, self.task = self.life, "", None
         world.inlets.pop(f"tcp://{dead}", None)
         world.links.leave(self.link)
         if witness:
-            self.parent.child_ended(cause, detail, self.keeper.running)
+            self.parent.child_ended(cause, detail, ran)
         else:
             self.parent.exited = None
             self.parent.leave()

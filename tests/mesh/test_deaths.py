@@ -20,6 +20,8 @@ pytestmark = pytest.mark.timeout(300)
 
 FOX = "a red fox in the snow, oil on canvas"
 DRAWING = ("stage_one", "stage_two", "upscaler")
+SAVED = "stage_two"
+"""It leaves checkpoints."""
 LONG = {"stage_one": 100, "stage_two": 60, "upscaler": 50}
 """Steps that take two seconds: enough to hear of the third one and to strike before the last."""
 
@@ -38,7 +40,7 @@ def folder16(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(folder16: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
-    with Real(tmp_path_factory.mktemp("deaths"), folder16) as mesh:
+    with Real(tmp_path_factory.mktemp("deaths"), folder16, settings={f"services.{SAVED}.checkpoint_steps": 2}) as mesh:
         mesh.up()
         yield mesh
 
@@ -80,7 +82,7 @@ def test_the_death_of_a_worker(mesh: Real, stage: str) -> None:
         os.kill(victim, signal.SIGSTOP)
     job = mesh.client.ask(asked)
     if stage in DRAWING:
-        reached(job, stage, 3)
+        reached(job, stage, 20 if stage == SAVED else 3)
     else:
         if stage == "guard":
             reached(job, "upscaler", LONG["upscaler"] - 15)  # a stopped worker counts as dead after 5 s of silence
@@ -104,6 +106,7 @@ def test_the_death_of_a_worker(mesh: Real, stage: str) -> None:
     )
     in_order(told, f"{stage}: assigned: {name}", f"{stage}: retried: {name} killed: SIGKILL", *again)
     assert sum(": retried" in line for line in told) == 1
+    assert sum(f"{SAVED}: to go on after step" in line for line in told) == (stage == SAVED)
     assert f"{name} killed: SIGKILL" in mesh.ifmesh("show", job.id)
     log = mesh.log("coordinator")
     assert f"{name} is lost: killed: SIGKILL" in log

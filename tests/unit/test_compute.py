@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import groupby
 from queue import SimpleQueue
 from typing import ClassVar
 
@@ -56,7 +57,8 @@ class Thread:
 
     def __init__(self, checkpoint_steps: int = 0, kind: str = "ifmesh.toy:StageOne", **options: int) -> None:
         self.told: SimpleQueue[Event] = SimpleQueue()
-        self.compute = Compute("stage_one", kind, Setup(options=options), IF, None, self.told.put, checkpoint_steps)
+        self.left: list[tuple[str, ...]] = []
+        self.compute = Compute("stage_one", kind, Setup(options=options), IF, None, self.told.put, checkpoint_steps, self.left.append)
         self.compute.start()
 
     def give(self, job: str, number: int = 1, request: Request = FOX, saved: bytes | None = None) -> None:
@@ -180,3 +182,10 @@ def test_a_forgotten_job_goes_on_elsewhere() -> None:
     later = thread.run("a", 2, saved=saved.frame)
     assert next(event for event in later if getattr(event, "token", None) == (1, 2)) == Stepped("a", (1, 2), saved.step, 100)
     assert made(later) == made(Thread(steps=100).run("a"))
+
+
+def test_what_runs_is_left_behind_before_it_does() -> None:
+    thread = Thread()
+    for job in ("a", "b"):
+        thread.run(job)
+    assert [jobs for jobs, _ in groupby(list(thread.left))][:4] == [(), ("a",), (), ("b",)]
