@@ -190,7 +190,7 @@ class Broker(Crew):
     def forget(self, jobs: Iterable[str]) -> None:
         """The journal has forgotten these jobs, ended long ago."""
         for job in jobs:
-            self.ended.pop(job, None)
+            self._unremember(job)
 
     def gone(self, now: float, peer: bytes) -> None:
         """This peer cannot be reached: it watches nothing any more.  (A worker's next Beat repairs what was lost on the way.)"""

@@ -25,7 +25,9 @@ class Policy:
     aside: int = 3  # a worker that killed so many different requests ...
     window: float = 600.0  # ... within this time is put aside
     max_jobs: int = 1000  # unfinished jobs; beyond: Refused(busy)
-    remember: int = 1000  # endings kept in memory; the journal knows the older ones, too
+    remember: int = 1000  # endings kept in memory ...
+    remember_bytes: int = 64 << 20  # ... if they are no more than this, about; what is older the journal knows
+    max_workers: int = 1000  # that live
     page: int = 100  # rows of one Books
     retry_after: float = 2.0  # what a refused client is told to wait
     upload_keep: float = 60.0  # an upload that no open job refers to stays on disk for this long; so long a Submit waits for one
@@ -177,6 +179,14 @@ class Closed:
     story: tuple[tuple[float, str], ...]
     runs: tuple[StageRun, ...]
     owner: str = ""
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory, about."""
+        r = self.request
+        texts = len(r.prompt) + len(r.negative) + len(r.style) + sum(len(text) for _, text in self.story)
+        lists = sum(len(s.timesteps or ()) + len(s.schedule or "") for s in r.settings.values())
+        return 2000 + 4 * texts + 32 * lists + 100 * len(self.story) + 1000 * len(self.runs)
 
 
 def parent_of(life: str) -> bytes:

@@ -27,11 +27,15 @@ from ifmesh.protocol import (
     Verdicts,
     Who,
 )
-from ifmesh.roster import Worker
+from ifmesh.roster import Worker, named
 from ifmesh.vigil import Vigil
 
 WORDS = 500
 """Characters of a foreign text that is kept or told on: a story of 200 such lines still fits into an answer."""
+
+
+NAMES = 200
+"""Characters of a name, an address or a device: a page of a hundred workers still fits into an answer."""
 
 
 class Crew(Vigil):
@@ -41,21 +45,26 @@ class Crew(Vigil):
         if m.life in self._over:
             self._dismiss(peer, m.life)
             return
-        if len(m.endpoints) > 8 or max(map(len, (m.life, m.name, m.host, m.device, m.numeric))) > WORDS:
-            self._send(peer, Refused("", "invalid", f"Hello: names of at most {WORDS} characters, and 8 endpoints"))
+        names = m.life, m.name, m.host, m.device, *(part for end in m.endpoints for part in (end.host, end.url, end.key))
+        if len(m.endpoints) > 8 or max(map(len, names)) > NAMES or len(m.numeric) > WORDS:
+            self._send(peer, Refused("", "invalid", f"Hello: names of at most {NAMES} characters, and 8 endpoints"))
             return
         if m.stage not in self.queues:
-            self._send(peer, Refused("", "invalid", f"no stage {m.stage!r} in this cascade: {', '.join(self.queues)}", field="stage"))
+            why = f"no stage {m.stage[:NAMES]!r} in this cascade: {', '.join(self.queues)}"
+            self._send(peer, Refused("", "invalid", why, field="stage"))
             return
         if (known := self.roster.lives.get(m.life)) is not None:
-            if (m.stage, m.name) != (known.stage, known.name):
+            if (m.stage, named(m)) != (known.stage, named(known.hello)):
                 self._send(peer, Refused("", "conflict", f"{m.life} is known as {known.name}"))
             else:
                 known.hello, known.peer, known.seen = m, peer, now
             return
-        if (older := self.roster.names.get(m.name)) is not None:
+        if (older := self.roster.names.get(named(m))) is not None:
             self._lose(now, older, "a newer process runs under its name", own=False)
             self._bury(older.life)
+        elif len(self.roster.lives) >= self.policy.max_workers:
+            self._send(peer, Refused("", "busy", f"{len(self.roster.lives)} workers are here, the limit", self.policy.retry_after))
+            return
         self._suspects.pop(m.life, None)
         self.roster.add(Worker(m, peer, since=now, seen=now, progressed=now))
         self._timer(now + self.policy.silence, "silence", m.life)

@@ -76,6 +76,9 @@ class Desk(Dispatch):
         elif self.draining or len(self.jobs) >= self.policy.max_jobs:
             why = "the mesh is being stopped" if self.draining else f"{len(self.jobs)} jobs are under way, the limit"
             self._send(peer, Refused(m.job, "busy", why, self.policy.retry_after))
+        elif owner is not None and 2 * sum(job.owner == owner for job in self.jobs.values()) >= self.policy.max_jobs:
+            why = "half of all jobs that there may be are yours, the limit of one key"
+            self._send(peer, Refused(m.job, "busy", why, self.policy.retry_after))
         elif m.request.upload and self.uploads.sound(m.request.upload) is None:
             if not self.uploads.full:
                 self._want(now, peer, m, owner)

@@ -17,6 +17,11 @@ from ifmesh.roster import Roster, Worker
 from ifmesh.uploads import Uploads
 from ifmesh.waiting import Waiting
 
+WATCHERS = 256
+"""Peers that are told of one job; beyond, who was heard longest ago is forgotten: who comes back has another routing id."""
+STALE = 1000
+"""Timers of what is over that may pile up before they are swept out."""
+
 
 class Ledger:
     """What the broker knows.  Commands pile up in `_out` until the broker hands them over."""
@@ -27,6 +32,7 @@ class Ledger:
         self.policy = policy or Policy()
         self.jobs: dict[str, Job] = {}
         self.ended: OrderedDict[str, Closed] = OrderedDict()
+        self._remembered = 0  # bytes of them, about
         self.roster = Roster(tuple(s.name for s in cascade.stages), lambda job: self.jobs[job].request.priority)
         self.queues = {s.name: Waiting() for s in cascade.stages}
         self.uploads = Uploads(self.policy.max_uploads)
@@ -39,6 +45,7 @@ class Ledger:
         self._showing: dict[str, None] = {}  # jobs with a new early picture, or with somebody new to show one to
         self._tiring = False  # is there a timer for the Submits that wait for their uploads?
         self._timers: list[tuple[float, int, str, str]] = []
+        self._sweep_at = STALE
         self._out: list[Command] = []
 
     # ---- jobs in their places
@@ -119,10 +126,8 @@ class Ledger:
         self._out.append(Close(job.id, ending, story, runs))
         self._remember(Closed(job.id, job.request, ending, story, runs, job.owner))
         self._tell(job, ending)
-        for peer in job.watchers:
-            self._watching[peer].discard(job.id)
-            if not self._watching[peer]:
-                del self._watching[peer], self._heard[peer]
+        for peer in tuple(job.watchers):
+            self._ignore(job, peer)
         if self.uploads.leave(now, job.request.upload, job.id):
             self._timer(now + self.policy.upload_keep, "upload", job.request.upload)
 
@@ -132,9 +137,15 @@ class Ledger:
         self._timer(stored.idle + self.policy.upload_keep, "upload", digest)
 
     def _remember(self, closed: Closed) -> None:
+        self._unremember(closed.job)
         self.ended[closed.job] = closed
-        while len(self.ended) > self.policy.remember:
-            self.ended.popitem(last=False)
+        self._remembered += closed.weight
+        while self.ended and (len(self.ended) > self.policy.remember or self._remembered > self.policy.remember_bytes):
+            self._unremember(next(iter(self.ended)))
+
+    def _unremember(self, job: str) -> None:
+        if (closed := self.ended.pop(job, None)) is not None:
+            self._remembered -= closed.weight
 
     def _index(self, job: Job, worker: Worker) -> int | None:
         return job.route.index(worker.stage) if worker.stage in job.route else None
@@ -168,6 +179,16 @@ class Ledger:
         job.watchers.add(peer)
         self._watching.setdefault(peer, set()).add(job.id)
         self._heard[peer] = now
+        if len(job.watchers) > WATCHERS:
+            self._ignore(job, min(job.watchers, key=lambda peer: (self._heard[peer], peer)))
+
+    def _ignore(self, job: Job, peer: bytes) -> None:
+        """This peer is told of it no more, unless it asks again."""
+        job.watchers.discard(peer)
+        job.lookers.discard(peer)
+        self._watching[peer].discard(job.id)
+        if not self._watching[peer]:
+            del self._watching[peer], self._heard[peer]
 
     def _watched(self, now: float, job: Job, peer: bytes, previews: bool) -> None:
         """From now on, and at once where it stands."""
@@ -202,6 +223,10 @@ class Ledger:
     def _timer(self, when: float, kind: str, key: str) -> None:
         self._orders += 1
         heapq.heappush(self._timers, (when, self._orders, kind, key))
+        if len(self._timers) > self._sweep_at:  # deadlines may be a week off, and their jobs long over
+            self._timers = [timer for timer in self._timers if timer[2] not in ("deadline", "tether") or timer[3] in self.jobs]
+            heapq.heapify(self._timers)
+            self._sweep_at = 2 * len(self._timers) + STALE
 
     def check(self) -> None:
         """The books balance, or AssertionError."""
@@ -233,6 +258,7 @@ class Ledger:
             assert job.blame >= self.policy.alone, f"{job_id}: {life} is kept empty for it without a reason"
             idle = holder is not None and holder.state == "ready" and not (holder.tasks or holder.full or holder.name in self.roster.aside)
             assert not (idle and job.ticket) or self._orphans or self.draining, f"{job_id} waits while {life} is empty for it"
+        assert self._remembered == sum(closed.weight for closed in self.ended.values()), "the weight of what is remembered"
         assert sum(map(len, self._watching.values())) == sum(len(job.watchers) for job in self.jobs.values()), "who watches what?"
         for peer, jobs in self._watching.items():
             assert jobs, f"{peer!r} watches nothing"

@@ -6,6 +6,9 @@ import logging
 import sys
 from collections import Counter
 
+LINE = 2000
+"""Characters of a line, before any are escaped; a traceback of our own is shown whole."""
+
 logger = logging.getLogger("ifmesh")
 
 
@@ -18,6 +21,7 @@ class _Lines(logging.Formatter):
         line = super().format(record)
         if record.exc_info:  # our own bug: the whole traceback
             return line
+        line = line if len(line) <= LINE else f"{line[:LINE]} ... ({len(line)} characters)"
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 

@@ -13,16 +13,26 @@ Message = ToClient | ToWorker | ToParent
 
 RESULTS = 4  # pictures of up to 64 MiB that may wait for one client to read them ...
 PREVIEWS = 2  # ... and while so many do, it gets no early ones
+LARGE = 8 << 10  # bytes of a message that counts like a picture: a thousand smaller ones may wait for one client
+UNREAD = 256 << 20  # bytes that may wait for all clients of one key together
 
 
 class Mail:
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
-        self._under_way: dict[bytes, list[zmq.MessageTracker]] = {}  # frames that libzmq still holds, by client
+        self._under_way: dict[bytes, list[tuple[zmq.MessageTracker, int]]] = {}  # frames that libzmq still holds, by client; their bytes
 
     def send(self, peer: bytes, message: Message, payload: bytes | None = None) -> bool:
-        """False: it cannot be reached, or has not read for so long that its pipe is full.  Garbled: the message cannot be said."""
-        parts: list[bytes | zmq.Frame] = [peer, _encode(message)]
+        """False: it cannot be reached, or has not read for so long that its pipe is full.  Garbled: the message cannot be said.
+
+        A large one is not said to who has not read the last few: it asks again, or is told again.
+        """
+        said = _encode(message)
+        parts: list[bytes | zmq.Frame] = [peer, said]
+        if payload is None and len(said) > LARGE:
+            if not self.room(peer, RESULTS):
+                return True
+            parts, payload = [peer], said
         if payload is not None:
             frame = zmq.Frame(payload, track=True, copy=False)  # not copied however small: else nobody knows when it has left
             parts.append(frame)
@@ -33,13 +43,19 @@ class Mail:
                 raise
             return False
         if payload is not None and frame.tracker is not None:
-            self._under_way.setdefault(peer, []).append(frame.tracker)
+            self._under_way.setdefault(peer, []).append((frame.tracker, len(payload)))
         return True
 
     def room(self, peer: bytes, most: int) -> bool:
-        """Are fewer than so many pictures still on their way to this client?"""
-        self._under_way = {who: left for who, all_ in self._under_way.items() if (left := [t for t in all_ if not t.done])}
-        return len(self._under_way.get(peer, ())) < most
+        """Are fewer than so many pictures still on their way to this client, and not too many to all who have its key?"""
+        self._under_way = {who: left for who, all_ in self._under_way.items() if (left := [one for one in all_ if not one[0].done])}
+        unread = sum(size for who, all_ in self._under_way.items() if _key(who) == _key(peer) for _, size in all_)
+        return len(self._under_way.get(peer, ())) < most and unread < UNREAD
+
+
+def _key(peer: bytes) -> bytes:
+    """The tag of its key, which its routing id begins with (`roles.tag`); in a mesh without keys all are one."""
+    return peer[:16] if peer[16:17] == b"." else b""
 
 
 def _encode(message: Message) -> bytes:

@@ -61,6 +61,11 @@ class Worker:
         return self.state == "ready" and not self.full and not self.reserved and len(self.tasks) < places
 
 
+def named(hello: Hello) -> tuple[str, str]:
+    """Its name among the workers that have its key."""
+    return hello.name, hello.endpoints[0].key if hello.endpoints else ""
+
+
 class Roster:
     """All workers, by life, by name and by stage; the least loaded with room comes first, found in a heap, not by a scan.
 
@@ -70,19 +75,19 @@ class Roster:
     def __init__(self, stages: tuple[str, ...], priority: Callable[[str], int]) -> None:
         self._priority = priority
         self.lives: dict[str, Worker] = {}
-        self.names: dict[str, Worker] = {}
+        self.names: dict[tuple[str, str], Worker] = {}  # by name and key: nobody takes the place of another's
         self.stages: dict[str, dict[str, Worker]] = {stage: {} for stage in stages}
         self.aside: set[str] = set()  # names of workers that killed too many different requests
         self._free: dict[str, list[tuple[int, int, str]]] = {stage: [] for stage in stages}
         self._serial = count()
 
     def add(self, worker: Worker) -> None:
-        self.lives[worker.life] = self.names[worker.name] = self.stages[worker.stage][worker.life] = worker
+        self.lives[worker.life] = self.names[named(worker.hello)] = self.stages[worker.stage][worker.life] = worker
 
     def remove(self, worker: Worker) -> None:
         del self.lives[worker.life], self.stages[worker.stage][worker.life]
-        if self.names.get(worker.name) is worker:
-            del self.names[worker.name]
+        if self.names.get(named(worker.hello)) is worker:
+            del self.names[named(worker.hello)]
 
     def offer(self, worker: Worker) -> None:
         """Its load or its state has changed: it may have room."""

@@ -34,6 +34,9 @@ class Entry:
         return self.until is None or wall < self.until
 
 
+MOST_WORKERS = 2000
+"""Keys of workers: each worker is told all of them in one message (`protocol.Trusted`: 256 KiB)."""
+
 Line = tuple[str, Entry | None]
 """As it stands there, and what it says; None: nothing."""
 
@@ -104,6 +107,7 @@ def _check_unique(lines: Sequence[Line]) -> None:
     """One key, one line; one name, one role."""
     keys: dict[str, int] = {}
     roles: dict[str, str] = {}
+    workers = 0
     for number, (_, entry) in enumerate(lines, 1):
         if entry is None:
             continue
@@ -111,6 +115,9 @@ def _check_unique(lines: Sequence[Line]) -> None:
             raise Misconfigured(f"line {number}: this key is in line {first} already: take one of them out")
         if (role := roles.setdefault(entry.name, entry.role)) != entry.role:
             raise Misconfigured(f"line {number}: {entry.name} is {role} in another line: one name, one role")
+        workers += entry.role.startswith("worker:")
+        if workers > MOST_WORKERS:
+            raise Misconfigured(f"line {number}: more than {MOST_WORKERS} keys of workers: let workers of a stage share one")
 
 
 def _entry(line: str) -> Entry | None:

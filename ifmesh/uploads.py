@@ -16,7 +16,7 @@ from ifmesh.job import Job
 from ifmesh.protocol import Submit
 from ifmesh.request import Request
 
-WAITING = 1000  # Submits that wait for their uploads; beyond, the one that was said longest ago is forgotten
+WAITING = 1000  # Submits that wait for their uploads; beyond, the one that was said longest ago is forgotten, of who has most of them
 FILES = 10_000  # uploads on disk, however small
 
 Said = tuple[bytes, Submit, str | None]
@@ -73,7 +73,8 @@ class Uploads:
         self._waiting.move_to_end(place)
         self._wanted.setdefault(digest, {})[place] = None
         if len(self._waiting) > WAITING:
-            self._pop(next(iter(self._waiting)))
+            mine = [place for place, (_, _, whose) in self._waiting.items() if whose == owner]
+            self._pop(mine[0] if 2 * len(mine) > WAITING else next(iter(self._waiting)))
 
     def settled(self, peer: bytes, job: str) -> None:
         """What this peer said of this job is answered."""
