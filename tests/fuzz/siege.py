@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import zmq
 
 from ifmesh import identity, sockets
-from ifmesh.identity import Identity
-from ifmesh.roles import tag
+from ifmesh.identity import Identity, tag
 from tests.fuzz import guests, strangers
 from tests.fuzz.between import Between
 from tests.fuzz.mutants import damaged
@@ -120,7 +119,7 @@ class Siege:
             self.counts["spoilt on the wire", door.kind] += 1
             me = self._dice.choice(keys or [None])
             with Between(int(door.url.rpartition(":")[2]), self._spoils(self._dice.randint(1, 9))) as between:
-                routing = (tag(me.keys.public) if me else "") + f"spoilt.{self._dice.random()}"
+                routing = (f"{tag(me.keys.public)}." if me else "") + f"spoilt.{self._dice.random()}"
                 made = sockets.control_client(self._ctx, between.url, routing.encode(), me.keys if me else None, door.key)
                 for message in ([b"\x80"], *[[one] for one in guests.SPOKEN[:6]]):
                     if not made.poll(100, zmq.POLLOUT):
@@ -195,9 +194,9 @@ class Siege:
             made.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
             made.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
             made.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
-        lives = [*(f"{tag(me.keys.public)}{life}" for me in self._insiders.get("worker", []) for life in self._lives), *self._lives]
+        lives = [*(f"{tag(me.keys.public)}.{life}" for me in self._insiders.get("worker", []) for life in self._lives), *self._lives]
         if made.type in (zmq.DEALER, zmq.REQ, zmq.ROUTER):
-            made.setsockopt(zmq.ROUTING_ID, guests.name(dice, tag(me.keys.public) if me else "", lives))
+            made.setsockopt(zmq.ROUTING_ID, guests.name(dice, f"{tag(me.keys.public)}." if me else "", lives))
         made.connect(door.url)
         messages = guests.words(dice, lives) if door.control else guests.deliveries(dice)
         return _Guest(made, who, messages, time.monotonic() + (1.0 if who in NOBODY else 3.0))
