@@ -59,7 +59,7 @@ class Meter:
 
     def _judge(self, fd: int, heard: bool, before: Mapping[bytes, int]) -> None:
         """OSError: it is no such connection, or is closed by now."""
-        with socket.socket(fileno=os.dup(fd)) as same:  # whatever becomes of fd, this stays what it is
+        with _same(fd) as same:  # whatever becomes of fd, this stays what it is
             if same.family not in (socket.AF_INET, socket.AF_INET6) or same.type != socket.SOCK_STREAM:
                 return
             most = self._most.get(same.getsockname()[1])
@@ -74,6 +74,15 @@ class Meter:
                 self.cut += 1
                 if self.cut <= 10 or self.cut % 1000 == 0:
                     logger.warning("hung up on %s (%d so far): a message of more than %d bytes without end", who, self.cut, most)
+
+
+def _same(fd: int) -> socket.socket:
+    copy = os.dup(fd)
+    try:
+        return socket.socket(fileno=copy)
+    except BaseException:  # it is no socket
+        os.close(copy)
+        raise
 
 
 def _descriptors() -> list[int]:

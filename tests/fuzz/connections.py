@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,16 @@ def _run(mesh: Mesh, count: int, seed: int, curve: bool, calm: float) -> dict[st
                 siege.peers(count - outsiders - count // 50, INSIDERS)
             siege.spoilt(count // 50 if curve else 0)
             siege.finish()
+            if not curve and not siege.endless():
+                wrong.append("a message without end is taken without end")
             seconds = time.monotonic() - began
             during = honest.so_far()
-            mesh.wait_for(lambda: all(now <= files[name] for name, now in _files(pids).items()) or not _files(pids))
             _pause(calm)
+            _until(lambda: all(now <= files[name] for name, now in _files(pids).items()))
+            _until(lambda: all(now - memory[name] <= GROWTH for name, now in _memory(pids).items()))
             after = honest.so_far(last=True)
             grown = {name: now - memory[name] for name, now in _memory(pids).items()}
+            left = {name: now for name, now in _files(pids).items() if now > files[name]}
         said = {name: sum(map(len, re.findall(r".* dropped what .*", text))) for name, text in _logs(mesh).items()}
         longest = max(len(line) for text in _logs(mesh).values() for line in text.splitlines())
         if pids != _pids(mesh):
@@ -85,6 +90,7 @@ def _run(mesh: Mesh, count: int, seed: int, curve: bool, calm: float) -> dict[st
             wrong.append(f"a traceback in the log of {broken}")
         if curve and (any(heard.values()) or any(siege.answered[who] for who in NOBODY)):
             wrong.append(f"somebody without a key was heard: {heard}, or answered: {siege.answered}")
+        wrong += [f"{name} has {now} descriptors, {files[name]} before" for name, now in left.items()]
         wrong += [f"{name} has {grown[name]} bytes more than before" for name in grown if grown[name] > GROWTH]
         wrong += [f"{name} has said {size} bytes of garbage" for name, size in said.items() if size > LOG]
         wrong += [f"a line of {longest} characters in a log"] if longest > LINE else []
@@ -120,6 +126,13 @@ def _run(mesh: Mesh, count: int, seed: int, curve: bool, calm: float) -> dict[st
 def _pause(seconds: float) -> None:
     """Of the one who measures: there is no event to wait for."""
     time.sleep(seconds)
+
+
+def _until(holds: Callable[[], bool], limit: float = 60.0) -> None:
+    """Or not: it is looked at again."""
+    end = time.monotonic() + limit
+    while not holds() and time.monotonic() < end:
+        _pause(0.2)
 
 
 def _pids(mesh: Mesh) -> dict[str, int]:

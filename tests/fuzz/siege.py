@@ -128,6 +128,23 @@ class Siege:
                         made.send_multipart(message, zmq.DONTWAIT)
                 made.close(0)
 
+    def endless(self) -> bool:
+        """In the clear, to the coordinator: a message that never ends.  True: it was hung up on before this was 64 MB long."""
+        self.counts["without end", "control"] += 1
+        with _connected(self._doors[0].url) as made:
+            made.settimeout(20)
+            made.sendall(strangers.greeting() + strangers.ready())
+            told = b""
+            while b"READY" not in told:
+                told += made.recv(4096)
+            part = strangers.frame(bytes(500), 1) * 100
+            try:
+                for _ in range(64_000_000 // len(part)):
+                    made.sendall(part)
+            except OSError:
+                return True
+        return False
+
     def _spoils(self, since: int) -> Callable[[int, bytes], bytes]:
         dice = random.Random(self._dice.random())
         return lambda number, part: damaged(dice, [part]) if number >= since else part
