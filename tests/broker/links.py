@@ -185,6 +185,7 @@ class Links:
     def mend(self) -> None:
         """Whatever lasts."""
         self._holes.clear()
+        self.rate = inf
 
     def pipe(self, sender: str, alive: Callable[[], bool], receiver: str, deliver: Deliver, header: Header, frame: bytes) -> None:
         """sender, receiver: names of services.  A bag that meets a hole, a death or a flipped bit does not arrive."""
