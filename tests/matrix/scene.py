@@ -163,7 +163,8 @@ class Stagehand(Hub):
         commands = self.bider.through(self.clock(), commands)
         if self.bider.waiting:
             self._soon(RETRIED)
-            return
+            if not commands:
+                return
         for plot in [plot for plot in self.plots if plot[1](commands)]:
             self.plots.remove(plot)
             self.doom = plot[0]

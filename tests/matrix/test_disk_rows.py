@@ -60,6 +60,7 @@ def rows(state: Path, job: str) -> int:
         return count
 
 
+@pytest.mark.matrix
 def test_row_06_killed_between_a_submit_and_its_commit(one: Mesh) -> None:
     first = one.coordinator()
     with one.speaker() as fan:
@@ -89,6 +90,7 @@ def test_row_10_killed_between_the_file_and_its_commit(one: Mesh) -> None:
     assert rows(one.state, "a") == 1
 
 
+@pytest.mark.matrix
 def test_row_10_a_file_whose_job_is_cancelled_is_swept(one: Mesh) -> None:
     processes = killed_before_the_commit(one, "a")
     for name in ("encoder", "stage_one", "guard"):

@@ -282,6 +282,7 @@ def test_row_43_two_workers_cannot_reach_each_other(town: Town) -> None:
         assert max(count for one in asked for count in starts(client, one.job.id).values()) <= 3
 
 
+@pytest.mark.matrix
 def test_row_43_the_only_worker_of_a_stage_is_reached_by_way_of_the_coordinator(tmp_path: Path) -> None:
     """There and back, and after the first time at once."""
     rest = [stage for stage in STAGES if stage != "stage_two"]
