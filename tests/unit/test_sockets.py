@@ -163,24 +163,22 @@ def test_options_are_as_the_facts_demand(ctx: Context) -> None:
 
 
 FLOOD = """
-import os, zmq
+import os, time, zmq
 from ifmesh import sockets
 ctx = sockets.context()
 router, url = sockets.control_server(ctx, "tcp://127.0.0.1:0")
 made = zmq.Context()
-for pings in (0, 1000):
-    rude = made.socket(zmq.DEALER)
-    rude.set(zmq.SNDHWM, 0)
-    rude.set(zmq.HEARTBEAT_IVL, pings)
-    rude.connect(url)
-    for _ in range(20_000):
-        rude.send(b"x")
-    assert router.poll(20_000)
-    zmq.Poller().poll(300)  # ever more comes, and nobody reads
-    rude.close(0)
-zmq.Poller().poll(3000)  # PINGs would be due
+rude = made.socket(zmq.DEALER)
+rude.set(zmq.SNDHWM, 0)
+rude.connect(url)
+for _ in range(20_000):
+    rude.send(bytes(100))
+time.sleep(1)  # ever more comes, and nobody reads
+rude.close(0)
+made.term()
+time.sleep(3)  # a PING would be due
 heard = 0
-while heard < 2000:
+while heard < 1000:
     assert router.poll(20_000)
     router.recv_multipart()
     heard += 1
