@@ -130,7 +130,7 @@ class Siege:
                 made.close(0)
 
     def endless(self) -> bool:
-        """In the clear, to the coordinator: a message that never ends.  True: it was hung up on before this was 64 MB long."""
+        """In the clear, to the coordinator: a message that never ends.  True: it was hung up on."""
         self.counts["without end", "control"] += 1
         with _connected(self._doors[0].url) as made:
             made.settimeout(20)
@@ -142,9 +142,13 @@ class Siege:
             try:
                 for _ in range(64_000_000 // len(part)):
                     made.sendall(part)
+                while made.recv(4096):
+                    pass
+            except TimeoutError:
+                return False
             except OSError:
-                return True
-        return False
+                pass
+        return True
 
     def _spoils(self, since: int) -> Callable[[int, bytes], bytes]:
         dice = random.Random(self._dice.random())
