@@ -37,7 +37,7 @@ _Options = Mapping[int, int | bytes]
 
 CONTROL_LIMIT = 256 << 10  # bytes of a frame to the coordinator
 DATA_LIMIT = 64 << 20  # bytes of a bag, or of a result to a client
-WAITING = 2  # bags of one connection that wait to be read
+WAITING = 4  # bags of one connection that wait to be read
 UNHEARD = (WAITING + 1) * (DATA_LIMIT + 65536)  # bytes that may come over one data link before they make a message: `meter`
 UNHEARD_CONTROL = 16 << 20  # and over a control link: a thousand long requests may wait there
 DOMAIN = b"ifmesh"  # of ZAP: with an empty one, or unless it is enforced, CURVE lets anybody in when nobody answers for ZAP (measured)
@@ -48,7 +48,10 @@ _TCP = re.compile(r"tcp://(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:]+\]):\d{1,5}")  #
 _EVERY: _Options = {
     zmq.HANDSHAKE_IVL: 3000,  # ms; a silent stranger is dropped after this, not after 30 s
 }
-_HEART: _Options = {  # control only: behind a large tensor a PING comes too late, and a slow link would deliver nothing at all
+# Control only: behind a large tensor a PING comes too late, and a slow link would deliver nothing at all.  And only who connects pings:
+# the TTL has the other side listen for it.  libzmq 4.3.5 aborts the whole process when a socket that pings is at its high-water mark and
+# that link ends (issues 3937, 4364, 4767): 1,001 messages and a good-bye ended a coordinator that was busy for a second (measured).
+_HEART: _Options = {
     zmq.HEARTBEAT_IVL: 1000,
     zmq.HEARTBEAT_TIMEOUT: 4000,
     zmq.HEARTBEAT_TTL: 4000,
@@ -73,7 +76,7 @@ _ROUTER: _Options = {
 _DEALER: _Options = {
     zmq.MAXMSGSIZE: DATA_LIMIT,  # a client's Result comes this way
     zmq.SNDHWM: 200,
-    zmq.RCVHWM: 1000,
+    zmq.RCVHWM: 0,  # see _HEART; it hears the coordinator alone, which sends a thousand messages ahead, and a few pictures
     zmq.LINGER: 2000,  # ms; Bye is such a last word
 }
 _PULL: _Options = {
@@ -112,7 +115,7 @@ def control_server(ctx: Context, url: str, keys: Keys | None = None) -> tuple[So
 
     Misconfigured: no such address, taken, or beyond loopback without keys.
     """
-    made = _made(ctx, zmq.ROUTER, _ROUTER, _HEART, _serving(keys))
+    made = _made(ctx, zmq.ROUTER, _ROUTER, _serving(keys))
     return made, _bound(made, url, keys, "another coordinator? stop it (ifmesh down), or choose another: --listen, mesh.listen")
 
 

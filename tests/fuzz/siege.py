@@ -129,7 +129,7 @@ class Siege:
                 made.close(0)
 
     def endless(self) -> bool:
-        """In the clear, to the coordinator: a message that never ends.  True: it was hung up on before this was 64 MB long."""
+        """In the clear, to the coordinator: a message that never ends.  True: it was hung up on."""
         self.counts["without end", "control"] += 1
         with _connected(self._doors[0].url) as made:
             made.settimeout(20)
@@ -141,9 +141,13 @@ class Siege:
             try:
                 for _ in range(64_000_000 // len(part)):
                     made.sendall(part)
+                while made.recv(4096):
+                    pass
+            except TimeoutError:
+                return False
             except OSError:
-                return True
-        return False
+                pass
+        return True
 
     def _spoils(self, since: int) -> Callable[[int, bytes], bytes]:
         dice = random.Random(self._dice.random())
@@ -185,7 +189,7 @@ class Siege:
             end = time.monotonic() + 20
             while len(between.overheard().parts) < 4:
                 assert time.monotonic() < end, "no handshake was heard"
-                zmq.Poller().poll(5)
+                time.sleep(0.005)
             return between.overheard()
 
     def _door(self) -> Door:
@@ -233,7 +237,7 @@ class Siege:
             else:
                 one.made.close()
         if len(left) == len(self._open) >= OPEN // 2:
-            zmq.Poller().poll(2)
+            time.sleep(0.002)
         self._open = left
 
     def _speaks(self, one: _Plain, now: float) -> bool:
@@ -301,4 +305,4 @@ def _connected(url: str) -> socket.socket:
             return made
         except OSError:  # its queue of newcomers is full
             assert time.monotonic() < end, f"{url}: cannot be reached"
-            zmq.Poller().poll(10)
+            time.sleep(0.01)
