@@ -107,8 +107,8 @@ def test_a_client_is_no_worker(calm: Mesh) -> None:
 
 def test_a_worker_is_no_client_and_of_its_own_stage_alone(calm: Mesh) -> None:
     me = known(calm, "worker-encoder")
-    life = called(me, "encoder-9.0")
-    unheard(calm, me, "Submit by worker-encoder, which is worker:encoder", Submit("j", FOX), name=life)
+    unheard(calm, me, "Submit by worker-encoder, which is worker:encoder", Submit("j", FOX), name=called(me, "encoder-8.0"))
+    life = called(me, "encoder-9.0")  # another: the ROUTER is deaf to a second link of one name until it has seen the first one end
     unheard(calm, me, "Hello by worker-encoder, which is worker:encoder", hello(life, "guard", me.keys.public), name=life)
 
 

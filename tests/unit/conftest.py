@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from ifmesh.authorized import prepare
 
 
-@pytest.fixture(scope="session", autouse=True)
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Those of a mesh in a folder of its own; processes that a test starts have them, too."""
+@pytest.fixture(scope="session")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The identity file of one, of a mesh in a folder of its own."""
     state = tmp_path_factory.mktemp("keys")
     prepare(state)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("IFMESH_MESH_IDENTITY", str(state / "keys" / "operator.key"))
-        yield
+    return str(state / "keys" / "operator.key")
+
+
+@pytest.fixture(autouse=True)
+def keys(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For this process and those that a test starts, and no longer than a test: the mesh of another folder has keys of its own."""
+    monkeypatch.setenv("IFMESH_MESH_IDENTITY", operator)
