@@ -377,7 +377,7 @@ def test_down_waits_for_what_is_under_way(shell: Shell) -> None:
 
 def test_kill_nine_of_up_leaves_nothing_and_loses_nothing(shell: Shell) -> None:
     shell.up(*SLOW)
-    job = shell.job("a fox", "--size", "64", "--steps", "I=150")
+    job = shell.job("a fox", "--size", "64", "--steps", "I=400")  # a busy machine takes seconds for one `ps`
     shell.running()
     os.kill(shell.pid("supervisor"), signal.SIGKILL)
     shell.gone()
