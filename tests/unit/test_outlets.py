@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_an_address_that_gave_no_link_is_tried_again_when_no_other_leads_there(t
     end = time.monotonic() + 20
     assert outlets.send(time.monotonic(), "life", to, header, frame)
     while outlets.waiting and time.monotonic() < end:  # until it is given up
-        zmq.Poller().poll(10)
+        select.select([], [], [], 0.01)  # a Poller of nothing would not wait
         outlets.flush(time.monotonic())
     pull, _ = sockets.inlet(ctx, [url])
     try:
