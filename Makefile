@@ -31,7 +31,7 @@ slow: $(STAMP)
 
 # the whole failure matrix: simulated, real processes, and hosts in network namespaces (as root; skipped elsewhere); says how many ran
 matrix: $(STAMP)
-	$(PY) -m pytest -q -rs -m "" $(wildcard tests/matrix tests/hosts)
+	$(PY) -m pytest -q -rs -m "" $(wildcard tests/matrix tests/hosts tests/fuzz)
 
 $(STAMP): pyproject.toml deploy/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -9,7 +9,7 @@ import pytest
 from tests.broker.weather import Weather
 from tests.broker.world import World
 
-SEEDS, CHUNK = 600, 25
+SEEDS, CHUNK = 400, 25
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))

@@ -64,7 +64,7 @@ def peak() -> int:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("read", [by_the_client, by_a_stage, by_the_upscaler, by_its_first_bytes])
+@pytest.mark.parametrize("read", [by_the_client, by_a_stage, pytest.param(by_the_upscaler, marks=pytest.mark.slow), by_its_first_bytes])
 def test_every_file_is_a_picture_or_refused(read: Callable[[bytes], tuple[int, int]], files: dict[str, bytes]) -> None:
     assert len(files) >= 100
     taken: dict[str, tuple[int, int]] = {}
