@@ -18,7 +18,7 @@ from tests.hosts.kit import LIMIT, Host, Hosts, Process, until
 from tests.mesh.kit import expected
 
 PORT = 7640
-STATE = "/tmp/state"  # of each process, on its own host
+STATE = "/run/state"  # of each process, on its own host
 WORKING = ("ready", "busy")
 
 
