@@ -231,13 +231,27 @@ def frame(body: bytes, flags: int = 0) -> bytes:
 
 
 def greeted(port: int, kind: bytes) -> socket.socket:
-    """A plain TCP connection that has said what a ZMTP 3.0 peer of this kind says."""
+    """A plain TCP connection on which the handshake of a ZMTP 3.0 peer of this kind is over.
+
+    Over on both sides: a frame that comes before libzmq has said its own READY is "an unexpected command", and the link ends.
+    """
     wire = socket.create_connection(("127.0.0.1", port), timeout=SOON / 1000)
     wire.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
-    wire.recv(64)
+    taken(wire, 64)
     ready = b"\x05READY\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind
     wire.sendall(b"\x04" + bytes([len(ready)]) + ready)
+    assert taken(wire, taken(wire, 2)[1]).startswith(b"\x05READY")
     return wire
+
+
+def taken(wire: socket.socket, length: int) -> bytes:
+    """So many bytes, however they come."""
+    with wire.makefile("rb", buffering=0) as file:
+        found = b""
+        while len(found) < length and (more := file.read(length - len(found))):
+            found += more
+    assert len(found) == length, "the other side hung up"
+    return found
 
 
 def test_garbage_on_the_wire_stops_nothing(ctx: Context) -> None:
