@@ -171,7 +171,7 @@ class Booked:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """An ended job."""
+    """An ended job.  weight: bytes of memory, about."""
 
     job: str
     request: Request
@@ -179,14 +179,14 @@ class Closed:
     story: tuple[tuple[float, str], ...]
     runs: tuple[StageRun, ...]
     owner: str = ""
+    weight: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def weight(self) -> int:
-        """Bytes of memory, about."""
+    def __post_init__(self) -> None:
         r = self.request
         texts = len(r.prompt) + len(r.negative) + len(r.style) + sum(len(text) for _, text in self.story)
         lists = sum(len(s.timesteps or ()) + len(s.schedule or "") for s in r.settings.values())
-        return 2000 + 4 * texts + 32 * lists + 100 * len(self.story) + 1000 * len(self.runs)
+        weight = 2000 + 4 * texts + 32 * lists + 100 * len(self.story) + 1000 * len(self.runs)
+        object.__setattr__(self, "weight", weight)  # frozen, but for its own making
 
 
 def parent_of(life: str) -> bytes:
