@@ -316,7 +316,7 @@ class Coordinator:
             case _:
                 return False
 
-    def _arrived(self, header: Header, frame: bytes) -> None:
+    def _arrived(self, header: Header, frame: memoryview) -> None:
         """One branch for each kind of delivery."""
         if header.kind == "upload":
             self._writer.upload(header.job, header.digest, frame)  # checked there
@@ -341,7 +341,7 @@ class Coordinator:
             apart = [blob.name for blob in kept(job.request)]  # never a client's: it has not been through the safety checker
             self._writer.result(header.job, header.token, frame, apart, self._broker.keeps(time.monotonic(), job.id, len(frame)))
 
-    def _save(self, header: Header, frame: bytes) -> None:
+    def _save(self, header: Header, frame: memoryview) -> None:
         """A checkpoint, which only its stage can read.  Others may have to go for it."""
         gone = self._checkpoints.keep(header, frame)
         self._commands += self._broker.saved(time.monotonic(), header.job, header.token, header.step)
@@ -356,7 +356,7 @@ class Coordinator:
         else:
             self._outlets.send(time.monotonic(), order.life, order.to, *kept)
 
-    def _show(self, header: Header, frame: bytes) -> None:
+    def _show(self, header: Header, frame: memoryview) -> None:
         """An early picture, to those who look and have read what came before."""
         for peer in self._broker.lookers(header.job, header.stage, header.token):
             if self._mail.room(peer, PREVIEWS):
@@ -382,6 +382,7 @@ class Coordinator:
                 return
             for command in commands:
                 self._do(command)
+            log.write()
 
     def _do(self, command: Command) -> None:
         """One branch for each kind."""
@@ -437,7 +438,7 @@ class Coordinator:
         else:
             self._say(peer, told, payload)
 
-    def _say(self, peer: bytes, message: Message, payload: bytes | None = None) -> None:
+    def _say(self, peer: bytes, message: Message, payload: bytes | memoryview | None = None) -> None:
         if isinstance(message, ToClient):
             self._farewell.told(time.monotonic(), peer, message)
         try:

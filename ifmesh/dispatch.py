@@ -15,7 +15,7 @@ from ifmesh.cascade import Cascade
 from ifmesh.commands import Blame, Command, Give, Policy, Restore
 from ifmesh.job import Cause, Job, Output, State
 from ifmesh.ledger import Ledger
-from ifmesh.protocol import Drop, Ended, Endpoint, Failed, Held, Look, Progress, Push, Run, StageRun, Started, Token
+from ifmesh.protocol import Drop, Ended, Endpoint, Failed, Held, Look, Progress, Push, Queued, Run, StageRun, Started, Token
 from ifmesh.roster import Worker
 
 
@@ -33,11 +33,19 @@ class Dispatch(Ledger):
 
     def _flush(self, now: float) -> list[Command]:
         self._assign(now)
+        self._wait()
         showing, self._showing = self._showing, {}
         for job_id in showing:
             self._show(job_id)  # behind the bags: they are waited for
         out, self._out = self._out, []
         return out
+
+    def _wait(self) -> None:
+        """Tell of those that came into a queue, and are still there."""
+        waiting, self._waiting = self._waiting, {}
+        for job in (self.jobs[j] for j in waiting if j in self.jobs):
+            if job.ticket:
+                self._tell(job, Queued(job.id, job.at, self.queues[job.at].position(job)))
 
     # ---- the one rule
 

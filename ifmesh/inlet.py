@@ -13,7 +13,7 @@ from ifmesh.log import Garbage
 from ifmesh.protocol import Header, Kind
 from ifmesh.wire import HEADER, Garbled
 
-Delivery = tuple[Header, bytes]
+Delivery = tuple[Header, memoryview]
 
 
 def deliveries(
@@ -43,7 +43,7 @@ def deliveries(
                 raise Garbled(f"a {header.kind} at the door for a {' or '.join(kinds)} (job {header.job})")
             if not wanted(header, sockets.speaker(parts[0])):
                 continue
-            frame = parts[1].bytes
+            frame = parts[1].buffer  # not copied
             if bags.digest(frame) != header.digest:
                 raise Garbled(f"job {header.job}, {header.stage}: the digest is not that of the {len(frame)} bytes")
         except Garbled as error:
@@ -52,7 +52,7 @@ def deliveries(
             yield header, frame
 
 
-def brought(frame: bytes) -> tuple[str, ...]:
+def brought(frame: bytes | memoryview) -> tuple[str, ...]:
     """The names of what an upload holds, in the order of `cascade.BROUGHT`.  Garbled: it holds what no client brings."""
     bag = bags.decode(frame)
     names = tuple(name for name in BROUGHT if name in bag)

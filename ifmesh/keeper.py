@@ -232,6 +232,8 @@ class Keeper:
         that run.  That it begins is told at once: should the process die of it, the coordinator must know what ran.  With no task at all,
         a glance at an early picture, of which nobody is told.
         """
+        if not self.tasks:
+            return None if urgent else self._glance(), []
         ready = [(-t.request.priority, t.token, job) for job, t in self.tasks.items() if t.whole and not t.running]
         running = [-t.request.priority for t in self.tasks.values() if t.running]
         urgent = urgent or len(running) >= self.hello.slots
@@ -257,13 +259,13 @@ class Keeper:
         return self.raised(now, job, token, f"the bag is spoiled: {error}", "stage") if task.spoils >= 3 else []
 
     def advanced(self, now: float, job: str, token: Token, step: int, steps: int) -> list[Command]:
-        """One step further; told on at most ten times a second.  The first word: admitted, where it begins, and how many it will take."""
+        """One step further; told on at most ten times a second: the next Beat says it, too.  The first word: admitted, where it begins, and
+        how many it will take."""
         task = self._current(job, token)
         if task is None:
             return []
-        first = not task.steps
         task.step, task.steps = step, steps
-        if not first and now - task.told < 0.1:
+        if now - task.told < 0.1:
             return []
         task.told = now
         return [Send(Step(self.hello.life, job, token, step, steps))]

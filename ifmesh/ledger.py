@@ -42,6 +42,7 @@ class Ledger:
         self._reserved: dict[str, str] = {}  # job that must run alone -> life of the worker kept empty for it
         self._watching: dict[bytes, set[str]] = {}
         self._heard: dict[bytes, float] = {}  # when each of those who watch something was last heard
+        self._waiting: dict[str, None] = {}  # jobs that came into a queue, of which nobody is told if they leave it at once
         self._showing: dict[str, None] = {}  # jobs with a new early picture, or with somebody new to show one to
         self._tiring = False  # is there a timer for the Submits that wait for their uploads?
         self._timers: list[tuple[float, int, str, str]] = []
@@ -72,7 +73,7 @@ class Ledger:
     def _enqueue(self, now: float, job: Job) -> None:
         job.queued_at = now
         self.queues[job.at].add(job)
-        self._tell(job, Queued(job.id, job.at, len(self.queues[job.at]) - 1))
+        self._waiting[job.id] = None
 
     def _leave(self, job: Job) -> None:
         """Out of its queue, or of the orphans."""
@@ -196,7 +197,9 @@ class Ledger:
         if previews and peer not in job.lookers:
             job.lookers.add(peer)
             self._showing[job.id] = None
-        if job.state is State.QUEUED:
+        if job.id in self._waiting:
+            pass  # everybody is told soon
+        elif job.state is State.QUEUED:
             self._send(peer, Queued(job.id, job.at, self.queues[job.at].position(job)))
         elif job.running:
             self._send(peer, Started(job.id, job.at, self.roster.lives[job.life].name))

@@ -15,6 +15,7 @@ from zmq.utils.monitor import recv_monitor_message
 from ifmesh import sockets
 from ifmesh.sockets import Socket, Witness
 
+_POLLIN = int(zmq.POLLIN)
 IN_THE_CLEAR = "one side speaks in the clear (mesh.curve)"
 _TROUBLE: Mapping[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "this key is not authorised there",
@@ -62,7 +63,7 @@ class Line:
 
     def tend(self, now: float) -> bool:
         """Hear how the link fares, and connect anew if libzmq will not.  True: that was done."""
-        while self._monitor is not None and self._monitor.poll(0):
+        while self._monitor is not None and _speaks(self._monitor):
             self._told(now, recv_monitor_message(self._monitor, zmq.DONTWAIT)["event"])
         if self._due is None or now < self._due:
             return False
@@ -92,3 +93,8 @@ class Line:
             self.trouble = _TROUBLE.get(event, self.trouble)
             if self._due is None:
                 self._due = now + random.uniform(self._floor, self._spread)  # all who lost the same peer come back one by one
+
+
+def _speaks(monitor: Socket) -> bool:
+    """Has it something to say?  Asked for every link in every turn; `poll` would make a poller each time."""
+    return bool(int(monitor.getsockopt(zmq.EVENTS)) & _POLLIN)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections import Counter
+from contextlib import suppress
+from threading import Lock
+from typing import TextIO
 
 LINE = 2000
 """Characters of a line, before any are escaped; a traceback of our own is shown whole."""
@@ -14,29 +18,72 @@ logger = logging.getLogger("ifmesh")
 
 class _Lines(logging.Formatter):
     def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03d %(level)s %(job)s %(message)s", "%H:%M:%S", defaults={"job": "-"})
+        super().__init__()
+        self._second, self._clock = -1, ""
 
     def format(self, record: logging.LogRecord) -> str:
-        record.level = record.levelname.lower()
-        line = super().format(record)
-        if record.exc_info:  # our own bug: the whole traceback
-            return line
+        line = self.line(record.created, record.levelname.lower(), getattr(record, "job", "-"), record.getMessage())
+        return line if not record.exc_info else f"{line}\n{self.formatException(record.exc_info)}"  # our own bug: the whole traceback
+
+    def line(self, when: float, level: str, job: str, text: str) -> str:
+        """when: of the wall clock."""
+        second = int(when)
+        if second != self._second:
+            self._second, self._clock = second, time.strftime("%H:%M:%S", time.localtime(second))
+        line = f"{self._clock}.{int(1000 * (when - second)):03d} {level} {job} {text}"
         line = line if len(line) <= LINE else f"{line[:LINE]} ... ({len(line)} characters)"
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        return line if line.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+class _Notes(logging.StreamHandler[TextIO]):
+    """Notes wait for the end of a turn, and are written together: a job has a dozen, and each write would wake whoever reads."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._lines = _Lines()
+        self.setFormatter(self._lines)
+        self._notes: list[str] = []
+        self._mine = Lock()  # other threads have lines of their own, before which these are written
+
+    def note(self, job: str, text: str) -> None:
+        line = self._lines.line(time.time(), "info", job, text)
+        with self._mine:
+            self._notes.append(line)
+
+    def write(self) -> None:
+        with self._mine:
+            notes, self._notes = self._notes, []
+        if notes:
+            with suppress(OSError):  # nobody reads any more
+                self.stream.write("\n".join(notes) + "\n")
+                self.flush()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.write()  # in the order in which it happened
+        super().emit(record)
 
 
 def start() -> None:
     """Log this process's events to its stderr, from "info" upwards."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
-    logger.handlers[:] = [handler]
+    logger.handlers[:] = [_Notes()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # nobody looks at them, and
+    logging._srcfile = None  # nobody asks who called: together half the time of a line
 
 
 def note(job: str, text: str) -> None:
-    """job "": about the mesh."""
-    logger.info(text, extra={"job": job or "-"})
+    """What happened to a job, or, with job "", in the mesh: to be written soon, by `write` or before the next line of another kind."""
+    for handler in logger.handlers:
+        if isinstance(handler, _Notes):
+            handler.note(job or "-", text)
+
+
+def write() -> None:
+    """The notes that wait."""
+    for handler in logger.handlers:
+        if isinstance(handler, _Notes):
+            handler.write()
 
 
 class Garbage:

@@ -15,6 +15,7 @@ RESULTS = 4  # pictures of up to 64 MiB that may wait for one client to read the
 PREVIEWS = 2  # ... and while so many do, it gets no early ones
 LARGE = 8 << 10  # bytes of a message that counts like a picture: a thousand smaller ones may wait for one client
 UNREAD = 256 << 20  # bytes that may wait for all clients of one key together
+_LAST, _MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)  # as numbers: to combine them each time costs more than to send
 
 
 class Mail:
@@ -22,7 +23,7 @@ class Mail:
         self._socket = socket
         self._under_way: dict[bytes, list[tuple[zmq.MessageTracker, int]]] = {}  # frames that libzmq still holds, by client; their bytes
 
-    def send(self, peer: bytes, message: Message, payload: bytes | None = None) -> bool:
+    def send(self, peer: bytes, message: Message, payload: bytes | memoryview | None = None) -> bool:
         """False: it cannot be reached, or has not read for so long that its pipe is full.  Garbled: the message cannot be said.
 
         A large one is not said to who has not read the last few: it asks again, or is told again.
@@ -37,7 +38,9 @@ class Mail:
             frame = zmq.Frame(payload, track=True, copy=False)  # not copied however small: else nobody knows when it has left
             parts.append(frame)
         try:
-            self._socket.send_multipart(parts, zmq.DONTWAIT)
+            for part in parts[:-1]:
+                self._socket.send(part, _MORE)
+            self._socket.send(parts[-1], _LAST)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise

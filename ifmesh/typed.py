@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from reprlib import Repr
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -50,28 +51,51 @@ def build(cls: type[T], data: object, where: str = "", unknown: Literal["ignore"
 def plain(value: object) -> Any:
     """A dataclass as plain data: dicts, lists and scalars.  Mismatch: a number that is not finite, or a type with no plain form."""
     kind: Any = type(value)
-    if kind in _SCALARS:
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise Mismatch("value", value, "a finite number")
-        return value
-    if isinstance(value, tuple | list):
-        return [plain(v) for v in value]
-    if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {name: plain(getattr(value, name)) for name in _names(kind)}
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Path):
-        return str(value)
-    raise Mismatch("value", kind.__name__, "has no plain form")
+    return value if kind in _SCALARS else _plainer(kind)(value)
 
 
 # ---- inside
 
 _SCALARS = frozenset({str, int, bool, bytes, type(None)})
+
+
+@cache
+def _plainer(kind: Any) -> Callable[[Any], Any]:
+    """What makes plain data of this type's values."""
+    if issubclass(kind, float):
+        return _finite
+    if issubclass(kind, tuple | list):
+        return lambda value: [v if type(v) in _SCALARS else plain(v) for v in value]
+    if issubclass(kind, Mapping):
+        return lambda value: {k: plain(v) for k, v in value.items()}
+    if is_dataclass(kind):
+        return _plain_fields(tuple(f.name for f in fields(kind)))
+    if issubclass(kind, Enum):
+        return attrgetter("value")
+    if issubclass(kind, Path):
+        return str
+    return _formless
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise Mismatch("value", value, "a finite number")
+    return value
+
+
+def _plain_fields(names: tuple[str, ...]) -> Callable[[Any], Any]:
+    def plainly(value: Any) -> dict[str, Any]:
+        data = {name: getattr(value, name) for name in names}
+        for name, v in data.items():
+            if type(v) not in _SCALARS:
+                data[name] = plain(v)
+        return data
+
+    return plainly
+
+
+def _formless(value: object) -> Any:
+    raise Mismatch("value", type(value).__name__, "has no plain form")
 
 
 class _Wrong(Exception):
@@ -108,11 +132,6 @@ def _joined(where: str, path: list[str | int | _Key]) -> str:
             text = part.text if isinstance(part, _Key) else part
             where += f".{text}" if where else text
     return where
-
-
-@cache
-def _names(cls: type) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(cls))
 
 
 @cache

@@ -90,12 +90,12 @@ class Writer:
             if not self.storing(digest):
                 self._journal.discard_upload(digest)
 
-    def result(self, job: str, token: Token, frame: bytes, apart: Collection[str] = (), keep: bool = True) -> None:
+    def result(self, job: str, token: Token, frame: bytes | memoryview, apart: Collection[str] = (), keep: bool = True) -> None:
         """apart: names of its tensors that are no part of what is published; keep: on disk, then, as an upload: there is room."""
         if len(self._results) < RESULTS:
             self._begin(self._results, (job, token), partial(self._store, (job, token), frame, apart, keep))
 
-    def upload(self, digest: str, hop: str, frame: bytes) -> None:
+    def upload(self, digest: str, hop: str, frame: bytes | memoryview) -> None:
         """hop: xxh3-128 (hex) of the frame.  What it holds is checked in the thread."""
         if len(self._uploads) < UPLOADS:
             self._begin(self._uploads, (digest, hop), partial(self._store_upload, digest, frame))
@@ -148,7 +148,7 @@ class Writer:
             if key[0]:
                 self._bell.ring()
 
-    def _store(self, key: tuple[str, Token], frame: bytes, apart: Collection[str], keep: bool) -> list[_Done]:
+    def _store(self, key: tuple[str, Token], frame: bytes | memoryview, apart: Collection[str], keep: bool) -> list[_Done]:
         """What is kept beside it comes last: without the result nothing of it stays on disk untold."""
         if not apart:
             return [Landed(*key, *self._journal.store(key[0], frame))]
@@ -179,7 +179,7 @@ class Writer:
             logger.error("what was written in the last second may not be on disk: %s", error)
         return []
 
-    def _store_upload(self, digest: str, frame: bytes) -> list[_Done]:
+    def _store_upload(self, digest: str, frame: bytes | memoryview) -> list[_Done]:
         if hashlib.sha256(frame).hexdigest() != digest:  # a stranger's: the true one may still come
             raise Garbled(f"an upload whose SHA-256 is not that of the {len(frame)} bytes")
         try:

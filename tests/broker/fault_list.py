@@ -205,14 +205,15 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "nobody is shown anything": ("dispatch", "for job_id in showing:", "for job_id in ():"),
     "previews leave before the bags": (
         "dispatch",
-        "        self._assign(now)\n        showing, self._showing = self._showing, {}\n        for job_id in showing:\n"
+        "        self._assign(now)\n        self._wait()\n"
+        "        showing, self._showing = self._showing, {}\n        for job_id in showing:\n"
         "            self._show(job_id)  # behind the bags: they are waited for\n",
         "        for job_id in self._showing:\n            self._show(job_id)\n        self._showing = {}\n        self._assign(now)\n",
     ),
     "the result has a preview": ("ledger", " and job.route[index] != job.request.last_stage", ""),
     "the oldest picture is shown": ("dispatch", "index = max((i for i in job.outputs", "index = min((i for i in job.outputs"),
     "a picture that is drawn anew is shown": ("dispatch", "and known.tokens.get(index) == token", ""),
-    "who comes late sees nothing": ("ledger", "            self._showing[job.id] = None\n        if job.state", "        if job.state"),
+    "who comes late sees nothing": ("ledger", "            self._showing[job.id] = None\n        if job.id", "        if job.state"),
     "who asks twice is shown it twice": ("ledger", "if previews and peer not in job.lookers:", "if previews:"),
     "the gone look on": ("broker", "job.lookers.discard(peer)", "pass"),
     "a guard that loads is to look": ("dispatch", 'self.roster.usable("guard")', 'self.roster.stages["guard"].values()'),

@@ -245,13 +245,14 @@ def test_a_grant_after_its_own_output_is_new_work() -> None:
     assert task.token == (1, 2)
 
 
-def test_steps_are_told_ten_times_a_second_at_most_but_the_first_always() -> None:
+def test_steps_are_told_ten_times_a_second_at_most_and_the_beginning_always() -> None:
     keeper = ready()
     given(keeper, "a", (1, 1))
-    keeper.take(1.0)
+    assert keeper.take(1.0)[1] == [Send(Step("enc.1", "a", (1, 1), 0, 0))]
     told = [step for step in range(101) if keeper.advanced(1.0 + step / 100, "a", (1, 1), step, 100)]
-    assert told[0] == 0
+    assert told[0] == 10
     assert 9 <= len(told) <= 11
+    assert [(h.step, h.steps) for h in beat(keeper, 2.5).held] == [(100, 100)], "the Beat says it, too"
     assert keeper.advanced(9.0, "a", (1, 1), 100, 100) == [Send(Step("enc.1", "a", (1, 1), 100, 100))]
 
 
