@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -82,15 +83,14 @@ class Page:
             screen.say(f"{done:4.0%}  {line}")
         self._told = line
 
-    def take(self, measure: Callable[[], Report], so_far: Callable[[], Report], show: Callable[[Report], None]) -> Report:
-        """Measured, and written where it was wished.  so_far: the report of what there is when an interruption ends it.
+    def take(self, measure: Callable[[], None], so_far: Callable[[], Report], show: Callable[[Report], None]) -> None:
+        """Measured, and written where it was wished.  so_far: the report of what there is by then, interrupted or not.
         show: for a reader, where no JSON is asked for."""
         from ifmesh import screen
 
-        try:
-            report = measure()
-        except KeyboardInterrupt:
-            report = so_far()
+        with suppress(KeyboardInterrupt):
+            measure()
+        report = so_far()
         if self._status is not None:
             self._status.stop()
         if self._as_json:
@@ -100,7 +100,6 @@ class Page:
         if self._out is not None:
             self._out.mkdir(parents=True, exist_ok=True)
             (self._out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        return report
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1

@@ -80,16 +80,20 @@ class Agent:
 
     async def run(self) -> Report:
         self._began = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            if self._run.in_flight:
-                for _ in range(self._run.in_flight):
-                    group.create_task(self._loop())
-            else:
-                for at in self._run.at:
-                    await self._until(at)
-                    if self._stopped.is_set():
-                        break
-                    group.create_task(self._ask(at))
+        tasks = {asyncio.create_task(self._loop()) for _ in range(self._run.in_flight)}
+        for at in self._run.at:
+            await self._until(at)
+            if self._stopped.is_set():
+                break
+            tasks.add(asyncio.create_task(self._ask(at)))
+        await self._until(self._run.seconds)
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self._run.settle)
+            for task in late:
+                task.cancel()
+            for done in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(done, Exception):
+                    raise done
         return Report(tuple(self._records), self._now())
 
     def stop(self) -> None:
@@ -127,6 +131,9 @@ class Agent:
             record = Record(at, sent, self._now(), "lost", error=str(lost))
         except MeshError as error:
             record = Record(at, sent, self._now(), "failed", error=str(error))
+        except asyncio.CancelledError:
+            self._records.append(Record(at, sent, self._now(), "lost", error=f"not ended {self._run.settle:g} s after the last was asked"))
+            raise
         self._records.append(record)
         return record
 

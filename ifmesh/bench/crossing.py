@@ -52,7 +52,7 @@ class Crossing:
         self._disk: dict[str, dict[str, float]] = {}
         self._head: Report = {}
 
-    def measure(self) -> Report:
+    def measure(self) -> None:
         wanted = self._wanted
         for number, transport in enumerate(wanted.transports):
             if self._over():
@@ -61,7 +61,6 @@ class Crossing:
                 self._skipped[transport] = why
                 continue
             self._measure(transport, number)
-        return self.report()
 
     def report(self) -> Report:
         """Of what was measured so far."""
@@ -133,7 +132,7 @@ class Crossing:
         clients.run([Run((ASK,), in_flight=4, least=8)])  # the links come up
 
         def drive(in_flight: int) -> Taken:
-            run = Run((ASK,), in_flight=in_flight, seconds=wanted.seconds, least=wanted.least)
+            run = Run((ASK,), in_flight=in_flight, seconds=wanted.seconds, least=wanted.least, settle=60.0)
             (report,) = clients.run([run], self._over)
             taken = Taken(in_flight)
             for record in report.records:

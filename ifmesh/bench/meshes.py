@@ -31,14 +31,15 @@ OWN: Settings = {
     "mesh.coordinator": "",
     "mesh.identity": "",
     "mesh.drain": 2.0,
-    "mesh.results_bytes": 1 << 28,  # pictures that nobody fetches again
+    "mesh.results_bytes": 1 << 29,  # pictures that nobody fetches again
 }
 TRANSPORTS = ("ipc", "tcp", "tcp+curve")
 
 
 def still(options: Settings | None = None, each: Mapping[str, Settings] | None = None) -> dict[str, object]:
     """Settings for stages that do nothing, with these options (`bench.stages`); each: more of them, of single stages."""
-    made: dict[str, object] = {"cascade.toy": True, "cascade.path": ""}
+    # by default a link counts as slow as 200 kB/s, and what is lost on the way is asked for again when all that is under way may have come
+    made: dict[str, object] = {"cascade.toy": True, "cascade.path": "", "mesh.slowest_link": 1e8}
     for stage in STAGES:
         made[f"services.{stage}.run"] = f"ifmesh.bench.stages:{CLASSES[stage]}"
         for key, value in {**(options or {}), **(each or {}).get(stage, {})}.items():
@@ -54,11 +55,11 @@ def over(transport: str) -> dict[str, object]:
 class Mesh:
     """settings: beside those of ifmesh.toml and IFMESH_*.  apart: its processes reach each other by TCP, as those of different hosts.
 
-    folder: above its state; None: where temporary files are.
+    folder: above its state; None: where temporary files are.  file: the ifmesh.toml, where it is not the usual one.
     """
 
-    def __init__(self, settings: Settings, apart: bool = False, folder: Path | None = None) -> None:
-        self._settings, self._apart, self._above = {**OWN, **settings}, apart, folder
+    def __init__(self, settings: Settings, apart: bool = False, folder: Path | None = None, file: Path | None = None) -> None:
+        self._settings, self._apart, self._above, self._file = {**OWN, **settings}, apart, folder, file
         self._up: subprocess.Popen[bytes] | None = None
         self._state = Path()
         self.config: Config
@@ -68,10 +69,10 @@ class Mesh:
         self._state = above / "state"
         settings = {**self._settings, "mesh.state": str(self._state)}
         try:
-            self.config = config.read(None, os.environ, settings)
+            self.config = config.read(self._file, os.environ, settings)
             self.config.check_weights()
             self._state.mkdir()
-            words = ["bench", "up", *(["--apart"] if self._apart else [])]
+            words = ["bench", "up", *(["--apart"] if self._apart else []), *(["--config", str(self._file)] if self._file else [])]
             for key, value in settings.items():
                 words += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
             with open(self._state / "up.log", "wb") as log:

@@ -21,7 +21,8 @@ class Run:
     the next.
 
     Closed loop: in_flight requests at once, for so many seconds and at least so many requests.  Open loop: in_flight is 0, and one request
-    is due at each of `at`, whatever became of those before.  previews: watch for the early pictures.
+    is due at each of `at`, whatever became of those before.  previews: watch for the early pictures.  settle: seconds, when nothing more is
+    asked, after which a request that has not ended counts as lost.
     """
 
     asks: tuple[str, ...]
@@ -31,6 +32,7 @@ class Run:
     least: int = 1
     at: tuple[float, ...] = ()
     previews: bool = False
+    settle: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
