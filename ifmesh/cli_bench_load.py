@@ -107,7 +107,7 @@ def load(in_flight: int, rate: float | None, arrivals: str, report: Any, **given
     with report as page, mesh(given, page.tell) as (door, config):
         begun = head("load", config)
         work = Load(wanted, door, page.tell, page.over)
-        page.take(work.measure, lambda: {**begun, **work.figures()}, show)
+        page.take(work.measure, lambda: {**begun, **work.figures()})
     return exits.OK
 
 
@@ -143,31 +143,3 @@ def mesh(
     config, _ = options.configuration(given["config_file"])
     who = False if not config.mesh.curve else str(config.mesh.identity) if config.mesh.identity else None
     yield {"coordinator": config.control(), "state": str(config.mesh.state), "identity": who}, config
-
-
-def show(report: dict[str, Any]) -> None:
-    """For a reader, on stdout."""
-    from ifmesh import screen
-
-    if not report["runs"]:
-        screen.tell("nothing was measured")
-        return
-    run = report["runs"][-1]
-    for name, row in report["figures"].items():
-        sure = f"  (95 %: {row['low']:.4g} to {row['high']:.4g})" if row["low"] is not None else ""
-        screen.tell(f"{name.replace('_', ' ')}: {row['mean']:.4g}{sure}")
-    screen.tell(f"requests: {', '.join(f'{count} {how}' for how, count in sorted(run['requests'].items()))}")
-    if run["bound_images_per_s"]:
-        screen.tell(f"bound by {run['bottleneck']}: {run['bound_images_per_s']:.4g} images/s; efficiency {run['efficiency']:.1%}")
-    if run.get("slo"):
-        screen.tell(f"p{run['slo']['percent']:g} within {run['slo']['seconds']:g} s: {'kept' if run['slo']['met'] else 'NOT kept'}")
-    columns = ("stage", "workers", "queued p50", "p95", "at work, mean", "busy", "in", "out")
-    table = screen.table("", *columns, right=columns[1:])
-    for row in run["stages"]:
-        queued, work = row["queued_ms"], row["run_ms"]
-        times = (f"{queued['p50_ms']:.1f} ms", f"{queued['p95_ms']:.1f} ms", f"{work['mean_ms']:.1f} ms")
-        busy = "-" if row["busy"] is None else f"{row['busy']:.1%}"
-        table.add_row(row["stage"], str(row["workers"]), *times, busy, screen.size(row["bytes_in"]), screen.size(row["bytes_out"]))
-    screen.stdout().print(table)
-    for hop in report["unloaded"]["hops"]:
-        screen.tell(f"into {hop['into']}, alone: {screen.size(hop['bytes'])} in {hop['ms']:.2f} ms")

@@ -41,7 +41,7 @@ def mesh(transports: tuple[str, ...], no_floor: bool, report: Any, **wanted: Any
     asked = Wanted(transports or TRANSPORTS, floor=not no_floor, settings=settings, **wanted)
     with report as page:
         crossing = Crossing(asked, page.tell, page.over)
-        page.take(crossing.measure, crossing.report, show)
+        page.take(crossing.measure, crossing.report)
     return exits.OK
 
 
@@ -77,39 +77,3 @@ def client() -> int:
     log.start()
     agent.serve()
     return exits.OK
-
-
-def show(report: dict[str, Any]) -> None:
-    """For a reader, on stdout."""
-    from ifmesh import screen
-
-    columns = ("in flight", "", "p50 ms", "p95 ms", "requests/s", "p50 x floor", "requests/s x floor")
-    for transport in dict.fromkeys((*report["floor"], *report["mesh"])):
-        table = screen.table(transport, *columns, right=(columns[0], *columns[2:]))
-        for number in map(str, report["asked"]["in_flight"]):
-            for name, said in (("chain", "bare chain"), ("floor", "floor: with a relay"), ("guarded", "with guard and relay")):
-                if row := report[name].get(transport, {}).get(number):
-                    table.add_row(number, said, *_figures(row), "", "")
-            if row := report["mesh"].get(transport, {}).get(number):
-                times = report["ratios"].get(transport, {}).get(number, {})
-                table.add_row(number, "mesh", *_figures(row), *(f"{times[name]:.2f}" if name in times else "" for name in TIMES))
-            if row := report["durable"].get(transport, {}).get(number):
-                table.add_row(number, "mesh, durable", *_figures(row), "", "")
-        screen.stdout().print(table)
-    if disk := report["durable_write_ms"].get("4096"):
-        said = ", ".join(f"{transport} {times:g}" for transport, times in report["durable_writes"].items())
-        screen.tell(
-            f"a durable write of this disk: p50 {disk['p50_ms']:.2f} ms; what durability adds to the p50, in such writes: {said or '-'}"
-        )
-    if report["curve_ms"]:
-        said = ", ".join(f"{ms:.2f} ms with {number} in flight" for number, ms in report["curve_ms"].items())
-        screen.tell(f"CURVE adds to the p50: {said}")
-    for transport, why in report["skipped"].items():
-        screen.tell(f"{transport}: skipped: {why}")
-
-
-TIMES = ("p50", "requests_per_s")
-
-
-def _figures(row: dict[str, float]) -> tuple[str, ...]:
-    return tuple(f"{row[name]:.2f}" for name in ("p50_ms", "p95_ms", "requests_per_s"))

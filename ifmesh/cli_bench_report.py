@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from ifmesh.bench.head import Report
+    from ifmesh.bench.tables import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,7 +84,7 @@ class Page:
             screen.say(f"{done:4.0%}  {line}")
         self._told = line
 
-    def take(self, measure: Callable[[], None], so_far: Callable[[], Report], show: Callable[[Report], None]) -> None:
+    def take(self, measure: Callable[[], None], so_far: Callable[[], Report]) -> None:
         """Measured, and written where it was wished.  so_far: the report of what there is by then, interrupted or not.
         show: for a reader, where no JSON is asked for."""
         from ifmesh import screen
@@ -96,12 +97,39 @@ class Page:
         if self._as_json:
             screen.document(report)
         else:
-            show(report)
+            print_tables(report)
+        files = [self._html] if self._html else []
         if self._out is not None:
             self._out.mkdir(parents=True, exist_ok=True)
             (self._out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            files.append(self._out / "report.html")
+        for file in files:
+            from ifmesh.bench.page import page
+
+            file.write_text(page(report), encoding="utf-8")
+            screen.say(f"written: {file}")
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
         if self._signals > 1:
             raise KeyboardInterrupt
+
+
+def print_tables(report: Report) -> None:
+    """For a reader, on stdout."""
+    from ifmesh.bench.tables import tables
+
+    for table in tables(report):
+        print_table(table)
+
+
+def print_table(table: Table) -> None:
+    from ifmesh import screen
+
+    if table.rows:
+        shown = screen.table(table.title, *table.columns, right=table.columns[1:])
+        for row in table.rows:
+            shown.add_row(*row)
+        screen.stdout().print(shown)
+    for note in table.notes:
+        screen.tell(note)

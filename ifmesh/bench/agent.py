@@ -80,7 +80,7 @@ class Agent:
 
     async def run(self) -> Report:
         self._began = time.perf_counter()
-        tasks = {asyncio.create_task(self._loop()) for _ in range(self._run.in_flight)}
+        tasks: set[asyncio.Task[Any]] = {asyncio.create_task(self._loop()) for _ in range(self._run.in_flight)}
         for at in self._run.at:
             await self._until(at)
             if self._stopped.is_set():

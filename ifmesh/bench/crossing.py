@@ -14,7 +14,7 @@ from ifmesh.bench.floor import CHAINS, REQUEST, Chain
 from ifmesh.bench.head import Report, head
 from ifmesh.bench.meshes import TRANSPORTS, Mesh, Settings, over, still
 from ifmesh.bench.orders import Run
-from ifmesh.bench.taken import Taken, ratios, row
+from ifmesh.bench.taken import Row, Taken, ratios, row
 from ifmesh.errors import MeshError
 from ifmesh.request import STAGES
 
@@ -143,15 +143,15 @@ class Crossing:
 
         return drive
 
-    def _rows(self, what: str) -> dict[str, dict[str, dict[str, float]]]:
+    def _rows(self, what: str) -> dict[str, dict[str, Row]]:
         """By transport, by number in flight as text."""
-        found: dict[str, dict[str, dict[str, float]]] = {}
+        found: dict[str, dict[str, Row]] = {}
         for (name, transport, in_flight), runs in self._runs.items():
             if name == what and (said := row(runs)):
                 found.setdefault(transport, {})[str(in_flight)] = said
         return found
 
-    def _writes(self, rows: dict[str, dict[str, dict[str, dict[str, float]]]]) -> dict[str, float]:
+    def _writes(self, rows: dict[str, dict[str, dict[str, Row]]]) -> dict[str, float]:
         """How many durable writes of a page the p50 of one at a time takes longer, by transport."""
         one, disk = str(min(self._wanted.in_flight)), self._disk.get(str(durable.PAGE), {})
         found: dict[str, float] = {}
@@ -162,7 +162,7 @@ class Crossing:
         return found
 
     @staticmethod
-    def _curve(mesh: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
+    def _curve(mesh: dict[str, dict[str, Row]]) -> dict[str, float]:
         """What CURVE adds to the p50 over TCP, by number in flight."""
         plain, curve = mesh.get("tcp", {}), mesh.get("tcp+curve", {})
         return {number: round(curve[number]["p50_ms"] - plain[number]["p50_ms"], 3) for number in plain if number in curve}

@@ -97,7 +97,8 @@ def repeated(runs: Sequence[Figures]) -> Figures:
 def told(known: Interval) -> Figures:
     """As it is written: without a half that nobody knows."""
     sure = known.half != float("inf")
-    return {"mean": round(known.mean, 4), "low": round(known.low, 4) if sure else None, "high": round(known.high, 4) if sure else None}
+    low, high = (round(max(0.0, known.low), 4), round(known.high, 4)) if sure else (None, None)  # none of them can be below nought
+    return {"mean": round(known.mean, 4), "low": low, "high": high}
 
 
 def _of(name: str, part: str) -> Any:
