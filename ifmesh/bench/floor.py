@@ -44,7 +44,8 @@ class Chain:
     """A chain of that name, with this process at both of its ends.  transport: "ipc", "tcp" or "tcp+curve"."""
 
     def __init__(self, name: str, transport: str, tiny: bool = False) -> None:
-        self._processes, self._transport, self._tiny = CHAINS[name], transport, tiny
+        self._places, self._transport, self._tiny = CHAINS[name], transport, tiny
+        self.processes: list[subprocess.Popen[bytes]] = []
         self._stack = ExitStack()
         self._number = 0
 
@@ -56,7 +57,7 @@ class Chain:
             stack.callback(ctx.term)
             self._in, (url,) = sockets.inlet(ctx, [_listen(self._transport, folder / "end")], keys)
             stack.callback(self._in.close)
-            for place, what in reversed(list(enumerate(self._processes))):
+            for place, what in reversed(list(enumerate(self._places))):
                 url = self._started(stack, _listen(self._transport, folder / str(place)), what, url, keys)
             self._out = sockets.outlet(ctx, url, keys, keys.public if keys else "")
             stack.callback(self._out.close)
@@ -99,6 +100,7 @@ class Chain:
         words = [sys.executable, *safe, "-m", "ifmesh.bench.floor"]
         made = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
         stack.callback(_end, made)
+        self.processes.append(made)
         assert made.stdin is not None
         assert made.stdout is not None
         order = {"listen": listen, "what": what, "to": to, "keys": asdict(keys) if keys else None, "tiny": self._tiny}
