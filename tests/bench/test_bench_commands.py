@@ -44,7 +44,7 @@ def test_mesh_is_told_beside_its_floor() -> None:
 
 
 def test_an_open_loop_does_not_omit_what_it_waited_for(tmp_path: Path) -> None:
-    """24 a second for 1.5 s into a stage that takes 100 ms: the last of them wait for more than a second, and nobody slows down for them."""
+    """24 a second for 1.5 s into a stage that takes 100 ms: the last of them wait long, and nobody slows down for them."""
     bench("load", "--sleep", "stage_one=100", "--rate", "24", "--arrivals", "constant", "--seconds", "1.5", "--warm", "0", "--clients", "2",
           "--slo", "p50=10ms", "--unloaded", "1", "--out", tmp_path)  # fmt: skip
     report = json.loads((tmp_path / "report.json").read_text())
