@@ -38,6 +38,13 @@ MINDS = {
     "notes",
     "chaos.checker",
     "chaos.figures",
+    "bench.statistics",
+    "bench.orders",
+    "bench.taken",
+    "bench.merge",
+    "bench.sweep",
+    "bench.tables",
+    "bench.compare",
     "roles",
 }
 CODECS = {"typed", "wire", "bags", "identity", "table", "config"}

@@ -1,0 +1,13 @@
+"""`ifmesh bench`: what a mesh costs, and what it brings, in figures that say how they were made.
+
+head        what every report begins with: machine, versions, configuration, command
+statistics  percentiles, rates, intervals (pure)
+stages      stages that do nothing, wait or compute, with tensors of the true sizes
+meshes      a mesh for one measurement; apart: its processes as if each had a host of its own
+orders      what a client process is told and tells, in JSON (pure); agent: that process; clients: many of them
+schedules   when requests are due; merge: what clients saw, as one (pure)
+floor       a bare chain of processes; taken: what a closed loop has measured (pure); durable: what the disk asks for a write
+crossing    `bench mesh`: all of these in turns
+load        `bench load`; sweep, compare: many of them (pure)
+tables      a report in words and numbers (pure); plots: in pictures; page: both in one file
+"""

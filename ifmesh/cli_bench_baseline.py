@@ -1,0 +1,48 @@
+"""The commands `ifmesh bench baseline` and `peers`: the mesh beside what one would use instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ifmesh import cli_options as options
+from ifmesh import exits
+from ifmesh.cli_bench_report import reported, whole_numbers
+from ifmesh.errors import Misconfigured
+
+SIZES = {"64": "stage_one", "256": "stage_two", "1024": "upscaler"}
+
+
+@click.command(short_help="The mesh beside diffusers in one process.")
+@click.option("--size", type=click.Choice(list(SIZES)), default="256", show_default=True, help="Where the cascade stops.")
+@click.option("--threads", default="1,2", show_default=True, callback=whole_numbers, metavar="N,N,...", help="torch's, of diffusers alone.")
+@click.option("--balance", type=click.FloatRange(0), default=1.0, show_default=True, metavar="S",
+              help="As many steps as take so long, in each stage; 0: the cascade's.")  # fmt: skip
+@click.option("--in-flight", type=click.IntRange(1, 4096), default=6, show_default=True, help="Requests at once in the mesh.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Of each measurement.")
+@click.option("--warm", type=click.FloatRange(0), default=10.0, show_default=True, metavar="S", help="Of the mesh, before each.")
+@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Rounds, in turns.")
+@click.option("--device", default="cpu", show_default=True, help="Of diffusers: cpu, cuda:0; let the mesh have the same.")
+@options.cascade
+@options.copies
+@options.sets
+@reported
+def baseline(size: str, report: Any, **given: Any) -> int:
+    """The same prompts through diffusers' pipelines in one process, one after another, and through a mesh of its own, in turns.
+
+    \b
+    ifmesh bench baseline                       two equally heavy stages; diffusers with one thread and with two
+    ifmesh bench baseline --cascade if-m --size 1024 --balance 0 --device cuda:0
+    """
+    from importlib.util import find_spec
+
+    from ifmesh.bench.baseline import Baseline, Wanted
+
+    if find_spec("torch") is None or find_spec("diffusers") is None:
+        raise Misconfigured("bench: torch or diffusers is not installed: pip install 'ifmesh[services]'")
+    settings = dict(click.get_current_context().meta.get("ifmesh.overrides", {}))
+    with report as page:
+        work = Baseline(Wanted(SIZES[size], settings=settings, **given), page.tell, page.over)
+        page.take(work.measure, work.report)
+    return exits.OK
