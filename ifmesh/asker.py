@@ -167,7 +167,7 @@ class Asker:
         line = yield from self.connected()
         if line.me is not None and line.me.role != "operator":
             who = f"this is {line.me.name}, {line.me.role}"
-            raise Misconfigured(f"mesh.identity: {who}: links are probed for an operator alone: `ifmesh invite --role operator` on its host")
+            raise Misconfigured(f"mesh.identity: {who}: links are probed for an operator: `ifmesh invite --role operator` there")
         asked = Probe(secrets.randbits(62), source, target, size, count)
         name = probed(asked.number)
         file = line.file(name)

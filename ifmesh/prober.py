@@ -162,4 +162,3 @@ class Prober:
     def _header(self, token: Token, step: int) -> Header:
         """job: so that none takes the place of another that waits for the link."""
         return Header("probe", f"{token[1]}.{step}", self._stage, token, "", step)
-
