@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ifmesh import cli_bench_links
 from ifmesh.errors import Misconfigured
 from ifmesh.request import STAGES
 
@@ -184,3 +185,6 @@ def _print_machine(report: dict[str, Any]) -> None:
     screen.tell(
         f"{report['cascade']} on {device}, {of['threads']} thread{'s' * (of['threads'] > 1)}, {of['clock']} seconds, torch {of['torch']}"
     )
+
+
+bench.add_command(cli_bench_links.links)

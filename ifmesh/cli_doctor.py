@@ -71,20 +71,12 @@ def findings(config: Config) -> Iterator[Finding]:
             return
     try:
         with options.client(config) as client:
-            rows = services(client)
+            rows = options.services(client)
             yield from staff(config, rows)
             yield from _links(config, client, rows)
     except MeshError as error:
         said, _, remedy = str(error).rpartition(": ")
         yield broken("client -> coordinator", said, remedy)
-
-
-def services(client: Client) -> list[ServiceRow]:
-    """All workers, of all pages."""
-    pages = [client.status()]
-    while len(pages) < pages[0].pages:
-        pages.append(client.status(page=len(pages)))
-    return list({row.service: row for page in pages for row in page.services}.values())
 
 
 def _links(config: Config, client: Client, rows: list[ServiceRow]) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from math import inf
 from ifmesh.protocol import Arrived, Echo, Endpoint, Header, Reach, Reached, Token
 
 TRIPS = 10  # small frames; one more goes before them, for the connection has to come up
-WINDOW = 2  # large frames under way
+WINDOW = 4  # large frames under way: a link that is long needs some
 LINK = 3.0  # seconds for the next answer, small frames
 BULK = 3.0  # seconds after which no large frame leaves any more ...
 SLOWEST = 30.0  # ... and for all of them to be answered
