@@ -15,6 +15,7 @@ The layers, each knowing only those above it (a test holds them to it):
   the minds (pure)    job         the life of a job: one table
                       broker      the coordinator's: who does what, when, and what if it dies
                       keeper      the worker's: tasks, early bags, the outbox, the beat
+                      prober      both ends of a probe; survey: the coordinator's part in it
                       caller      the client's: repeats what was not answered
                       roles       who may say what: one table
   codecs              typed       plain data <-> dataclasses, checked
@@ -44,6 +45,7 @@ The layers, each knowing only those above it (a test holds them to it):
                       image       what comes out: Image, Preview
                       supervisor  `ifmesh up`: starts what an operator would type, and again when it dies
                       toy         stages without models, with the same names and sizes
+                      doctor      every hop of a mesh, tried; bench: what it is worth
                       cli, demo   the commands
 
 The services themselves are in ifmesh_services, the only place that imports torch; this half names them by a string.

@@ -27,7 +27,7 @@ def staff(config: Config, rows: Iterable[ServiceRow]) -> Iterator[Finding]:
     """One for each worker, and for each stage without any."""
     known = list(rows)
     for row in known:
-        yield _worker(row)
+        yield _worker(row, "" if row.state in WORKING else last_error(config, row.stage))
     for stage in STAGES:
         if not any(row.stage == stage for row in known):
             said = last_error(config, stage)
@@ -72,7 +72,8 @@ def last_error(config: Config, stage: str) -> str:
     return ""
 
 
-def _worker(row: ServiceRow) -> Finding:
+def _worker(row: ServiceRow, error: str) -> Finding:
+    """error: the last words of one like it: one that cannot load says Hello all the same, again and again."""
     hop = f"worker {row.service}"
     where = f"{row.state} on {row.device}, host {row.host}, heard {row.seen_s:.1f} s ago"
     remedies = {
@@ -82,6 +83,10 @@ def _worker(row: ServiceRow) -> Finding:
     }
     if row.state in WORKING:
         return well(hop, where)
+    if error:
+        return broken(
+            hop, f"{where}; before that: {error}", f"mend that; it is started again by itself; all of it: `ifmesh logs {row.service}`"
+        )
     return broken(hop, where, remedies.get(row.state, "see its log (`ifmesh logs`)"))
 
 
