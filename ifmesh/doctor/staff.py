@@ -31,7 +31,7 @@ def staff(config: Config, rows: Iterable[ServiceRow]) -> Iterator[Finding]:
     for stage in STAGES:
         if not any(row.stage == stage for row in known):
             said = last_error(config, stage)
-            remedy = f"mend that; it is started again by itself; all of it: `ifmesh logs {stage}-0`" if said else _start(stage)
+            remedy = _mend(f"{stage}-0") if said else _start(stage)
             yield broken(f"stage {stage}", f"no worker: {said}" if said else "no worker", remedy)
 
 
@@ -84,10 +84,12 @@ def _worker(row: ServiceRow, error: str) -> Finding:
     if row.state in WORKING:
         return well(hop, where)
     if error:
-        return broken(
-            hop, f"{where}; before that: {error}", f"mend that; it is started again by itself; all of it: `ifmesh logs {row.service}`"
-        )
+        return broken(hop, f"{where}; before that: {error}", _mend(row.service))
     return broken(hop, where, remedies.get(row.state, "see its log (`ifmesh logs`)"))
+
+
+def _mend(service: str) -> str:
+    return f"mend that; it is started again by itself; all of it: `ifmesh logs {service}`"
 
 
 def _start(stage: str) -> str:
