@@ -44,6 +44,7 @@ The layers, each knowing only those above it (a test holds them to it):
                       image       what comes out: Image, Preview
                       supervisor  `ifmesh up`: starts what an operator would type, and again when it dies
                       toy         stages without models, with the same names and sizes
+                      doctor      every hop of a mesh, tried
                       bench       what all of it costs and brings, measured
                       cli, demo   the commands
 

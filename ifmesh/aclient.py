@@ -23,7 +23,7 @@ from ifmesh.embeds import Embeds
 from ifmesh.file import Event
 from ifmesh.image import Image
 from ifmesh.many import Race, Series
-from ifmesh.protocol import Books, Ended
+from ifmesh.protocol import Books, Ended, Probed
 from ifmesh.request import Request
 from ifmesh.talk import Pause, Talk, Work
 from ifmesh.wishes import Brought, Wishes
@@ -201,6 +201,10 @@ class AsyncClient:
     async def status(self, job: str = "", page: int = 0) -> Books:
         """As Client.status."""
         return await lead(self._asker.status(job, page))
+
+    async def probe(self, source: str, target: str, size: int = 0, count: int = 0) -> Probed:
+        """As Client.probe."""
+        return await lead(self._asker.probe(source, target, size, count))
 
     @staticmethod
     async def _pictures(series: Series) -> AsyncGenerator[Image, None]:

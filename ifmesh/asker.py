@@ -17,11 +17,12 @@ from ifmesh import caller, cascade, config, credentials, wishes
 from ifmesh.case import Case, refusal
 from ifmesh.connection import Connection
 from ifmesh.embeds import Embeds
-from ifmesh.errors import BadRequest, Lost, MeshError
+from ifmesh.errand import probed
+from ifmesh.errors import BadRequest, Lost, MeshError, Misconfigured
 from ifmesh.file import File
 from ifmesh.identity import Identity
 from ifmesh.image import Image
-from ifmesh.protocol import Books, Ended
+from ifmesh.protocol import Books, Ended, Probe, Probed
 from ifmesh.request import Request
 from ifmesh.talk import Talk, Work
 from ifmesh.wishes import Brought
@@ -161,6 +162,29 @@ class Asker:
         finally:
             mesh.asked = False
             mesh.changed()
+
+    def probe(self, source: str, target: str, size: int, count: int) -> Talk[Probed]:
+        line = yield from self.connected()
+        if line.me is not None and line.me.role != "operator":
+            who = f"this is {line.me.name}, {line.me.role}"
+            raise Misconfigured(f"mesh.identity: {who}: links are probed for an operator: `ifmesh invite --role operator` there")
+        asked = Probe(secrets.randbits(62), source, target, size, count)
+        name = probed(asked.number)
+        file = line.file(name)
+
+        def forget(mind: caller.Caller, now: float) -> list[caller.Command]:
+            mind.forget(name)
+            return []
+
+        line.post(lambda mind, now: mind.probe(now, asked))
+        try:
+            yield from line.wait(file, lambda: file.probed is not None or file.refused is not None, self._patience, None, "")
+        finally:
+            line.post(forget)
+        if file.probed is None:
+            assert file.refused is not None
+            raise refusal(file.refused, None)
+        return file.probed
 
     def _patience(self) -> float:
         return self.timeout

@@ -1,7 +1,7 @@
 """The coordinator's mind: pure.  No clock, no socket, no thread, no randomness: time and messages go in, commands come out.
 
-Everything that decides is here, or in the layers below: `ledger`, `dispatch`, `desk`, `vigil`, `crew`.  How it is kept right: `_assign` is
-the only place where a job meets a worker, and runs after every change; each Beat is compared with the books (`crew`).
+Everything that decides is here, or in the layers below: `ledger`, `dispatch`, `desk`, `vigil`, `crew`, `survey`.  How it is kept right:
+`_assign` is the only place where a job meets a worker, and runs after every change; each Beat is compared with the books (`crew`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 from ifmesh.cascade import Cascade, kept
 from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Discard, Give, Hand, Hold, Note, Policy, Send, parent_of
-from ifmesh.crew import Crew
 from ifmesh.job import Cause, Checkpoint, State
 from ifmesh.protocol import (
+    Arrived,
     Beat,
     Bye,
     Cancel,
@@ -27,7 +27,9 @@ from ifmesh.protocol import (
     Hello,
     Hi,
     Inspect,
+    Probe,
     Raised,
+    Reached,
     Received,
     Step,
     Submit,
@@ -35,6 +37,7 @@ from ifmesh.protocol import (
     Token,
     Watch,
 )
+from ifmesh.survey import Survey
 
 __all__ = [
     "Blame",
@@ -55,7 +58,7 @@ __all__ = [
 ]
 
 
-class Broker(Crew):
+class Broker(Survey):
     """Feed it what arrived and the time; carry out what it returns, in order; call tick() no later than wakeup()."""
 
     def __init__(self, cascade: Cascade, epoch: int, inlet: tuple[Endpoint, ...], policy: Policy | None = None) -> None:
@@ -67,6 +70,7 @@ class Broker(Crew):
             Watch: self._watch,
             Fetch: self._fetch,
             Inspect: self._inspect,
+            Probe: self._probe,
         }
         self._doors: dict[type, Callable[[float, bytes, Any], None]] = {
             Hello: self._hello,
@@ -75,6 +79,8 @@ class Broker(Crew):
             Received: self._received,
             Done: self._done,
             Raised: self._raised,
+            Arrived: self._arrived,
+            Reached: self._reached,
             Bye: self._bye,
             Exited: self._exited,
         }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final
 
-from ifmesh.errand import Errand
+from ifmesh.errand import Errand, probed
 from ifmesh.luggage import Luggage
 from ifmesh.protocol import (
     Accepted,
@@ -23,6 +23,8 @@ from ifmesh.protocol import (
     Finished,
     Hi,
     Preview,
+    Probe,
+    Probed,
     Refused,
     Result,
     ToClient,
@@ -44,7 +46,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """To whoever waits for this job ("": for the Welcome or the Books): this came.  payload: the frame behind a Result or Preview."""
+    """To whoever waits for this job ("": for the Welcome or the Books; `errand.probed`: for a probe): this came.
+
+    payload: the frame behind a Result or Preview.
+    """
 
     job: str
     message: ToClient
@@ -94,6 +99,7 @@ class Caller:
         self._jobs: dict[str, Errand] = {}
         self._fetches: dict[str, Errand] = {}
         self._inspect: Errand | None = None
+        self._probes: dict[str, Errand] = {}
         self._luggage = Luggage(again, SLOW)
 
     # ---- wishes
@@ -139,13 +145,20 @@ class Caller:
         self._inspect = Errand("inspect", job, now + self._again, self._again, page)
         return self._first(self._inspect)
 
+    def probe(self, now: float, message: Probe) -> list[Command]:
+        """Repeated until Probed: the coordinator answers what is said again while it is under way with a sign of life."""
+        self._begin(now)
+        name = probed(message.number)
+        wish = self._probes[name] = Errand("probe", name, now + self._again, self._again, probe=message)
+        return self._first(wish)
+
     def forget(self, job: str) -> None:
         """Nobody waits for this job any more; it goes on.  What was asked (Submit, Cancel) is still brought through.
 
         A tied job is watched to its end all the same: it lives as long as this client is heard, whoever waits.
         """
-        if fetch := self._fetches.get(job):
-            self._answered(fetch)
+        if asked := self._fetches.get(job) or self._probes.get(job):
+            self._answered(asked)
         if wish := self._jobs.get(job):
             wish.forgotten = True
             self._let_go(wish)
@@ -175,6 +188,8 @@ class Caller:
                 out = self._refused(now, message)
             case Wanted():
                 out = self._wanted(now, message)
+            case Probed(number):
+                out = self._told(probed(number), message)
             case Preview():
                 out = self._preview(message, payload)
             case _:
@@ -221,7 +236,7 @@ class Caller:
 
     @property
     def _outstanding(self) -> bool:
-        return bool(self._jobs or self._fetches or self._inspect or self._line.hi is not None)
+        return bool(self._jobs or self._fetches or self._inspect or self._probes or self._line.hi is not None)
 
     @property
     def _silence(self) -> float:
@@ -278,6 +293,8 @@ class Caller:
             del self._fetches[wish.job]
             if not self._fetches:
                 self._line.slow = 0.0
+        elif wish.kind == "probe":
+            del self._probes[wish.job]
         else:
             self._inspect = None
 
@@ -287,7 +304,7 @@ class Caller:
 
     def _news(self, now: float, message: ToClient) -> list[Command]:
         """Of one job.  Whatever it says, the coordinator has the job: that is as good as Accepted."""
-        assert not isinstance(message, Welcome | Books | Result | Refused | Wanted | Preview)
+        assert not isinstance(message, Welcome | Books | Result | Refused | Wanted | Preview | Probed)
         wish = self._jobs.get(message.job)
         if wish is None:
             return []  # ended, forgotten, or never asked for: late or doubled
@@ -328,6 +345,12 @@ class Caller:
         self._answered(wish)
         return [Tell(message.job, message, payload)]
 
+    def _told(self, name: str, message: Probed) -> list[Command]:
+        if (wish := self._probes.get(name)) is None:
+            return []
+        self._answered(wish)
+        return [Tell(name, message)]
+
     def _books(self, message: Books) -> list[Command]:
         wish = self._inspect
         if wish is None:
@@ -346,8 +369,8 @@ class Caller:
     def _refused(self, now: float, message: Refused) -> list[Command]:
         # 1. It is about the connection, and final: everybody is told.
         if message.reason == "version":
-            told = {"", *self._jobs, *self._fetches}
-            for wish in [*self._jobs.values(), *self._fetches.values()]:
+            told = {"", *self._jobs, *self._fetches, *self._probes}
+            for wish in [*self._jobs.values(), *self._fetches.values(), *self._probes.values()]:
                 self._answered(wish)
             if self._inspect:
                 self._answered(self._inspect)
@@ -372,7 +395,7 @@ class Caller:
 
     def _everything(self, now: float) -> list[Command]:
         """Another coordinator, or the same after a silence: ask for all of it at once."""
-        wishes = [*self._jobs.values(), *self._fetches.values(), *([self._inspect] if self._inspect else [])]
+        wishes = [*self._jobs.values(), *self._fetches.values(), *([self._inspect] if self._inspect else []), *self._probes.values()]
         for wish in wishes:
             wish.due = now + wish.wait
         return [Send(m) for wish in wishes for m in wish.messages()]

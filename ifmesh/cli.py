@@ -12,6 +12,7 @@ from ifmesh import (
     cli_candidates,
     cli_chaos,
     cli_completion,
+    cli_doctor,
     cli_jobs,
     cli_journal,
     cli_keys,
@@ -63,7 +64,7 @@ def cli() -> None:
 for command in (
     *(cli_up.up, cli_up.down),
     *(cli_submit.submit, *cli_candidates.COMMANDS, cli_submit.encode),
-    *(*cli_jobs.COMMANDS, *cli_mesh.COMMANDS, *cli_keys.COMMANDS, cli_journal.journal),
+    *(*cli_jobs.COMMANDS, *cli_mesh.COMMANDS, *cli_keys.COMMANDS, cli_doctor.doctor, cli_journal.journal),
     *(cli_bench.bench, cli_chaos.chaos, *cli_completion.COMMANDS),
 ):
     cli.add_command(command)

@@ -14,6 +14,7 @@ from ifmesh.request import STAGES
 if TYPE_CHECKING:
     from ifmesh.client import Client
     from ifmesh.config import Config
+    from ifmesh.protocol import ServiceRow
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -104,3 +105,11 @@ def client(config: Config, timeout: float = 10.0) -> Client:
 
     who: Path | Literal[False] | None = config.mesh.identity if config.mesh.curve else False
     return Client(config.mesh.coordinator or None, state=config.mesh.state, identity=who, timeout=timeout)
+
+
+def services(client: Client) -> list[ServiceRow]:
+    """All workers, of all pages."""
+    pages = [client.status()]
+    while len(pages) < pages[0].pages:
+        pages.append(client.status(page=len(pages)))
+    return list({row.service: row for page in pages for row in page.services}.values())

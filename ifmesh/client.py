@@ -17,7 +17,7 @@ from ifmesh.embeds import Embeds
 from ifmesh.file import Event
 from ifmesh.image import Image
 from ifmesh.many import Race, Series
-from ifmesh.protocol import Books, Ended
+from ifmesh.protocol import Books, Ended, Probed
 from ifmesh.request import Request
 from ifmesh.talk import lead
 from ifmesh.wishes import Brought, Wishes
@@ -223,6 +223,14 @@ class Client:
     def status(self, job: str = "", page: int = 0) -> Books:
         """The mesh's books: services, and a page of jobs; or one job with its story.  BadRequest: no such job."""
         return lead(self._asker.status(job, page))
+
+    def probe(self, source: str, target: str, size: int = 0, count: int = 0) -> Probed:
+        """Try the way from one service to another: names as in `status`, or "coordinator".  Figures: round trips of small frames, and how
+        fast count frames of size bytes (at most 8 MiB each, 256 MiB in all) come there.  count 0: the round trips alone.
+
+        For operators.  That a way does not work is told in `error`, after some seconds; Misconfigured: this is no operator's key.
+        """
+        return lead(self._asker.probe(source, target, size, count))
 
     @staticmethod
     def _pictures(series: Series) -> Generator[Image, None, None]:

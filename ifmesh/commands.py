@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ifmesh.prober import Cast
 from ifmesh.protocol import Ended, Endpoint, StageRun, ToClient, Token, ToParent, ToWorker
 from ifmesh.request import Request
 
@@ -148,7 +149,7 @@ class Note:
     text: str
 
 
-Command = Send | Give | Restore | Forget | Hand | Discard | Book | Close | Hold | Blame | Note
+Command = Send | Cast | Give | Restore | Forget | Hand | Discard | Book | Close | Hold | Blame | Note
 
 
 # ---- what the journal remembers

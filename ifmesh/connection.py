@@ -49,7 +49,7 @@ class Connection:
         self.mesh = File("")
         self._find = find
         self._mind = mind
-        self._me = me
+        self.me = me
         self._files: weakref.WeakValueDictionary[str, File] = weakref.WeakValueDictionary()
         self._lock = threading.RLock()  # over _files, _wishes and _wake; the garbage collector may call stop() while we hold it
         self._wishes: deque[Wish] = deque()
@@ -164,9 +164,9 @@ class Connection:
 
     def _remedy(self) -> str:
         trouble = self._line.trouble
-        if not trouble or self._me is None:
+        if not trouble or self.me is None:
             return trouble or REMEDY
-        return f"{trouble}; this is {self._me.name}, {self._me.role} ({self._me.keys.public}): `ifmesh invite` on its host makes another"
+        return f"{trouble}; this is {self.me.name}, {self.me.role} ({self.me.keys.public}): `ifmesh invite` on its host makes another"
 
     def _poke(self) -> None:
         if not self._wake.closed:
@@ -288,7 +288,7 @@ class Connection:
 
     def _made(self, witness: Witness) -> Socket:
         self._opened += 1  # a new name each time: the other side may still hold the old one for alive
-        keys, server = (None, "") if self._me is None else (self._me.keys, self._me.server)
+        keys, server = (None, "") if self.me is None else (self.me.keys, self.me.server)
         return sockets.control_client(self._ctx, self.address, f"{self._name}.{self._opened}".encode(), keys, server, witness)
 
     def _send(self) -> None:

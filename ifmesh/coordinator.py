@@ -35,6 +35,7 @@ from ifmesh.memory import Tidy
 from ifmesh.meter import Meter
 from ifmesh.outlets import TRIES, Outlets
 from ifmesh.places import announce, remembered, socket_file, sweep, withdraw
+from ifmesh.prober import Cast
 from ifmesh.protocol import (
     Cancel,
     Endpoint,
@@ -56,7 +57,7 @@ from ifmesh.wire import TO_COORDINATOR, Garbled, VersionMismatch
 from ifmesh.writer import Landed, Stored, Unstored, Writer
 from ifmesh.zap import Zap
 
-INLET: tuple[Kind, ...] = ("result", "preview", "upload", "relay", "checkpoint")
+INLET: tuple[Kind, ...] = ("result", "preview", "upload", "relay", "checkpoint", "probe")
 TURN = 256  # control messages in one turn: then what they led to is carried out
 PAUSE = 0.5  # seconds at most between two looks at who may speak
 EMPTY = bags.encode({})  # the first bag of a job that brings nothing
@@ -311,6 +312,8 @@ class Coordinator:
                 return self._broker.saves(header.job, header.token, header.step)
             case "relay":
                 return self._broker.relay(header.job, header.token) is not None
+            case "probe":
+                return self._broker.probes(header.token)
             case "preview":
                 return header.stage in DRAWN and bool(self._broker.lookers(header.job, header.stage, header.token))
             case _:
@@ -327,6 +330,9 @@ class Coordinator:
             return
         if header.kind == "checkpoint":
             self._save(header, frame)
+            return
+        if header.kind == "probe":
+            self._commands += self._broker.probed(time.monotonic(), header, frame)
             return
         job = self._broker.jobs[header.job]
         early = header.kind == "preview"
@@ -391,6 +397,8 @@ class Coordinator:
                 self._say(peer, message)
             case Give():
                 self._give(command)
+            case Cast(life, to, header, frame):
+                self._outlets.send(time.monotonic(), life, to, replace(header, digest=bags.digest(frame)), frame)
             case Restore():
                 self._restore(command)
             case Forget(job):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ifmesh.protocol import Cancel, ClientMessage, Fetch, Inspect, Preview, Progress, Submit, ToClient, Watch
+from ifmesh.protocol import Cancel, ClientMessage, Fetch, Inspect, Preview, Probe, Progress, Submit, ToClient, Watch
 from ifmesh.request import Request
 
 
@@ -16,9 +16,11 @@ class Errand:
     Of a job: request until it is accepted, then None; kept: the mesh has what the request brings, and nobody here; tied: it said that
     the job ends when nobody who watches it is heard; previews: somebody wants the early pictures; told: what of the news still holds,
     by kind; shown: the stages whose early pictures were told; forgotten: nobody waits.
+
+    Of a probe: what is asked; the job is the name under which its answer is told (`probed`).
     """
 
-    kind: Literal["job", "fetch", "inspect"]
+    kind: Literal["job", "fetch", "inspect", "probe"]
     job: str
     due: float
     wait: float
@@ -29,12 +31,15 @@ class Errand:
     previews: bool = False
     cancel: bool = False
     forgotten: bool = False
+    probe: Probe | None = None
     told: dict[type, ToClient] = field(default_factory=dict)
     shown: set[str] = field(default_factory=set)
     open: bool = True
 
     def messages(self) -> list[ClientMessage]:
         """What to say, and to say again."""
+        if self.probe is not None:
+            return [self.probe]
         if self.kind == "fetch":
             return [Fetch(self.job)]
         if self.kind == "inspect":
@@ -56,3 +61,8 @@ class Errand:
             self.told.clear()
         self.told[type(message)] = message
         return True
+
+
+def probed(number: int) -> str:
+    """The name under which the answer to this probe is told: none that a job can have."""
+    return f"probe {number}"

@@ -16,6 +16,7 @@ from ifmesh.protocol import (
     Ended,
     Failed,
     Finished,
+    Probed,
     Progress,
     Queued,
     Refused,
@@ -37,7 +38,7 @@ Event = Queued | Started | Progress | Preview | Ended
 
 
 class File(Signal):
-    """Of one job, or (id "") of the mesh.  Everything but the id is under `lock`.
+    """Of one job, or (id "") of the mesh, or (`errand.probed`) of a probe.  Everything but the id is under `lock`.
 
     over: changes when the job has ended or was not taken; for those who do not want to be woken by every step.
     """
@@ -59,6 +60,7 @@ class File(Signal):
         self.spoilt = ""  # what is wrong with the result
         self.welcome: Welcome | None = None
         self.books: Books | None = None
+        self.probed: Probed | None = None
         self.asked = False  # somebody waits for the books: one question at a time, answers do not say whose they are
 
     def add(self, message: ToClient, payload: bytes) -> None:
@@ -74,6 +76,8 @@ class File(Signal):
                     self.welcome = message
                 case Books():
                     self.books = message
+                case Probed():
+                    self.probed = message
                 case Wanted():
                     self._miss()
                 case _ if self.ending is not None:

@@ -13,12 +13,14 @@ from typing import Literal
 
 from ifmesh.cascade import DRAWN
 from ifmesh.looks import Glance, Looks
+from ifmesh.prober import Cast, Prober, Said
 from ifmesh.protocol import (
     Beat,
     Bye,
     Done,
     Drain,
     Drop,
+    Echo,
     Endpoint,
     Header,
     Held,
@@ -26,6 +28,7 @@ from ifmesh.protocol import (
     Look,
     Push,
     Raised,
+    Reach,
     Received,
     Refused,
     Release,
@@ -82,7 +85,7 @@ class Stop:
     detail: str
 
 
-Command = Send | Carry | Forget | Rebuild | Stop
+Command = Send | Carry | Cast | Forget | Rebuild | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,7 @@ class Keeper:
         self._early: OrderedDict[tuple[str, Token, str], tuple[Header, Frame]] = OrderedDict()  # by job, token and kind
         self._newest = 0.0  # when the last of them came
         self._looks = Looks()
+        self._prober = Prober(hello.stage, hello.life)
         self._outbox_bytes = outbox_bytes
         self._beat, self._patience = beat, patience
         self._number = self._trusts = 0
@@ -186,6 +190,10 @@ class Keeper:
                 return self._push(message)
             case Look(job, stage, token, to):
                 return self._superseded(self._looks.asked(job, stage, token, to))
+            case Reach():
+                return self._probing(self._prober.reach(now, message))
+            case Echo():
+                return self._probing(self._prober.echo(now, message))
             case Drop(job, token):
                 return self._drop(job, token)
             case Release(job, token):
@@ -205,6 +213,8 @@ class Keeper:
 
     def arrived(self, now: float, header: Header, frame: Frame) -> list[Command]:
         """A bag, or a checkpoint, came over PULL, and its digest is right.  It may be earlier than its Run, or its Look, or for nobody."""
+        if header.kind == "probe":
+            return self._probing(self._prober.arrived(now, header, frame))
         if header.kind == "preview":
             return self._superseded(self._looks.arrived(header.job, header.stage, header.token, frame))
         task = self.tasks.get(header.job)
@@ -305,7 +315,7 @@ class Keeper:
 
     def tick(self, now: float) -> list[Command]:
         """The beat, and the watch over the coordinator's silence."""
-        out: list[Command] = []
+        out = self._probing(self._prober.tick(now))
         if now - self._heard >= self._patience:
             self._heard = now
             out += [Rebuild(), Send(self.hello)]
@@ -315,7 +325,7 @@ class Keeper:
         return out
 
     def wakeup(self) -> float:
-        return min(self._next, self._heard + self._patience)
+        return min(self._next, self._heard + self._patience, self._prober.wakeup())
 
     # ---- orders
 
@@ -379,6 +389,10 @@ class Keeper:
         return [Forget(stale.name, stale.token)] if stale is not None else []
 
     # ---- what it says
+
+    @staticmethod
+    def _probing(said: list[Said]) -> list[Command]:
+        return [one if isinstance(one, Cast) else Send(one) for one in said]
 
     def _introduce(self, now: float) -> list[Command]:
         return [Send(self.hello), *self._say_beat(now)]

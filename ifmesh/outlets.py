@@ -25,7 +25,7 @@ SOONEST, LATEST = 0.05, 1.0
 """Seconds between which a link is tried again that was refused: the receiver may be about to learn of our key."""
 
 _Place = tuple[str, str]
-"""(job, the stage whose early picture it is, "checkpoint", or "": the job's one bag)."""
+"""(job, the stage whose early picture it is, "checkpoint", "probe", or "": the job's one bag)."""
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class Outlets:
                 return False
             self._links[life] = link
         link.busy = max(link.busy, now)
-        place = header.job, {"preview": header.stage, "checkpoint": "checkpoint"}.get(header.kind, "")
+        place = header.job, {"preview": header.stage, "checkpoint": "checkpoint", "probe": "probe"}.get(header.kind, "")
         link.pending.pop(place, None)
         link.pending[place] = (header, frame, now)
         self._flush(now, link)

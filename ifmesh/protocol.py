@@ -11,7 +11,7 @@ from typing import Literal
 
 from ifmesh.request import Request
 
-VERSION = 4
+VERSION = 5
 
 Token = tuple[int, int]
 """(coordinator epoch, number).  Issuing a newer one is what invalidates the older; (0, 0) is older than any."""
@@ -93,6 +93,21 @@ class Inspect:
 
     page: int = 0
     job: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Try the way from one service to another, and tell how it went: answered by Probed, later by Welcome as long as it is under way.
+
+    number: the client's own, another for each.  source, target: names of services, or "coordinator".  First small frames go there and
+    back, one by one; then `count` frames of `size` bytes go there, as fast as they can.  Journalled nowhere, retried by nobody.
+    """
+
+    number: int
+    source: str
+    target: str
+    size: int = 0
+    count: int = 0
 
 
 # ---- coordinator -> client
@@ -264,6 +279,23 @@ class Books:
     ending: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """Answers Probe.  arrived: the target has got something.  url: the address that the source tries first; "": it has none.
+
+    trips: seconds there and back, of each small frame, by the source's clock.  size: bytes that came within `seconds` after the first large
+    frame, by the target's.  error: what did not work, and why as far as that is known; "": it all did.
+    """
+
+    number: int
+    arrived: bool = False
+    url: str = ""
+    trips: tuple[float, ...] = ()
+    size: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
 # ---- worker -> coordinator
 
 
@@ -367,6 +399,26 @@ class Raised:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrived:
+    """The first frame of this probe is here."""
+
+    life: str
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How the probe went that Reach ordered; the figures are those of Probed."""
+
+    life: str
+    token: Token
+    trips: tuple[float, ...] = ()
+    size: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """A drained worker leaves; it holds nothing."""
 
@@ -451,6 +503,26 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """Probe the way to that life, under this token: see Probe.  Answered by Reached."""
+
+    token: Token
+    life: str
+    to: tuple[Endpoint, ...]
+    size: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """Frames of this probe come from that life ("": the coordinator): PUSH a small one back for each."""
+
+    token: Token
+    life: str
+    to: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Verdicts:
     """Answers a Beat: it was heard.  Whatever of it is to go: `drop` tasks, `release` bags."""
 
@@ -499,11 +571,13 @@ class Noted:
     life: str
 
 
-ClientMessage = Hi | Submit | Cancel | Watch | Fetch | Inspect
-WorkerMessage = Hello | Beat | Step | Received | Done | Raised | Bye | Exited
+ClientMessage = Hi | Submit | Cancel | Watch | Fetch | Inspect | Probe
+WorkerMessage = Hello | Beat | Step | Received | Done | Raised | Arrived | Reached | Bye | Exited
 ToCoordinator = ClientMessage | WorkerMessage
-ToClient = Welcome | Accepted | Wanted | Refused | Queued | Started | Progress | Preview | Finished | Failed | Cancelled | Result | Books
-ToWorker = Run | Push | Look | Drop | Release | Verdicts | Trusted | Drain | Who | Refused
+ToClient = (
+    Welcome | Accepted | Wanted | Refused | Queued | Started | Progress | Preview | Finished | Failed | Cancelled | Result | Books | Probed
+)
+ToWorker = Run | Push | Look | Drop | Release | Reach | Echo | Verdicts | Trusted | Drain | Who | Refused
 ToParent = Kill | Noted | Refused
 Ended = Finished | Failed | Cancelled
 
@@ -511,16 +585,17 @@ Ended = Finished | Failed | Cancelled
 # ---- data: the first frame of every PUSH, before the safetensors frame
 
 
-Kind = Literal["bag", "result", "preview", "upload", "relay", "checkpoint"]
+Kind = Literal["bag", "result", "preview", "upload", "relay", "checkpoint", "probe"]
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """kind: "bag", "preview" or "checkpoint" to a worker; "result", "preview", "upload", "relay" (a bag to be passed on, under the token
-    of the grant it is for) or "checkpoint" to the coordinator.  stage: who made it.  step: of a checkpoint, after which it was taken.
+    of the grant it is for) or "checkpoint" to the coordinator; "probe" to either.  stage: who made it.  step: of a checkpoint, after which
+    it was taken; of a probe, which of its frames it is, or answers.
 
-    token: of the grant it is for; of a preview, of the grant that drew it.  digest: xxh3-128 (hex) of the frame.  An upload belongs
-    to no job, stage or grant: in the place of the job stands its SHA-256.
+    token: of the grant it is for; of a preview, of the grant that drew it; of a probe, its own.  digest: xxh3-128 (hex) of the frame.  An
+    upload belongs to no job, stage or grant: in the place of the job stands its SHA-256.
     """
 
     kind: Kind

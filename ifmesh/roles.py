@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import get_args
 
 from ifmesh.commands import parent_of, peer_of
-from ifmesh.protocol import ClientMessage, Exited, Header, Hello, Hi, Inspect, ToCoordinator, WorkerMessage
+from ifmesh.protocol import ClientMessage, Exited, Header, Hello, Hi, Inspect, Probe, ToCoordinator, WorkerMessage
 
-_ASKS = frozenset(get_args(ClientMessage))
+_ASKS = frozenset(get_args(ClientMessage)) - {Probe}
 
 SAYS: Mapping[str, frozenset[type]] = {
     "client": _ASKS,  # of its own jobs: `Broker.receive`
     "gateway": _ASKS,
-    "operator": _ASKS,
+    "operator": _ASKS | {Probe},
     "worker": frozenset(get_args(WorkerMessage)),  # of its own lives: `speaks_for`
     "supervisor": frozenset({Hi, Inspect}),
 }
@@ -25,7 +25,7 @@ PUSHES: Mapping[str, frozenset[str]] = {
     "client": frozenset({"upload"}),
     "gateway": frozenset({"upload"}),
     "operator": frozenset({"upload"}),
-    "worker": frozenset({"result", "preview", "relay", "checkpoint"}),
+    "worker": frozenset({"result", "preview", "relay", "checkpoint", "probe"}),
 }
 EVERYBODY = frozenset({"gateway", "operator"})
 """Roles that see everybody's jobs."""

@@ -18,7 +18,9 @@ from ifmesh.protocol import Ended, Finished
 
 T = TypeVar("T")
 
-SCHEMA = 4
+SCHEMA = 5
+OLDER = (3, 4)
+"""Versions that are brought up to date; the records of each are of the version of the protocol with the same number."""
 SEAL = 8  # bytes of checksum before each record
 FILE = "journal.db"
 WAIT = 0.2  # seconds for somebody else's lock, a `journal check`; the coordinator's loop stands still meanwhile
@@ -89,11 +91,13 @@ def opened(path: Path, synchronous: str) -> tuple[sqlite3.Connection, int]:
         if (found := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise damaged(path, str(found).splitlines()[0])
         version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, 3, SCHEMA):
+        if version not in (0, *OLDER, SCHEMA):
             raise Misconfigured(f"{path}: a journal of version {version}; this ifmesh has {SCHEMA}: choose another mesh.state")
         database.execute("BEGIN IMMEDIATE")
         if version == 3:
             _from_3(database)
+        if version in OLDER:
+            _renew(database, version)
         epoch = made(database)
         database.execute("COMMIT")
         if version == 3:
@@ -152,14 +156,27 @@ def size_of(ended: Ended) -> int:
 
 
 def _from_3(database: sqlite3.Connection) -> None:
-    """Owners and sizes, and every record as this version of the protocol writes it: it has gained fields, and each has a default."""
+    """Owners and sizes."""
     for column in ("owner TEXT NOT NULL DEFAULT ''", "boot TEXT NOT NULL DEFAULT ''", "uptime REAL NOT NULL DEFAULT 0"):
         database.execute(f"ALTER TABLE requests ADD COLUMN {column}")
     database.execute("ALTER TABLE blames ADD COLUMN lives TEXT NOT NULL DEFAULT ''")
     database.execute("ALTER TABLE endings ADD COLUMN size INTEGER NOT NULL DEFAULT 0")
+
+
+def _renew(database: sqlite3.Connection, version: int) -> None:
+    """Every record as this version of the protocol writes it: since then it has gained fields at most, and each has a default."""
     for number, record in database.execute("SELECT number, request FROM requests").fetchall():
-        database.execute("UPDATE requests SET request = ? WHERE number = ?", (_sealed(wire.renewed(record, 3)), number))
+        database.execute("UPDATE requests SET request = ? WHERE number = ?", (_sealed(_renewed(record, version)), number))
     for number, *records in database.execute("SELECT number, ending, story, runs FROM endings").fetchall():
-        renewed = [_sealed(wire.renewed(record, 3)) for record in records]
+        renewed = [_sealed(_renewed(record, version)) for record in records]
         row = (*renewed, size_of(ending(renewed[0])), number)
         database.execute("UPDATE endings SET ending = ?, story = ?, runs = ?, size = ? WHERE number = ?", row)
+
+
+def _renewed(stored: bytes, version: int) -> bytes:
+    """Garbled: it is not as it was stored.  Those of version 3 have no checksum."""
+    if version == 3:
+        return wire.renewed(stored, version)
+    if _sealed(stored[SEAL:]) != stored:
+        raise wire.Garbled("its checksum is wrong")
+    return wire.renewed(stored[SEAL:], version)

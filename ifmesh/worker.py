@@ -31,13 +31,16 @@ from ifmesh.memory import tidy
 from ifmesh.meter import Meter
 from ifmesh.outlets import TRIES, Outlets
 from ifmesh.places import socket_file
-from ifmesh.protocol import Endpoint, Hello, Trusted
+from ifmesh.prober import Cast
+from ifmesh.protocol import Endpoint, Hello, Kind, Trusted
 from ifmesh.stage import Setup
 from ifmesh.testament import Testament
 from ifmesh.trust import Trust
 from ifmesh.uplink import Uplink
 from ifmesh.wire import TO_COORDINATOR, TO_WORKER, Garbled, VersionMismatch
 from ifmesh.zap import Zap
+
+INLET: tuple[Kind, ...] = ("bag", "preview", "checkpoint", "probe")
 
 
 def run(stage: str, name: str, life: str, config: Config, tied_: bool, testament: int = -1) -> int:
@@ -139,7 +142,7 @@ class Worker:
             self._stop(received)
         for parts in self._uplink.received():
             self._heard(parts)
-        for header, frame in deliveries(self._inlet, ("bag", "preview", "checkpoint"), self._garbage, self._trust.wants, self._meter.heard):
+        for header, frame in deliveries(self._inlet, INLET, self._garbage, self._trust.wants, self._meter.heard):
             self._carry_out(self._keeper.arrived(time.monotonic(), header, frame))
         with suppress(Empty):
             while True:
@@ -214,6 +217,8 @@ class Worker:
                     self._uplink.send(TO_COORDINATOR.encode(message))
                 case Carry():
                     self._carry(now, command)
+                case Cast(life, to, header, frame):
+                    self._outlets.send(now, life, to, replace(header, digest=bags.digest(frame)), frame)
                 case Forget():
                     self._compute.give(command)
                 case Rebuild():

@@ -8,6 +8,7 @@ orders      what a client process is told and tells, in JSON (pure); agent: that
 schedules   when requests are due; merge: what clients saw, as one (pure)
 floor       a bare chain of processes; taken: what a closed loop has measured (pure); durable: what the disk asks for a write
 crossing    `bench mesh`: all of these in turns
+links       `bench links`: every way of a running mesh, probed
 load        `bench load`; sweep, compare: many of them (pure)
 tables      a report in words and numbers (pure); plots: in pictures; page: both in one file
 """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ifmesh.broker import Broker
 from ifmesh.checkpoints import Checkpoints
 from ifmesh.commands import Blame, Book, Booked, Close, Closed, Command, Discard, Forget, Give, Hand, Hold, Note, Restore, Send
+from ifmesh.prober import Cast
 from ifmesh.protocol import (
     Cancelled,
     Endpoint,
@@ -120,6 +121,9 @@ class Hub:
         elif header.kind == "checkpoint":
             if self.broker.saves(header.job, header.token, header.step):
                 self._save(header, frame)
+        elif header.kind == "probe":
+            if self.broker.probes(header.token):
+                self.command(self.broker.probed(self.clock(), header, frame))
         elif header.kind == "relay":
             if (way := self.broker.relay(header.job, header.token)) is not None:
                 self.world.relays += 1
@@ -290,6 +294,8 @@ class Hub:
                 self.broker.check()
                 return commands
             first_bag(world, command, frame)
+        elif isinstance(command, Cast):
+            from_hub(world, command.life, replace(command.header, digest=digest(command.frame)), command.frame)
         elif isinstance(command, Restore):
             world.say("hub", "  restores", command)
             return self._restore(command)

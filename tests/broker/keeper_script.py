@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
 from ifmesh import keeper
 from ifmesh.keeper import Keeper
+from ifmesh.prober import Cast
 from ifmesh.protocol import Endpoint, Header, Hello
 from tests.broker.teller import INLET, Teller, frame, numbers, show
 
@@ -49,6 +51,10 @@ class KeeperStory(Teller):
             "checkpoint": lambda job, token, step: mind.arrived(
                 self.now, Header("checkpoint", job, self._stage, token, "d", step), f"{job} after {step}".encode()
             ),
+            "probe": lambda token, step, size=0: mind.arrived(self.now, Header("probe", "", "", token, "d", step), bytes(size)),
+            "answer": lambda token, step, told=0.0: mind.arrived(
+                self.now, Header("probe", "", "", token, "d", step), struct.pack("<d", told)
+            ),
             "saved": lambda job, token, step: mind.saved(self.now, job, token, step, b"saved", "d"),
             "start": lambda: mind.start(self.now),
             "loaded": lambda numeric: mind.loaded(self.now, numeric),
@@ -74,6 +80,8 @@ class KeeperStory(Teller):
                 out.append(f"hub < {show(c.message)}")
             elif isinstance(c, keeper.Carry):
                 out.append(f"{c.life or 'hub'} << {c.header.kind} of {c.header.job!r} under {c.header.token} to {show(c.to)}")
+            elif isinstance(c, Cast):
+                out.append(f"{c.life or 'hub'} << frame {c.header.step} of probe {c.header.token}, {len(c.frame)} bytes, to {show(c.to)}")
             elif isinstance(c, keeper.Forget):
                 out.append(f"compute: forget {c.job!r} under {c.token}")
             else:

@@ -12,6 +12,7 @@ clock ticks as often as the mind asked for, and what comes of it stands under a 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
@@ -20,7 +21,8 @@ from ifmesh import protocol
 from ifmesh.broker import Broker
 from ifmesh.cascade import BROUGHT, IF, kept
 from ifmesh.commands import Blame, Book, Booked, Close, Closed, Discard, Forget, Give, Hand, Hold, Note, Policy, Restore, Send
-from ifmesh.protocol import Beat, Done, Endpoint, Exited, Held, Hello, Raised, Received, Step, Token
+from ifmesh.prober import Cast
+from ifmesh.protocol import Beat, Done, Endpoint, Exited, Header, Held, Hello, Raised, Received, Step, Token
 from ifmesh.request import Request
 from tests.broker.keeper_script import KeeperStory
 from tests.broker.teller import CREW, INLET, UPLOADS, Teller, numbers, show
@@ -70,7 +72,7 @@ class BrokerStory(Teller):
                 "keeps": self._keeps, "wants": self._wants, "stored": self._stored, "unstored": self._unstored,
                 "unreadable": self._unreadable, "lookers": self._lookers, "relay": self._relay,
                 "saved": self._saved, "unsaved": self._unsaved,
-                "drain": self._drain, "farewell": self._farewell,
+                "probed": self._probed, "drain": self._drain, "farewell": self._farewell,
             }  # fmt: skip
             verb, _, rest = what.partition(" ")
             return doing[verb](*rest.split())
@@ -101,6 +103,7 @@ class BrokerStory(Teller):
             "Hello": hello, "Beat": beat, **{state: has(state) for state in ("waiting", "ready", "running", "done")},
             "Step": lambda *a: Step(life, *a), "Received": lambda *a: Received(life, *a), "Raised": lambda *a: Raised(life, *a),
             "Done": lambda job, token: Done(life, job, token, f"{name}-{job}", 100, 2, 1.0),
+            "Arrived": lambda token: protocol.Arrived(life, token), "Reached": lambda *a, **more: protocol.Reached(life, *a, **more),
             "Bye": lambda: protocol.Bye(life),
             "Exited": lambda cause, detail="", ran=None: Exited(life.partition("/")[0], cause, detail, name, ran),
         }  # fmt: skip
@@ -169,6 +172,12 @@ class BrokerStory(Teller):
     def _unsaved(self, job: str) -> list[str]:
         return self._said(self._broker.unsaved(self.now, job))
 
+    def _probed(self, epoch: str, number: str, step: str, frame: str = "") -> list[str]:
+        """A frame of a probe came to the coordinator; frame: "answer", or that of who sends."""
+        told = struct.pack("<d", 0.0) if frame == "answer" else frame.encode()
+        header = Header("probe", f"{number}.{step}", "", (int(epoch), int(number)), "", int(step))
+        return self._said(self._broker.probed(self.now, header, told))
+
     def _gone(self, peer: str) -> list[str]:
         self._broker.gone(self.now, peer.encode())
         return []
@@ -187,6 +196,8 @@ class BrokerStory(Teller):
                 out.append(f"{c.to.decode()} < {show(c.message)}")
             elif isinstance(c, Give):
                 out.append(f"hub > {c.life}: first bag of {c.job!r} under {c.token}" + (f": {show(c.upload)}" if c.upload else ""))
+            elif isinstance(c, Cast):
+                out.append(f"hub > {c.life}: frame {c.header.step} of probe {c.header.token}, {len(c.frame)} bytes, to {show(c.to)}")
             elif isinstance(c, Restore):
                 out.append(f"hub > {c.life}: checkpoint of {c.job!r} under {c.token}")
             elif isinstance(c, Forget):

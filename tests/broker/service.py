@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ifmesh.commands import Give, parent_of
 from ifmesh.keeper import Carry, Command, Forget, Keeper, Rebuild, Send, Stop, Task
+from ifmesh.prober import Cast
 from ifmesh.protocol import Beat, Endpoint, Exited, Header, Hello, Kill, Noted, ToWorker
 from tests.broker.links import Down, Link
 from tests.broker.toyland import alone, checkpoint, digest, output, steps
@@ -244,6 +245,8 @@ class Service:
                     frame = alone(command.only, frame)
                     header = replace(header, digest=digest(frame))
                 world.carry(self, command.to, header, frame)
+            elif isinstance(command, Cast):
+                world.carry(self, command.to, replace(command.header, digest=digest(command.frame)), command.frame)
             elif isinstance(command, Forget):
                 if self.task is not None and (self.task.job, self.task.token) == (command.job, command.token):
                     world.say(self.life, "forgets", command)

@@ -17,6 +17,7 @@ from ifmesh.cascade import IF
 from ifmesh.commands import Close, Closed, Discard, Give, Hold, Policy, Send
 from ifmesh.protocol import (
     Accepted,
+    Arrived,
     Beat,
     Bye,
     Cancel,
@@ -28,7 +29,9 @@ from ifmesh.protocol import (
     Hello,
     Hi,
     Inspect,
+    Probe,
     Raised,
+    Reached,
     Received,
     Refused,
     Step,
@@ -91,8 +94,18 @@ class Stranger:
             lambda: Done(life, job, self._token(), "d", 5, 5, -1.0),
             lambda: Raised(life, job, self._token(), LONG, rng.choice(["request", "stage"])),
             lambda: Bye(life),
+            lambda: self._probing(life),
             lambda: Exited(life, rng.choice(["ended", "killed", "crashed", "stalled"]), LONG),
         ]
+
+    def _probing(self, life: str) -> ToCoordinator:
+        rng = self.rng
+        token, end = (1, rng.randrange(9)), rng.choice([life, ""])
+        source, target = rng.choice([life, "coordinator", LONG]), rng.choice([*LIVES, "coordinator"])
+        probe = Probe(rng.randrange(3), source, target, *rng.choice([(0, 0), (5, 5), (-1, 5), (2**62, 2**62)]))
+        reached = Reached(end, token, (-1.0,) * rng.randrange(50), -5, 1e300, LONG)
+        said: list[ToCoordinator] = [probe, Arrived(end, token), reached]
+        return rng.choice(said)
 
     def _token(self) -> Token:
         return self.rng.choice([(0, 0), (1, self.rng.randrange(12)), (1, self.rng.randrange(40)), (2, 1), (2**63 - 1, 5)])
@@ -116,7 +129,7 @@ def test_no_message_breaks_the_broker(first: int) -> None:
     for seed in range(first, first + 100):
         broker = Broker(IF, 1, (Endpoint("", "tcp://127.0.0.1:1"),), Policy(max_jobs=10, max_uploads=100, upload_keep=10.0, tether=7.0))
         stranger, rng, now = Stranger(seed, broker), random.Random(-seed), 0.0
-        for _ in range(300):
+        for _ in range(340):
             now += rng.choice([0.0, 0.01, 0.5, 2.0, 6.0])
             message = stranger.says()
             peer = rng.choice([*[str(getattr(message, "life", "bob")).encode()] * 9, b"another"])

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
-from ifmesh.protocol import Kind, ToClient, ToCoordinator, ToParent, ToWorker
+from ifmesh.protocol import Kind, Probe, ToClient, ToCoordinator, ToParent, ToWorker
 from ifmesh.request import Request
 from tests.broker.links import Down
 from tests.broker.patron import Patron, Wish
@@ -43,7 +43,7 @@ class Day(Scene):
 
     A stranger of no stage, a worker that raises, one that hangs, one that dies, one that drains; a job that brings something and is
     watched, one cancelled, one refused for want of room, one that can never work; checkpoints, which the next of the dead goes on from;
-    a cable between two neighbours that is cut for good; and the coordinator restarts.
+    the way from one worker to another is probed; a cable between two neighbours that is cut for good; and the coordinator restarts.
     """
 
     def __init__(self, seed: int, union: str = "", name: str = "") -> None:
@@ -101,6 +101,7 @@ class Day(Scene):
             self.at(2.3, ann.submit, Wish(f"fox-{n}", Request(f"fox:{n}", 5, last_stage="stage_one")))
         self.at(2.5, ann.look, "fox-a")
         self.at(3.0, self._look_around, bob)
+        self.at(4.5, self._probe, bob, Probe(1, "encoder-0", "stage_one-0", 1000, 2))
         self.at(5.0, lambda: self["stage_one-1"].die("killed", "SIGKILL"))
         self.at(6.0, self.crash)
         self.at(9.0, self._hang)
@@ -120,6 +121,9 @@ class Day(Scene):
 
     def _look_around(self, patron: Patron) -> None:
         patron._do(patron.caller.inspect(self.now, 0, ""))
+
+    def _probe(self, patron: Patron, probe: Probe) -> None:
+        patron._do(patron.caller.probe(self.now, probe))
 
     def _hang(self) -> None:
         """The next that runs in Stage II does not come back."""

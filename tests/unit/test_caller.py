@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 
 from ifmesh.caller import BURST, KEEPALIVE, SLOW, Caller, Command, Rebuild, Send, Tell, Upload
+from ifmesh.errand import probed
 from ifmesh.protocol import (
     Accepted,
     Books,
@@ -24,6 +25,8 @@ from ifmesh.protocol import (
     Inspect,
     JobRow,
     Preview,
+    Probe,
+    Probed,
     Progress,
     Queued,
     Refused,
@@ -197,6 +200,37 @@ def test_inspect_is_repeated_until_the_right_books() -> None:
     caller.inspect(4.0, 0, "x")
     assert caller.receive(4.1, Refused("x", "unknown", "")) == [Tell("", Refused("x", "unknown", ""))]
     assert caller.wakeup() is None
+
+
+def test_a_probe_is_repeated_until_its_own_answer() -> None:
+    """While it is under way the mesh says Welcome, which is no answer, but a sign of life."""
+    caller, probe = Caller(patience=3.0), Probe(7, "a", "b")
+    assert sent(caller.probe(0.0, probe)) == [probe]
+    for now in (2.0, 4.0, 6.0):
+        assert caller.tick(now) == [Send(probe)]
+        assert [c for c in caller.receive(now, welcome(1)) if not isinstance(c, Tell)] == []
+    assert caller.receive(6.1, Probed(8)) == [], "of another"
+    assert caller.receive(6.2, Probed(7, True)) == [Tell(probed(7), Probed(7, True))]
+    assert caller.receive(6.3, Probed(7, True)) == []
+    assert caller.wakeup() is None
+
+
+def test_a_probe_that_nobody_waits_for_is_asked_no_more() -> None:
+    caller = Caller()
+    caller.probe(0.0, Probe(7, "a", "b"))
+    caller.forget(probed(7))
+    assert caller.wakeup() is None
+    caller.probe(1.0, Probe(8, "a", "b"))
+    refused = Refused("", "version", "no")
+    assert caller.receive(1.1, refused) == [Tell("", refused), Tell(probed(8), refused)]
+    assert caller.wakeup() is None
+
+
+def test_a_probe_is_asked_of_the_next_coordinator() -> None:
+    caller, probe = Caller(), Probe(7, "a", "b")
+    caller.receive(0.0, welcome(1))
+    caller.probe(0.0, probe)
+    assert Send(probe) in caller.receive(0.1, welcome(2))
 
 
 # ---- cancelling

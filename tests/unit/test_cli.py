@@ -64,6 +64,7 @@ def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixtu
         "keys",
         "invite",
         "join",
+        "doctor",
         "journal",
         "bench",
         "chaos",

@@ -36,6 +36,8 @@ MINDS = {
     "luggage",
     "farewell",
     "notes",
+    "prober",
+    "survey",
     "chaos.checker",
     "chaos.figures",
     "bench.statistics",

@@ -70,6 +70,8 @@ LIMITS = (
     ("room on the disk", "disk", "unit/test_disk.py::test_little_room_and_room_again"),
     ("what waits for a failing disk", "disk", "unit/test_disk.py::test_what_comes_behind_does_not_pile_up"),
     ("bytes of checkpoints", "checkpoints", "unit/test_checkpoints.py::test_what_was_begun_first_goes_first"),
+    ("probes under way, their bytes", "survey", "unit/test_survey.py::test_what_may_not_be_probed_is_said"),
+    ("probes that a worker remembers", "prober", "unit/test_prober.py::test_probes_of_nobody_do_not_pile_up"),
     ("outbox of a worker", "keeper", "unit/test_keeper.py::test_the_outbox_has_a_limit_in_bytes"),
     ("bags that come before their Run", "keeper", "unit/test_keeper.py::test_bags_for_nobody_do_not_pile_up"),
     ("early pictures at a guard", "looks", "unit/test_keeper.py::test_pictures_for_nobody_do_not_pile_up"),

@@ -209,7 +209,7 @@ def test_none_is_gone_at_the_end_but_never_its_epoch_nor_what_was_there(tmp_path
         assert (it.epoch, [c.job for c in it.recover()[1]], stored(it)) == (4, ["kept"], ["kept"])
 
 
-# ---- the version before
+# ---- the versions before
 
 
 def old(record: object) -> bytes:
@@ -247,3 +247,21 @@ def test_a_journal_of_version_3_is_brought_up_to_date(tmp_path: Path) -> None:
         assert closed == [Closed("ended", FOX, ending, STORY, (RUN,))]
         assert it._database.execute("PRAGMA auto_vacuum").fetchone() == (2,)
         assert it.prune(1e12, 0, 50) == ["ended"], "the sizes of its results are known"
+
+
+def test_a_journal_of_version_4_is_brought_up_to_date(tmp_path: Path) -> None:
+    ending = Finished("ended", hashlib.sha256(b"x").hexdigest(), 1, 7, True, (RUN,))
+    with closing(Journal.open(tmp_path)) as it:
+        it.commit([Book("open", FOX), Book("ended", FOX), Close("ended", ending, STORY, (RUN,))])
+    with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as database:
+        for table, columns in {"requests": ("request",), "endings": ("ending", "story", "runs")}.items():
+            for column in columns:
+                for number, stored in database.execute(f"SELECT number, {column} FROM {table}").fetchall():
+                    packed = msgpack.packb({**msgpack.unpackb(stored[schema.SEAL :]), "v": 4})
+                    database.execute(f"UPDATE {table} SET {column} = ? WHERE number = ?", (schema._sealed(packed), number))
+        database.execute("PRAGMA user_version = 4")
+    with closing(Journal.open(tmp_path)) as it:
+        booked, closed = it.recover()
+        assert ([b.job for b in booked], closed) == (["open"], [Closed("ended", FOX, ending, STORY, (RUN,))])
+    with closing(Journal.open(tmp_path)) as it:
+        assert it.recover()[1] == closed

@@ -14,6 +14,7 @@ from ifmesh.commands import parent_of, peer_of
 from ifmesh.gate import Gate
 from ifmesh.identity import ROLES
 from ifmesh.protocol import (
+    Arrived,
     Beat,
     Bye,
     Cancel,
@@ -28,7 +29,9 @@ from ifmesh.protocol import (
     Inspect,
     Kind,
     Peer,
+    Probe,
     Raised,
+    Reached,
     Received,
     Step,
     Submit,
@@ -46,21 +49,24 @@ MESSAGES: dict[str, ToCoordinator] = {
     "Watch": Watch("j"),
     "Fetch": Fetch("j"),
     "Inspect": Inspect(),
+    "Probe": Probe(1, "a", "b"),
     "Hello": Hello("encoder", LIFE, "encoder-0", 1, "", "cpu", (), 1, ""),
     "Beat": Beat(LIFE, 1, "ready", ()),
     "Step": Step(LIFE, "j", (1, 1), 1, 2),
     "Received": Received(LIFE, "j", (1, 1)),
     "Done": Done(LIFE, "j", (1, 1), "", 1, 1, 1.0),
     "Raised": Raised(LIFE, "j", (1, 1), "", "stage"),
+    "Arrived": Arrived(LIFE, (1, 1)),
+    "Reached": Reached(LIFE, (1, 1)),
     "Bye": Bye(LIFE),
     "Exited": Exited(LIFE, "killed", ""),
 }
 CLIENTS = "Hi Submit Cancel Watch Fetch Inspect"
-WORKERS = "Beat Step Received Done Raised Bye Exited"
+WORKERS = "Beat Step Received Done Raised Arrived Reached Bye Exited"
 SAID = {
     "client": CLIENTS,
     "gateway": CLIENTS,
-    "operator": CLIENTS,
+    "operator": f"{CLIENTS} Probe",
     "supervisor": "Hi Inspect",
     **{f"worker:{stage}": WORKERS for stage in STAGES},
     "worker:encoder": f"Hello {WORKERS}",  # that of the encoder
@@ -69,7 +75,7 @@ PUSHED = {
     "client": {"upload"},
     "gateway": {"upload"},
     "operator": {"upload"},
-    "worker:encoder": {"result", "relay", "checkpoint"},  # of what it made
+    "worker:encoder": {"result", "relay", "checkpoint", "probe"},  # of what it made
     "worker:guard": {"preview"},
 }
 

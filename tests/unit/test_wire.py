@@ -66,6 +66,7 @@ VALUES: dict[str, Any] = {
     "story": ((0.0, "queued"), (1.5, "assigned")),
     "stages": ("encoder", "guard"),
     "missing": ("guard",),
+    "trips": (0.25, 0.5),
     "job": "job-1",
     "reason": "busy",
     "state": "ready",
