@@ -18,7 +18,8 @@ import pytest
 from ifmesh import lease
 from ifmesh.config import read
 from ifmesh.errors import MeshError
-from ifmesh.supervisor import Backoff, Lines, Service, ending, killed, services
+from ifmesh.kept import Backoff, Service, ending, killed, services
+from ifmesh.supervisor import Lines
 
 SCRIPTS = Path(__file__).with_name("mesh_of_scripts.py")
 LIMIT = 30.0
