@@ -95,6 +95,9 @@ def ps(jobs: bool, ready: bool, as_json: bool, config_file: Path | None) -> int:
     if problem:
         screen.say(f"ifmesh: {problem}", "red")
         return 4
+    for row in services:
+        if row["state"] == "down" and not as_json:
+            screen.say(f"{row['service']} is down: {last_line(config.mesh.state, row['service'])}", "yellow")
     lacking = not_ready(pages[0])
     if lacking and not as_json:
         loading = {row.stage for row in pages[0].services if row.state == "loading"}
@@ -140,26 +143,33 @@ def _not_yet(config: Config, host: str) -> list[dict[str, Any]]:
     rows = []
     for row in kept:
         state = "starting" if row["state"] == "running" else row["state"]
-        rows.append(_row(row["service"], row["stage"], row["pid"], "" if row.get("host") else host, state))
+        if row["host"]:  # the connection to it; that it was tried before and there is none says more than that it is tried again
+            state, host = "down" if row["why"] else "starting", ""
+        rows.append(_row(row["service"], row["stage"], row["pid"], host, state))
     return rows
 
 
 def _name_hosts(rows: list[dict[str, Any]], here: str) -> None:
-    """Give each row the name of its host beside the id, and the connections to other hosts their state: up, starting or down."""
+    """Give each row the name of its host beside the id; a host whose workers are known is up."""
     from socket import gethostname
 
     from ifmesh.kept import AT
 
-    names = {row["host"]: row["service"].partition(AT)[2] for row in rows if row["stage"] and AT in row["service"]}
+    names = {here: gethostname()} | {row["host"]: row["service"].partition(AT)[2] for row in rows if AT in row["service"]}
     for row in rows:
-        _, _, named = row["service"].partition(AT)
-        host = not row["host"] and not row["stage"] and row["service"] not in ("supervisor", "coordinator")
-        row["host_name"] = named or (
-            row["service"] if host else gethostname() if row["host"] == here else names.get(row["host"], row["host"])
-        )
-        if host:
-            runs = row["service"] in names.values()
-            row["state"] = "down" if row["state"] == "waiting" else "up" if runs else row["state"]
+        alone = not row["host"] and row["state"] in ("down", "starting")
+        if alone and row["service"] in names.values():
+            row["state"] = "up"
+        row["host_name"] = row["service"] if alone else row["service"].partition(AT)[2] or names.get(row["host"], row["host"])
+
+
+def last_line(state: Path, service: str) -> str:
+    """What the service said last, in its log."""
+    try:
+        lines = (state / "logs" / f"{service}.log").read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "it said nothing"
 
 
 def _print_books(services: list[dict[str, Any]], jobs: list[dict[str, Any]], queued: dict[str, int], count: int) -> None:

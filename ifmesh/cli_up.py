@@ -15,7 +15,7 @@ import click
 
 from ifmesh import cli_options as options
 from ifmesh import exits
-from ifmesh.cli_mesh import check_services, not_ready
+from ifmesh.cli_mesh import check_services, last_line, not_ready
 from ifmesh.errors import MeshError, Misconfigured
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _detached(config: Config, flags: list[str], wait: bool, timeout: float) -> i
         hopeless = [row for row in services if row.get("code") == exits.CONFIGURATION] if isinstance(services, list) else []
         if wait and hopeless and told.get("pid") == process.pid and hopeless[0]["service"] != "coordinator":
             for name in (row["service"] for row in hopeless):
-                screen.say(f"ifmesh: {name} cannot run: {_last_line(state, name)}", "red")
+                screen.say(f"ifmesh: {name} cannot run: {last_line(state, name)}", "red")
             screen.say("the rest of the mesh runs, and goes on trying: `ifmesh logs`, `ifmesh ps`, `ifmesh down`")
             return 3
         if time.monotonic() >= until:
@@ -174,17 +174,9 @@ def _detached(config: Config, flags: list[str], wait: bool, timeout: float) -> i
         time.sleep(0.05)
 
 
-def _last_line(state: Path, service: str) -> str:
-    try:
-        lines = (state / "logs" / f"{service}.log").read_text(errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
-    return lines[-1] if lines else "it said nothing"
-
-
 def _reason(state: Path, told: dict[str, object]) -> str:
     """The coordinator's last line, when it is why `up` has ended."""
-    return f"coordinator: {_last_line(state, 'coordinator')}" if (state / "logs" / "coordinator.log").exists() else ""
+    return f"coordinator: {last_line(state, 'coordinator')}" if (state / "logs" / "coordinator.log").exists() else ""
 
 
 def _awaited(config: Config) -> str:

@@ -21,6 +21,7 @@ ENDINGS = {
     exits.STALLED: "stalled: killed because it did not advance",
 }
 OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+SENT_AWAY = 10.0  # seconds until a worker knocks again at a coordinator elsewhere that is being taken down
 CRASHED = 2.0  # seconds, at most, until a process that a signal ended is started again
 
 
@@ -58,11 +59,15 @@ def ending(code: int) -> str:
 
 @dataclass(slots=True)
 class Service:
-    """One command that is kept running.  due: when to start it (monotonic; None: it runs, or is not to be started)."""
+    """One command that is kept running.  due: when to start it (monotonic; None: it runs, or is not to be started).
+
+    rest: seconds, at least, until it starts again after it has ended in order.
+    """
 
     name: str
     stage: str
     command: tuple[str, ...]
+    rest: float = 0.0
     due: float | None = None
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
@@ -91,6 +96,8 @@ class Service:
         wait = 0.0 if killed(code) else self.backoff.died(now - self.started)
         if signalled(code):
             wait = min(wait, CRASHED)
+        if code == exits.OK:
+            wait = max(wait, self.rest)
         self.due = now + wait
         return wait
 
@@ -105,7 +112,8 @@ def services(config: Config, flags: tuple[str, ...], host: str = "") -> list[Ser
         for copy in range(config.copies(stage, host)):
             name, device = f"{stage}-{copy}", next(devices, "")
             command = ("worker", stage, "--name", f"{name}{AT}{host}" if host else name, "--tied")
-            made.append(Service(name, stage, (*command, *(("--device", device) if device else ()), *flags)))
+            command = (*command, *(("--device", device) if device else ()), *flags)
+            made.append(Service(name, stage, command, SENT_AWAY if config.mesh.coordinator else 0.0))
     return made
 
 

@@ -116,13 +116,13 @@ class Far(Mesh):
             keygen(folder / "host_key")
             (folder / "authorized_keys").write_text(self.public)
             (folder / "config").write_text(SETTINGS)
-            (host.files / "run/sshd").mkdir(mode=0o755)
+        (host.files / "run/sshd").mkdir(mode=0o755, exist_ok=True)
         self.sshds[name] = host.start("sshd", SSHD, "-D", "-e", "-f", "/run/ssh/config")
         until(lambda: bool(host.run("ss", "-Hltn", "sport = :22").strip()), "sshd does not listen")
         return (folder / "host_key.pub").read_text()
 
-    def up(self, **settings: str) -> Process:  # type: ignore[override]  # one command instead of many
-        """`ifmesh up` on the hub, not yet ready."""
+    def configure(self) -> None:
+        """Write the operator's ifmesh.toml."""
         text = f'[mesh]\nstate = "{STATE}"\nlisten = "{self.url}"\n[cascade]\ntoy = true\n'
         text += "".join(f"[services.{stage}]\noptions = {{ step_ms = {self._step_ms} }}\n" for stage in STAGES)
         for name, copies in self.places.items():
@@ -138,17 +138,19 @@ class Far(Mesh):
             }
             text += f"[hosts.{name}]\n" + "".join(f"{key} = {literal(value)}\n" for key, value in told.items())
         (self.folder / "ifmesh.toml").write_text(text)
-        flags = [part for key, value in settings.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
-        return self.hosts[self.hub].start("up", sys.executable, "-m", "ifmesh", "up", "--tied", "--config", "/run/mine/ifmesh.toml", *flags)
 
-    def here(self, *arguments: str) -> str:
-        """What this command of ifmesh says, on the hub."""
-        return self.hosts[self.hub].run(sys.executable, "-m", "ifmesh", *arguments, "--config", "/run/mine/ifmesh.toml")
-
-    def has_keys(self) -> None:
-        """Wait for the coordinator's: before, nobody can be invited."""
+    def start(self) -> Process:
+        """`ifmesh up` on the hub; the coordinator is there, and the rest on its way."""
+        self.configure()
+        command = [sys.executable, "-m", "ifmesh", "up", "--tied", "--config", "/run/mine/ifmesh.toml"]
+        process = self.hosts[self.hub].start("up", *command)
         told = self.hosts[self.hub].files / STATE[1:] / "endpoint.json"
         until(told.exists, "the coordinator does not come up")
+        return process
+
+    def here(self, *arguments: str) -> str:
+        """What this command of ifmesh says, on the hub.  CalledProcessError: its code is not 0."""
+        return self.hosts[self.hub].run(sys.executable, "-m", "ifmesh", *arguments, "--config", "/run/mine/ifmesh.toml")
 
     def names(self, *hosts: str) -> set[str]:
         """What the services of these hosts are called."""
@@ -176,5 +178,5 @@ def ask(client: Client, prefix: str, number: int, **more: object) -> list[Asked]
 
 def far_pids(host: Host, words: str) -> list[int]:
     """Of what runs on that host with these words in its command line, as the host counts."""
-    said = host.run("sh", "-c", f"grep -lz -- '[{words[0]}]{words[1:]}' /proc/[0-9]*/cmdline 2>/dev/null || true")
+    said = host.run("sh", "-c", f"grep -l -- '[{words[0]}]{words[1:].replace(' ', '.')}' /proc/[0-9]*/cmdline 2>/dev/null || true")
     return [int(line.split("/")[2]) for line in said.split()]

@@ -24,8 +24,7 @@ def far(hosts: Hosts) -> Far:
 
 
 def test_one_command_starts_three_hosts_and_any_of_them_may_ask(far: Far) -> None:
-    up = far.up()
-    far.has_keys()
+    up = far.start()
     with far.client("one") as client:
         far.works(client)
     for host in ("one", "two", "three"):
