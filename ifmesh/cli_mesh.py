@@ -155,12 +155,13 @@ def _name_hosts(rows: list[dict[str, Any]], here: str) -> None:
 
     from ifmesh.kept import AT
 
-    names = {here: gethostname()} | {row["host"]: row["service"].partition(AT)[2] for row in rows if AT in row["service"]}
+    workers = {row["service"].partition(AT)[2] for row in rows if AT in row["service"]}
     for row in rows:
         alone = not row["host"] and row["state"] in ("down", "starting")
-        if alone and row["service"] in names.values():
+        if alone and row["service"] in workers:
             row["state"] = "up"
-        row["host_name"] = row["service"] if alone else row["service"].partition(AT)[2] or names.get(row["host"], row["host"])
+        named = row["service"] if alone else row["service"].partition(AT)[2]
+        row["host_name"] = named or (gethostname() if row["host"] == here else row["host"])
 
 
 def last_line(state: Path, service: str) -> str:

@@ -132,7 +132,7 @@ def test_a_host_that_was_cut_off_for_long_is_taken_over(start: Start) -> None:
         begun(client, "stage_one")
         before = far_pids(far.hosts["two"], "ifmesh worker")
         far.hosts.isolate("two")
-        until(lambda: "is lost" in up.log.read_text(), "the connection is never given up", 120.0)
+        until(lambda: "hosts.two: the connection to" in up.log.read_text(), "the connection is never given up", 120.0)
         far.hosts.heal()
         check(client, asked)
         until(lambda: "an older `ifmesh up`" in up.log.read_text(), "nobody takes over")
