@@ -62,10 +62,10 @@ def cli() -> None:
 
 
 for command in (
-    *(cli_up.up, cli_up.down, cli_remote.remote),
+    *(cli_up.up, cli_up.down),
     *(cli_submit.submit, *cli_candidates.COMMANDS, cli_submit.encode),
     *(*cli_jobs.COMMANDS, *cli_mesh.COMMANDS, *cli_keys.COMMANDS, cli_journal.journal),
-    *(cli_bench.bench, cli_chaos.chaos, *cli_completion.COMMANDS),
+    *(cli_bench.bench, cli_chaos.chaos, *cli_completion.COMMANDS, cli_remote.remote),
 ):
     cli.add_command(command)
 

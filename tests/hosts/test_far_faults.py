@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,17 @@ def check(client: Client, asked: list[Asked]) -> None:
         print(one.job.id, told)
         assert sum(": completed: " in line for line in told) == 1, told
     assert client.status().jobs == ()
+
+
+def test_up_says_which_host_cannot_run_and_why(start: Start) -> None:
+    far = start({"two": {"stage_one": 1}})
+    far.extra["two"] = {"key": "/run/mine/gone"}
+    far.configure()
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        far.here("up", "--detach", "--wait")
+    assert caught.value.returncode == 3
+    assert "two cannot run: ifmesh: hosts.two.key: '/run/mine/gone': no such file" in caught.value.stderr
+    far.here("down", "--now")
 
 
 def test_a_link_that_is_down_for_five_seconds(start: Start) -> None:

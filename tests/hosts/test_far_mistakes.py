@@ -102,6 +102,16 @@ def test_a_coordinator_that_the_host_cannot_reach(far: Far) -> None:
 
 
 @pytest.mark.matrix
+def test_a_control_port_that_is_taken(far: Far) -> None:
+    far.extra["two"] = {}
+    far.configure()
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        far.here("up")
+    assert caught.value.returncode == 3
+    assert "choose another: --listen, mesh.listen" in caught.value.stderr
+
+
+@pytest.mark.matrix
 def test_without_asyncssh_it_says_what_to_install(far: Far) -> None:
     lacking = far.hosts["one"].files / "tmp/lacking"
     lacking.mkdir()
