@@ -8,6 +8,12 @@ MAKEFLAGS += --no-print-directory
 STAMP := .venv/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 PY := .venv/bin/python
 
+# The tests of other hosts start an sshd of their own, and are skipped where there is none.  RUNLEVEL: Debian is not to start one by itself.
+SSHD = [ -x /usr/sbin/sshd ] || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { \
+    echo "installing openssh-server, for the tests of other hosts" >&2; \
+    { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openssh-server; } >&2 || \
+    echo "could not: those tests are skipped" >&2; }
+
 .PHONY: demo test parity slow matrix
 .DELETE_ON_ERROR:
 
@@ -16,6 +22,7 @@ demo: $(STAMP)
 	@exec $(PY) -m ifmesh demo --out demo
 
 test: $(STAMP)
+	@$(SSHD)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict ifmesh services tests
@@ -31,6 +38,7 @@ slow: $(STAMP)
 
 # the whole failure matrix: simulated, real processes, and hosts in network namespaces (as root; skipped elsewhere); says how many ran
 matrix: $(STAMP)
+	@$(SSHD)
 	$(PY) -m pytest -q -rs -m "" $(wildcard tests/matrix tests/hosts tests/fuzz)
 
 $(STAMP): pyproject.toml deploy/constraints.txt

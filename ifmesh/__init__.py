@@ -22,7 +22,7 @@ The layers, each knowing only those above it (a test holds them to it):
                       bags        named tensors <-> safetensors frame, without a tensor library
                       identity    an invite, a key file <-> who a process is
                       table       the lines of the authorised keys
-                      config      ifmesh.toml, IFMESH_* and flags -> frozen Config
+                      config      ifmesh.toml, IFMESH_* and flags -> frozen Config; with checks, hosts ([hosts.NAME]); shipped: and back
                       formats     kind and size of a picture file, by its first bytes
   what a user brings  source      a picture file, from whatever there is
                       embeds      texts, encoded
@@ -43,6 +43,7 @@ The layers, each knowing only those above it (a test holds them to it):
                       aclient     the same for asyncio: AsyncClient, AsyncJob
                       image       what comes out: Image, Preview
                       supervisor  `ifmesh up`: starts what an operator would type, and again when it dies
+                      kept        what it keeps running; remote: another host, over SSH; boarding and hosted: what happens at the far end
                       toy         stages without models, with the same names and sizes
                       doctor      every hop of a mesh, tried
                       bench       what all of it costs and brings, measured

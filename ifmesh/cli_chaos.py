@@ -138,6 +138,7 @@ def _settings(folder: Path, wanted: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     given = _given()
     options.put("mesh.state", str(folder / "state"))
+    options.put("hosts", "")  # it breaks processes of this machine
     usual: dict[str, object] = {"mesh.listen": "tcp://127.0.0.1:0", "mesh.drain": 10.0}
     usual |= {f"services.{stage}.copies": COPIES for stage in STAGES if not wanted["real"]}
     usual |= {f"services.{stage}.checkpoint_steps": wanted["checkpoint_steps"] for stage in STAGES}

@@ -126,7 +126,7 @@ def hand_over(made: Identity, out: Path | None) -> None:
 
 def tell_how(url: str, out: Path | None, role: str = "client") -> None:
     from ifmesh import screen
-    from ifmesh.config import LOOPBACK
+    from ifmesh.checks import LOOPBACK
 
     told = str(out) if out is not None else "FILE"
     if role.startswith("worker:"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 WORKING = ("ready", "busy")
 
 
-def check_services(config: Config) -> None:
-    """Misconfigured when this installation cannot run the stages that the configuration names, or keep their bags."""
+def check_services(config: Config, stages: Sequence[str] | None = None) -> None:
+    """Misconfigured when this installation cannot run these stages as the configuration names them, or keep their bags.
+
+    None: those that have copies here.
+    """
     from importlib.util import find_spec
 
-    config.check_weights()
+    stages = [stage for stage in STAGES if (config.services[stage].copies if stages is None else stage in stages)]
+    if stages:
+        config.check_weights()
     _check_folder("mesh.keep_bags", config.mesh.keep_bags)
-    heavy = [stage for stage in STAGES if config.services[stage].copies and config.factory(stage).startswith("ifmesh_services.")]
+    heavy = [stage for stage in stages if config.factory(stage).startswith("ifmesh_services.")]
     if heavy and (find_spec("torch") is None or find_spec("diffusers") is None):
         raise Misconfigured(f"{', '.join(heavy)}: torch or diffusers is not installed: pip install 'ifmesh[services]', or --toy")
 
@@ -77,6 +82,7 @@ def ps(jobs: bool, ready: bool, as_json: bool, config_file: Path | None) -> int:
     services = [*_ours(config, bool(pages), sockets.host_id()), *(_renamed(asdict(row)) for page in pages for row in page.services)]
     known = {row["service"] for row in services}
     services += [row for row in _not_yet(config, sockets.host_id()) if row["service"] not in known]
+    _name_hosts(services, sockets.host_id())
     rows = list({row.job: asdict(row) for page in pages for row in page.jobs}.values())  # by id: the pages move while they are turned
     queued = dict(pages[0].queued) if pages else {}
     missing = list(pages[0].missing) if pages else list(STAGES)
@@ -89,6 +95,9 @@ def ps(jobs: bool, ready: bool, as_json: bool, config_file: Path | None) -> int:
     if problem:
         screen.say(f"ifmesh: {problem}", "red")
         return 4
+    for row in services:
+        if row["state"] == "down" and not as_json:
+            screen.say(f"{row['service']} is down: {last_line(config.mesh.state, row['service'])}", "yellow")
     lacking = not_ready(pages[0])
     if lacking and not as_json:
         loading = {row.stage for row in pages[0].services if row.state == "loading"}
@@ -131,7 +140,37 @@ def _not_yet(config: Config, host: str) -> list[dict[str, Any]]:
     kept = lease.written(config.mesh.state).get("services")
     if not isinstance(kept, list):
         return []
-    return [_row(row["service"], row["stage"], row["pid"], host, "starting" if row["state"] == "running" else row["state"]) for row in kept]
+    rows = []
+    for row in kept:
+        state = "starting" if row["state"] == "running" else row["state"]
+        if row["host"]:  # the connection to it; that it was tried before and there is none says more than that it is tried again
+            state, host = "down" if row["why"] else "starting", ""
+        rows.append(_row(row["service"], row["stage"], row["pid"], host, state))
+    return rows
+
+
+def _name_hosts(rows: list[dict[str, Any]], here: str) -> None:
+    """Give each row the name of its host beside the id; a host whose workers are known is up."""
+    from socket import gethostname
+
+    from ifmesh.kept import AT
+
+    workers = {row["service"].partition(AT)[2] for row in rows if AT in row["service"]}
+    for row in rows:
+        alone = not row["host"] and row["state"] in ("down", "starting")
+        if alone and row["service"] in workers:
+            row["state"] = "up"
+        named = row["service"] if alone else row["service"].partition(AT)[2]
+        row["host_name"] = named or (gethostname() if row["host"] == here else row["host"])
+
+
+def last_line(state: Path, service: str) -> str:
+    """What the service said last, in its log."""
+    try:
+        lines = (state / "logs" / f"{service}.log").read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "it said nothing"
 
 
 def _print_books(services: list[dict[str, Any]], jobs: list[dict[str, Any]], queued: dict[str, int], count: int) -> None:
@@ -140,9 +179,9 @@ def _print_books(services: list[dict[str, Any]], jobs: list[dict[str, Any]], que
     console = screen.stdout()
     numbers = ("pid", "running", "held", "done")
     if services:
-        hosts = ("host",) if len({row["host"] for row in services}) > 1 else ()
+        hosts = ("host_name",) if len({row["host_name"] for row in services}) > 1 else ()
         columns = ("service", "pid", *hosts, "device", "state", "running", "held", "done")
-        made = screen.table("", *columns, right=numbers)
+        made = screen.table("", *(name.partition("_")[0] for name in columns), right=numbers)
         for row in services:
             made.add_row(*(str(row[name]) for name in columns))
         console.print(made, markup=False)
@@ -276,7 +315,7 @@ def worker(
         return ended
     from ifmesh import parent
 
-    check_services(config)
+    check_services(config, [stage])
     over: int = parent.run(stage, name, config, tied, flags)
     return over
 

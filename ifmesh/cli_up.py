@@ -1,10 +1,11 @@
-"""The commands `ifmesh up` and `ifmesh down`: the whole mesh of this machine."""
+"""The commands `ifmesh up` and `ifmesh down`: the whole mesh of this machine, and of the hosts that it reaches over SSH."""
 
 from __future__ import annotations
 
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,12 @@ import click
 
 from ifmesh import cli_options as options
 from ifmesh import exits
-from ifmesh.cli_mesh import check_services, not_ready
+from ifmesh.cli_mesh import check_services, last_line, not_ready
 from ifmesh.errors import MeshError, Misconfigured
 
 if TYPE_CHECKING:
     from ifmesh.config import Config
+    from ifmesh.kept import Service
 
 SILENCE = 3.0  # seconds after which `down` says what it waits for
 BANNER = """\
@@ -27,7 +29,7 @@ Real weights: accept the licence of DeepFloyd/IF-I-XL-v1.0 on its hub page, log 
 (smaller: if-l, if-m), or `ifmesh up --cascade FOLDER` with your own cascade.json."""
 
 
-@click.command(short_help="Start a whole mesh on this machine.")
+@click.command(short_help="Start a whole mesh, here and on the hosts of ifmesh.toml.")
 @click.option("--detach", is_flag=True, help="In the background; `ifmesh down` ends it.")
 @click.option("--wait", is_flag=True, help="With --detach: return when every stage that runs here has a ready worker.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=600.0, show_default=True, metavar="S", help="Of --wait.")
@@ -38,11 +40,13 @@ Real weights: accept the licence of DeepFloyd/IF-I-XL-v1.0 on its hub page, log 
 @options.listen
 @options.keep_bags
 @options.configured
+@click.option("--as", "host", default="", metavar="NAME", help="With mesh.coordinator: what this host is called; default its host name.")
 @options.tied
-def up(detach: bool, wait: bool, timeout: float, no_logs: bool, tied: bool, config_file: Path | None) -> int:
+def up(detach: bool, wait: bool, timeout: float, no_logs: bool, host: str, tied: bool, config_file: Path | None) -> int:
     """Start coordinator and workers, watch them, start them again when they die.
 
-    The first Ctrl-C lets the jobs under way finish, the second kills.
+    The first Ctrl-C lets the jobs under way finish, the second kills.  With [hosts.NAME] in ifmesh.toml it does the same over SSH for
+    what is to run there.  With mesh.coordinator it starts the workers of this machine alone, for the coordinator elsewhere.
 
     \b
     ifmesh up --toy
@@ -51,24 +55,41 @@ def up(detach: bool, wait: bool, timeout: float, no_logs: bool, tied: bool, conf
     from ifmesh import lease, screen, supervisor
 
     config, flags = options.configuration(config_file)
-    if config.mesh.coordinator:
-        remedy = "`up` starts its own coordinator: leave this out, or start `ifmesh worker STAGE` for that one"
-        raise Misconfigured(f"mesh.coordinator: {config.mesh.coordinator!r}: {remedy}")
-    if config.mesh.identity is not None:
+    away = config.mesh.coordinator
+    if away and wait:
+        raise click.UsageError("--wait: not with mesh.coordinator: ask there, by `ifmesh ps --ready`")
+    if host and not away:
+        raise click.UsageError("--as: only with mesh.coordinator: this is the coordinator's own host")
+    if config.mesh.identity is not None and not away:
         raise Misconfigured(f"mesh.identity: {str(config.mesh.identity)!r}: `up` makes the keys of its own mesh: leave this out")
-    check_services(config)
-    if not config.cascade.toy and not config.cascade.path:
+    host = (host or socket.gethostname()) if away else ""
+    kept = kept_here(config, flags, host)
+    check_services(config, [service.stage for service in kept])
+    if not away and not config.cascade.toy and not config.cascade.path:
         screen.say(BANNER, "yellow")
     if detach:
-        return _detached(config, flags, wait, timeout)
+        return _detached(config, [*(("--as", host) if host else ()), *flags], wait, timeout)
     if tied:
         from ifmesh.tied import to_stdin
 
-        to_stdin()
+        to_stdin(gently=bool(away))
     with lease.lock(config.mesh.state):
-        kept = supervisor.services(config, tuple(flags))
-        say = _prefixed([s.name for s in kept], only_own=no_logs)
-        return supervisor.Supervisor(config, kept, say, lambda: readiness(config)).run()
+        say = _prefixed(kept, only_own=no_logs)
+        return supervisor.Supervisor(config, kept, say, lambda: "" if away else readiness(config)).run()
+
+
+def kept_here(config: Config, flags: list[str], host: str) -> list[Service]:
+    """What `up` keeps running on this host.  Misconfigured: nothing, or the others could not find it."""
+    from ifmesh import kept
+    from ifmesh.config import check_hosts
+
+    made = kept.services(config, tuple(flags), host)
+    if config.mesh.coordinator:
+        if not made:
+            raise Misconfigured("services.STAGE.copies: 0 of every stage: say what is to run on this host, as in --copies stage_one=1")
+        return made
+    check_hosts(config)
+    return [*made, *kept.hosts(config, tuple(flags))]
 
 
 def readiness(config: Config) -> str:
@@ -81,7 +102,7 @@ def readiness(config: Config) -> str:
     except MeshError:
         return ""
     lacking = not_ready(books)
-    if any(config.services[stage].copies for stage in lacking):
+    if any(config.copies(stage, host) for stage in lacking for host in ("", *config.hosts)):
         return ""
     tried = "" if lacking else "; try: ifmesh submit 'a red panda' -o panda.png"
     said = [f"ready: {len(books.services)} workers, coordinator at {config.control()}{tried}", *modes.told(books.services)]
@@ -90,20 +111,24 @@ def readiness(config: Config) -> str:
     return "\n".join(said)
 
 
-def _prefixed(names: list[str], only_own: bool) -> Callable[[str, str], None]:
-    """Log lines behind their service's name, each in its own colour."""
+def _prefixed(kept: list[Service], only_own: bool) -> Callable[[str, str], None]:
+    """Log lines behind their service's name, each in its own colour; those of a host's services behind HOST/SERVICE."""
     from rich.text import Text
 
     from ifmesh import screen
 
     console = screen.stderr()
-    width = max(len(n) for n in names)
+    names, hosts = [service.name for service in kept], {service.host for service in kept if service.host}
+    width = max(len(name) + len("/stage_one-0") * (name in hosts) for name in names)
     styles = {name: screen.COLOURS[i % len(screen.COLOURS)] for i, name in enumerate(names)}
 
     def say(name: str, line: str) -> None:
         if name in styles and only_own:
             return
-        console.print(Text.assemble((f"{name:<{width}} | ", styles.get(name, "bold")), line), overflow="ignore", no_wrap=True, crop=False)
+        style, (inner, bar, rest) = styles.get(name, "bold"), line.partition(" | ")
+        if name in hosts and bar:
+            name, line = f"{name}/{inner.rstrip()}", rest
+        console.print(Text.assemble((f"{name:<{width}} | ", style), line), overflow="ignore", no_wrap=True, crop=False)
 
     return say
 
@@ -140,7 +165,7 @@ def _detached(config: Config, flags: list[str], wait: bool, timeout: float) -> i
         hopeless = [row for row in services if row.get("code") == exits.CONFIGURATION] if isinstance(services, list) else []
         if wait and hopeless and told.get("pid") == process.pid and hopeless[0]["service"] != "coordinator":
             for name in (row["service"] for row in hopeless):
-                screen.say(f"ifmesh: {name} cannot run: {_last_line(state, name)}", "red")
+                screen.say(f"ifmesh: {name} cannot run: {last_line(state, name)}", "red")
             screen.say("the rest of the mesh runs, and goes on trying: `ifmesh logs`, `ifmesh ps`, `ifmesh down`")
             return 3
         if time.monotonic() >= until:
@@ -149,17 +174,9 @@ def _detached(config: Config, flags: list[str], wait: bool, timeout: float) -> i
         time.sleep(0.05)
 
 
-def _last_line(state: Path, service: str) -> str:
-    try:
-        lines = (state / "logs" / f"{service}.log").read_text(errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
-    return lines[-1] if lines else "it said nothing"
-
-
 def _reason(state: Path, told: dict[str, object]) -> str:
     """The coordinator's last line, when it is why `up` has ended."""
-    return f"coordinator: {_last_line(state, 'coordinator')}" if (state / "logs" / "coordinator.log").exists() else ""
+    return f"coordinator: {last_line(state, 'coordinator')}" if (state / "logs" / "coordinator.log").exists() else ""
 
 
 def _awaited(config: Config) -> str:

@@ -7,17 +7,16 @@ its default is shown and explained in ``deploy/ifmesh.toml``.
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urlsplit
 
-from ifmesh import identity, typed
+from ifmesh import checks, hosts, identity
+from ifmesh.checks import LOOPBACK
 from ifmesh.errors import Misconfigured
+from ifmesh.hosts import Host
 from ifmesh.identity import Identity
 from ifmesh.request import STAGES
 
@@ -25,12 +24,9 @@ FILE = "ifmesh.toml"  # read when it lies in the current folder and no other is 
 PUBLISHED = ("if-xl", "if-l", "if-m")
 DURABILITY = ("full", "lazy", "none")
 DTYPES = ("", "fp32", "bf16", "fp16")
-DEVICES = "auto, cpu, cuda or cuda:N"
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 CLASSES = {"encoder": "Encoder", "stage_one": "StageOne", "stage_two": "StageTwo", "upscaler": "Upscaler", "guard": "Guard"}
 
 Scalar = str | int | float | bool
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +96,16 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All that a process is told.  services: by stage name, each stage of the cascade."""
+    """All that a process is told.  services: by stage name, each stage of the cascade.  hosts: by name; this one is not among them."""
 
     mesh: Mesh
     cascade: Weights
     services: Mapping[str, Service]
+    hosts: Mapping[str, Host] = field(default_factory=dict)
+
+    def copies(self, stage: str, host: str = "") -> int:
+        """How many workers of the stage this host is to have: one of `hosts`, or the one that is none of them."""
+        return self.hosts[host].copies.get(stage, 0) if host in self.hosts else self.services[stage].copies
 
     def factory(self, stage: str) -> str:
         """ "module:Class" of the stage."""
@@ -150,7 +151,7 @@ class Config:
         if self.mesh.coordinator:
             return self.mesh.coordinator
         if self.mesh.curve and (invite := self.invited()) is not None and (url := identity.read(invite).coordinator):
-            _check_url(str(invite), url, loopback=False)
+            checks.url(str(invite), url, loopback=False)
             return url
         return self.announced() or self.mesh.listen
 
@@ -166,7 +167,7 @@ class Config:
         """Misconfigured when this machine has no such cascade.  Only those who load weights ask: a client need not have them."""
         path = self.cascade.path
         if path and path not in PUBLISHED and not self.cascade.toy and not (Path(path) / "cascade.json").is_file():
-            remedy = f"no folder with a cascade.json; or one of {', '.join(PUBLISHED)}{_nearest(Path(path).name, PUBLISHED)}"
+            remedy = f"no folder with a cascade.json; or one of {', '.join(PUBLISHED)}{checks.nearest(Path(path).name, PUBLISHED)}"
             raise Misconfigured(f"cascade.path: {path!r}: {remedy}")
 
 
@@ -193,10 +194,13 @@ def read(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
         tree = _loaded(found)
     for key, value, said in (*_environment(environ), *((k, v, f"--set {k}") for k, v in overrides.items())):
         _put(tree, key, value, said)
+    others = hosts.read(tree.pop("hosts", {}))
     sections = _sections(tree)
+    for stage in {stage for host in others.values() for stage, number in host.copies.items() if number}:
+        sections[f"services.{stage}"].setdefault("copies", 0)  # it runs there, unless it was said that it runs here, too
     mesh = _mesh(sections["mesh"], environ)
     services = {stage: _service(stage, sections[f"services.{stage}"]) for stage in STAGES}
-    return Config(mesh, _weights(sections["cascade"]), services)
+    return Config(mesh, _weights(sections["cascade"]), services, others)
 
 
 def locate(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -206,6 +210,15 @@ def locate(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     if path is None:
         return Path(FILE).absolute() if Path(FILE).is_file() else None
     return path.expanduser().absolute()
+
+
+def check_hosts(config: Config) -> None:
+    """Misconfigured when the other hosts cannot reach the coordinator that this one is about to start."""
+    listen = config.mesh.listen
+    far = [name for name, host in config.hosts.items() if host.address not in LOOPBACK]
+    if far and urlsplit(listen).hostname in LOOPBACK:
+        remedy = "an address of this machine that they reach, as in tcp://10.0.0.1:7640, or tcp://0.0.0.0:7640 for all of them"
+        raise Misconfigured(f"mesh.listen: {listen!r}: the hosts {', '.join(far)} cannot reach that: {remedy}")
 
 
 def setting(text: str) -> tuple[str, str]:
@@ -237,13 +250,18 @@ def _environment(environ: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
         elif options:
             yield options + name[len("IFMESH_") + len(options) :].lower(), environ[name], name
         else:
-            raise Misconfigured(f"{name}: no such setting{_nearest(name, (*SHORT, *LONG, CONFIG))}")
+            raise Misconfigured(f"{name}: no such setting{checks.nearest(name, (*SHORT, *LONG, CONFIG))}")
 
 
 def _put(tree: dict[str, object], key: str, value: object, said: str) -> None:
     """Set a dotted key; text becomes the type that the key has."""
     section, _, name = key.rpartition(".")
-    if section.endswith(".options") and section.removesuffix(".options") in SECTIONS:
+    if key == "hosts" and value == "":
+        tree[key] = {}  # `hosts=` takes those of the file away
+        return
+    if key.startswith("hosts.") and key.count(".") > 1:
+        value = hosts.spoken(key.split(".")[2:], value, said)
+    elif section.endswith(".options") and section.removesuffix(".options") in SECTIONS:
         value = _guessed(value) if isinstance(value, str) else value
     elif key in KEYS and not key.endswith(".options"):
         kind = type(next(f.default for f in fields(SECTIONS[section]) if f.name == name))
@@ -251,7 +269,7 @@ def _put(tree: dict[str, object], key: str, value: object, said: str) -> None:
     elif key in KEYS:
         raise Misconfigured(f"{said}: a table: set its keys one by one, as in --set {key}.slots=2")
     else:
-        raise Misconfigured(f"{said}: no such key{_nearest(key, KEYS)}")
+        raise Misconfigured(f"{said}: no such key{checks.nearest(key, KEYS)}")
     for part in section.split("."):
         inner = tree.setdefault(part, {})
         if not isinstance(inner, dict):
@@ -290,7 +308,7 @@ def _sections(tree: Mapping[str, object]) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
     for name, table in tables.items():
         if name not in found:
-            raise Misconfigured(f"{name}: no such section{_nearest(name, SECTIONS)}")
+            raise Misconfigured(f"{name}: no such section{checks.nearest(name, SECTIONS)}")
         if not isinstance(table, dict):
             raise Misconfigured(f"{name}: {table!r}: a table, [{name}]")
         found[name] = dict(table)
@@ -302,35 +320,36 @@ def _mesh(table: dict[str, object], environ: Mapping[str, str]) -> Mesh:
     for name, folder in folders.items():
         if not isinstance(folder, str | Path):
             raise Misconfigured(f"mesh.{name}: {folder!r}: the name of a file or folder")
-    mesh = _built(Mesh, table, "mesh")
-    _check_url("mesh.listen", mesh.listen, listens=True, loopback=not mesh.curve)
+    mesh = checks.built(Mesh, table, "mesh")
+    checks.url("mesh.listen", mesh.listen, listens=True, loopback=not mesh.curve)
     if mesh.coordinator:
-        _check_url("mesh.coordinator", mesh.coordinator)
-    _check("mesh.max_jobs", mesh.max_jobs, 1, 1_000_000)
-    _check("mesh.drain", mesh.drain, 0, 86400)
+        checks.url("mesh.coordinator", mesh.coordinator)
+    checks.bounded("mesh.max_jobs", mesh.max_jobs, 1, 1_000_000)
+    checks.bounded("mesh.drain", mesh.drain, 0, 86400)
     for name in ("silence", "grace", "transfer"):
-        _check(f"mesh.{name}", getattr(mesh, name), 0.1, 3600)
-    _check("mesh.slowest_link", mesh.slowest_link, 1e3, 1e12)
+        checks.bounded(f"mesh.{name}", getattr(mesh, name), 0.1, 3600)
+    checks.bounded("mesh.slowest_link", mesh.slowest_link, 1e3, 1e12)
     if mesh.durability not in DURABILITY:
-        raise Misconfigured(f"mesh.durability: {mesh.durability!r}: {', '.join(DURABILITY)}{_nearest(mesh.durability, DURABILITY)}")
-    _check("mesh.keep_results", mesh.keep_results, 1, 10 * 365 * 86400)
-    _check("mesh.results_bytes", mesh.results_bytes, 1 << 24, 1 << 50)
-    _check("mesh.reserve_bytes", mesh.reserve_bytes, 0, 1 << 50)
-    _check("mesh.checkpoint_bytes", mesh.checkpoint_bytes, 0, 1 << 40)
-    state = Path(str(folders["state"])).expanduser().absolute() if folders["state"] else _state(environ)
+        raise Misconfigured(f"mesh.durability: {mesh.durability!r}: {', '.join(DURABILITY)}{checks.nearest(mesh.durability, DURABILITY)}")
+    checks.bounded("mesh.keep_results", mesh.keep_results, 1, 10 * 365 * 86400)
+    checks.bounded("mesh.results_bytes", mesh.results_bytes, 1 << 24, 1 << 50)
+    checks.bounded("mesh.reserve_bytes", mesh.reserve_bytes, 0, 1 << 50)
+    checks.bounded("mesh.checkpoint_bytes", mesh.checkpoint_bytes, 0, 1 << 40)
+    state = Path(str(folders["state"])).expanduser().absolute() if folders["state"] else state_folder(environ)
     keep = Path(str(folders["keep_bags"])).expanduser().absolute() if folders["keep_bags"] else None
     identity = Path(str(folders["identity"])).expanduser().absolute() if folders["identity"] else None
     return replace(mesh, state=state, keep_bags=keep, identity=identity)
 
 
-def _state(environ: Mapping[str, str]) -> Path:
+def state_folder(environ: Mapping[str, str]) -> Path:
+    """Where a mesh keeps its things unless another folder is named."""
     home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
     above = environ.get("XDG_STATE_HOME", "")
     return (Path(above) if above.startswith("/") else home / ".local" / "state") / "ifmesh"
 
 
 def _weights(table: dict[str, object]) -> Weights:
-    weights = _built(Weights, table, "cascade")
+    weights = checks.built(Weights, table, "cascade")
     if not weights.path or weights.path in PUBLISHED:
         return weights
     return replace(weights, path=str(Path(weights.path).expanduser().absolute()))
@@ -338,49 +357,16 @@ def _weights(table: dict[str, object]) -> Weights:
 
 def _service(stage: str, table: dict[str, object]) -> Service:
     where = f"services.{stage}"
-    service = _built(Service, table, where)
+    service = checks.built(Service, table, where)
     if service.run and not all(part.replace(".", "_").isidentifier() for part in service.run.partition(":")[::2]):
         raise Misconfigured(f"{where}.run: {service.run!r}: module:Class, as in ifmesh.toy:{CLASSES[stage]}")
-    kind, _, number = service.device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (service.device != kind and not (kind == "cuda" and number.isdecimal())):
-        raise Misconfigured(f"{where}.device: {service.device!r}: {DEVICES}")
+    checks.device(f"{where}.device", service.device)
     if service.dtype not in DTYPES:
-        near = _nearest(service.dtype, DTYPES)
+        near = checks.nearest(service.dtype, DTYPES)
         raise Misconfigured(f"{where}.dtype: {service.dtype!r}: fp32, bf16, fp16, or leave it out{near}")
-    _check(f"{where}.copies", service.copies, 0, 256)
-    _check(f"{where}.threads", service.threads, 1, 1024)
-    _check(f"{where}.patience", service.patience, 0, 86400)
-    _check(f"{where}.checkpoint_steps", service.checkpoint_steps, 0, 1000)
-    _check(f"{where}.outbox_bytes", service.outbox_bytes, 1 << 24, 1 << 40)  # below 16 MiB three large pictures would not fit
+    checks.bounded(f"{where}.copies", service.copies, 0, 256)
+    checks.bounded(f"{where}.threads", service.threads, 1, 1024)
+    checks.bounded(f"{where}.patience", service.patience, 0, 86400)
+    checks.bounded(f"{where}.checkpoint_steps", service.checkpoint_steps, 0, 1000)
+    checks.bounded(f"{where}.outbox_bytes", service.outbox_bytes, 1 << 24, 1 << 40)  # below 16 MiB three large pictures would not fit
     return service
-
-
-def _built(cls: type[T], table: Mapping[str, object], where: str) -> T:
-    try:
-        return typed.build(cls, table, where, unknown="error")
-    except typed.Mismatch as error:
-        raise Misconfigured(str(error)) from None
-
-
-def _check(key: str, value: float, least: float, most: float) -> None:
-    if not (math.isfinite(value) and least <= value <= most):
-        raise Misconfigured(f"{key}: {value!r}: from {least:.16g} to {most:.16g}")
-
-
-def _check_url(key: str, url: str, listens: bool = False, loopback: bool = False) -> None:
-    """tcp://HOST:PORT.  Without keys nothing leaves the machine: a listener on another address refuses to start."""
-    try:
-        parts = urlsplit(url)
-        fine = parts.scheme == "tcp" and parts.hostname and parts.port is not None and not (parts.path or parts.query or parts.fragment)
-    except ValueError:  # a port that is none
-        fine = False
-    if not fine and not (url.startswith("ipc://") and not listens):
-        raise Misconfigured(f"{key}: {url!r}: tcp://HOST:PORT, as in {Mesh().listen}")
-    if loopback and parts.hostname not in LOOPBACK:
-        raise Misconfigured(f"{key}: {url!r}: without keys (mesh.curve = false) it listens on loopback only: tcp://127.0.0.1:PORT")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean ...?", or nothing when nothing is near."""
-    near = get_close_matches(name, [k for k in known if k], n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -81,7 +81,7 @@ class _Mesh:
 
     def __init__(self, cascade: str, toy: bool) -> None:
         flags = [*(["--toy"] if toy else []), *(["--cascade", cascade] if cascade else [])]
-        self._flags = [*flags, "--listen", "tcp://127.0.0.1:0", "--set", "mesh.coordinator=", "--set", "mesh.drain=5"]
+        self._flags = [*flags, "--listen", "tcp://127.0.0.1:0", "--set", "mesh.coordinator=", "--set", "hosts=", "--set", "mesh.drain=5"]
         self._state: Path | None = None
         self._up: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None

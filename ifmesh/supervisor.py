@@ -17,100 +17,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
 from ifmesh import exits, lease
 from ifmesh.config import Config
-from ifmesh.request import STAGES
+from ifmesh.kept import COORDINATOR, Service, services
 
-ENDINGS = {
-    exits.OK: "ended by itself",
-    exits.CONFIGURATION: "exit 3: its configuration does not work, see its log",
-    exits.STALLED: "stalled: killed because it did not advance",
-}
-OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-CRASHED = 2.0  # seconds, at most, until a process that a signal ended is started again
+__all__ = ["Service", "Supervisor", "python", "services"]
+
 LAST_WORDS = 10.0  # seconds that a worker has between SIGTERM and SIGKILL, once the coordinator has drained it
 LOG_BYTES = 32 << 20  # a log that has become larger is put aside as NAME.log.1
-
-
-@dataclass(slots=True)
-class Backoff:
-    """How long to wait before the next start.  Pure: it is told how long the last one lived.  Seconds."""
-
-    floor: float = 0.5
-    ceiling: float = 30.0
-    calm: float = 60.0  # a process that lived this long starts afresh
-    _wait: float = 0.0
-
-    def died(self, lived: float) -> float:
-        self._wait = self.floor if lived >= self.calm else min(self.ceiling, max(self.floor, 2 * self._wait))
-        return self._wait
-
-
-def killed(code: int) -> bool:
-    """Was it killed from outside?  code: of Popen, or of a parent that passes its child's on (128 + signal)."""
-    return (-code if code < 0 else code - 128) in OUTSIDE
-
-
-def signalled(code: int) -> int:
-    """The signal that ended it; 0: none did."""
-    number = -code if code < 0 else code - 128
-    return number if number > 0 and number in {s.value for s in signal.Signals} else 0
-
-
-def ending(code: int) -> str:
-    """An exit code in words."""
-    if number := signalled(code):
-        return f"{signal.Signals(number).name}{' from outside' if killed(code) else ''}"
-    return ENDINGS.get(code, f"exit {code}")
-
-
-@dataclass(slots=True)
-class Service:
-    """One command that is kept running.  due: when to start it (monotonic; None: it runs, or is not to be started)."""
-
-    name: str
-    stage: str
-    command: tuple[str, ...]
-    due: float | None = None
-    process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    starts: int = 0
-    why: str = ""
-    code: int | None = None
-    backoff: Backoff = field(default_factory=Backoff)
-    log: IO[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid if self.process else 0
-
-    def died(self, now: float, code: int) -> float:
-        """When to start it again: at once after a kill from outside, later and later after deaths of its own making.
-
-        Not much later when a signal ended it: what cannot be loaded ends with a code, but what crashed was mostly at work, and the
-        coordinator bounds how often a request may do that.  A stage's only worker, 30 s away after each, is a stage that stands still.
-        """
-        self.process, self.code, self.why = None, code, ending(code)
-        wait = 0.0 if killed(code) else self.backoff.died(now - self.started)
-        if signalled(code):
-            wait = min(wait, CRASHED)
-        self.due = now + wait
-        return wait
-
-
-def services(config: Config, flags: tuple[str, ...]) -> list[Service]:
-    """The commands of a whole mesh on this machine.  flags: given to each, so that all read the same configuration."""
-    made = [Service("coordinator", "", ("coordinator", "--tied", *flags))]
-    for stage in STAGES:
-        for copy in range(config.services[stage].copies):
-            name = f"{stage}-{copy}"
-            made.append(Service(name, stage, ("worker", stage, "--name", name, "--tied", *flags)))
-    return made
 
 
 def python(*arguments: str) -> list[str]:
@@ -124,6 +42,8 @@ class Supervisor:
 
     say: one line for the operator (service, text).  ready: asks once whether every stage has a ready worker; "" until it is so, then
     the lines to say.  It is called in a thread of its own, twice a second.  program: the ifmesh to start.
+
+    Without a coordinator among them they are for the one elsewhere (mesh.coordinator), and there is nobody to drain them.
     """
 
     def __init__(
@@ -141,8 +61,8 @@ class Supervisor:
         self._tell = say
         self._ask_ready = ready
         self._program = program
-        self._coordinator = kept[0]
-        self._url = ""
+        self._coordinator = next((service for service in kept if service.name == COORDINATOR), None)
+        self._url = "" if self._coordinator else config.mesh.coordinator
         self._signals = 0
         self._forced = False
         self._stop_by: float | None = None  # the phase of the ending that runs ends here; None: no phase yet
@@ -156,6 +76,11 @@ class Supervisor:
         """It has been told to end."""
         return self._signals > 0 or self._phase != "up"
 
+    @property
+    def _coordinates(self) -> bool:
+        """A coordinator of ours runs."""
+        return self._coordinator is not None and self._coordinator.process is not None
+
     def run(self) -> int:
         """Until SIGINT or SIGTERM, or until the coordinator cannot run at all; the exit code.  Call it in the main thread."""
         hear, wake = os.pipe()
@@ -166,7 +91,8 @@ class Supervisor:
         self._selector.register(hear, selectors.EVENT_READ, lambda: self._woken(hear))
         asking = threading.Thread(target=self._watch_ready, args=(wake,), daemon=True)
         asking.start()
-        self._coordinator.due = time.monotonic()
+        for service in [self._coordinator] if self._coordinator else self.services:
+            service.due = time.monotonic()
         try:
             while self._phase == "up" or any(s.process for s in self.services):
                 pause = self._advance(time.monotonic())
@@ -205,9 +131,9 @@ class Supervisor:
             self._kill()
         if self._phase in ("draining", "ending") and self._stop_by is not None and now >= self._stop_by:
             self._next_phase(now)
-        if self._phase == "draining" and self._coordinator.process is None:
+        if self._phase == "draining" and not self._coordinates:
             self._next_phase(now)
-        if self._phase in ("up", "draining") and not self._url and self._coordinator.process:
+        if self._phase in ("up", "draining") and not self._url and self._coordinates:
             self._look_for_endpoint(now)
         times = [self._stop_by] if self._stop_by is not None else []
         if self._phase in ("up", "draining"):
@@ -217,7 +143,7 @@ class Supervisor:
                         self._start(service, now)
                     else:
                         times.append(service.due)
-        if self._coordinator.process and not self._url:
+        if self._coordinates and not self._url:
             times.append(now + 0.05)
         return max(0.0, min([now + 5.0, *times]) - now)
 
@@ -227,7 +153,8 @@ class Supervisor:
             said = json.loads((self.config.mesh.state / "endpoint.json").read_text())
         except (OSError, ValueError):
             return
-        if isinstance(said, Mapping) and said.get("pid") == self._coordinator.pid and isinstance(said.get("control"), str):
+        pid = self._coordinator.pid if self._coordinator else 0
+        if isinstance(said, Mapping) and said.get("pid") == pid and isinstance(said.get("control"), str):
             self._url = said["control"]
             for service in self.services:
                 if service.process is None and service.due is None:
@@ -285,7 +212,7 @@ class Supervisor:
     def _begin_end(self, now: float) -> None:
         """First the coordinator: it lets the jobs under way finish and tells the workers to go."""
         self._phase, self._stop_by = "draining", now + self.config.mesh.drain + LAST_WORDS
-        if self._coordinator.process:
+        if self._coordinator and self._coordinator.process:
             self._say("up", f"draining, at most {self.config.mesh.drain:g} s; once more kills")
             self._coordinator.process.send_signal(signal.SIGTERM)
         else:
@@ -293,7 +220,7 @@ class Supervisor:
         self._write()
 
     def _next_phase(self, now: float) -> None:
-        if self._phase == "draining" and self._coordinator.process is None:
+        if self._phase == "draining" and not self._coordinates:
             self._phase, self._stop_by = "ending", now + LAST_WORDS
             for service in self.services:
                 service.due = None
@@ -354,6 +281,7 @@ class Supervisor:
             {
                 "service": s.name,
                 "stage": s.stage,
+                "host": s.host,
                 "pid": s.pid,
                 "state": "running" if s.process else ("starting" if s.starts == 0 else "waiting"),
                 "starts": s.starts,

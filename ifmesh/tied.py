@@ -11,8 +11,10 @@ ORPHANED = 74
 PR_SET_PDEATHSIG = 1
 
 
-def to_stdin() -> None:
+def to_stdin(gently: bool = False) -> None:
     """End this process when its standard input reaches its end: the other end of that pipe is the parent's.
+
+    gently: by SIGTERM, so that it may finish.
 
     os.read, not sys.stdin.read: the latter takes a lock that makes the interpreter abort at exit.
     """
@@ -23,7 +25,10 @@ def to_stdin() -> None:
                 pass
         except OSError:
             pass
-        os._exit(ORPHANED)
+        if gently:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            os._exit(ORPHANED)
 
     Thread(target=wait, name="tied", daemon=True).start()
 

@@ -1,6 +1,7 @@
 """Stand-ins for `ifmesh up`, `coordinator` and `worker`: real processes, pipes and signals, and nothing in them.
 
-``python mesh_of_scripts.py up STATE [copies]`` runs a real Supervisor over the other two.  How a service behaves is the word in the file
+``python mesh_of_scripts.py up STATE [copies]`` runs a real Supervisor over the other two, ``away STATE [copies]``
+one for workers alone.  How a service behaves is the word in the file
 STATE/NAME.does: "well" (the default), "exit N", "deaf" (SIGTERM does nothing).
 """
 
@@ -18,16 +19,18 @@ def program(state: Path, *arguments: str) -> list[str]:
     return [sys.executable, __file__, arguments[0], str(state), *arguments[1:]]
 
 
-def up(state: Path, copies: str) -> int:
+def up(state: Path, copies: str, coordinator: str = "") -> int:
     from ifmesh import lease
     from ifmesh.config import read
     from ifmesh.supervisor import Supervisor, services
 
     overrides = {"mesh.state": str(state), **{f"services.{s}.copies": 0 for s in ("encoder", "stage_two", "upscaler", "guard")}}
-    config = read(None, {"HOME": str(state)}, overrides | {"services.stage_one.copies": copies})
+    config = read(None, {"HOME": str(state)}, overrides | {"services.stage_one.copies": copies, "mesh.coordinator": coordinator})
     with lease.lock(state):
         say = lambda name, line: print(f"{name}: {line}", flush=True)  # noqa: E731
-        return Supervisor(config, services(config, ()), say, lambda: "ready: all of it", partial(program, state)).run()
+        return Supervisor(
+            config, services(config, (), "far" if coordinator else ""), say, lambda: "ready: all of it", partial(program, state)
+        ).run()
 
 
 def serve(state: Path, name: str) -> int:
@@ -65,6 +68,6 @@ def serve(state: Path, name: str) -> int:
 
 if __name__ == "__main__":
     role, folder, *rest = sys.argv[1:]
-    if role == "up":
-        sys.exit(up(Path(folder), rest[0] if rest else "1"))
+    if role in ("up", "away"):
+        sys.exit(up(Path(folder), rest[0] if rest else "1", "tcp://127.0.0.1:9" if role == "away" else ""))
     sys.exit(serve(Path(folder), rest[rest.index("--name") + 1] if role == "worker" else role))

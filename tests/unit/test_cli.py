@@ -27,11 +27,12 @@ from ifmesh.image import Image as Picture
 from ifmesh.image import Picture as OfStage
 from ifmesh.image import Preview
 from ifmesh.protocol import ClientMessage, Inspect, JobRow, ToClient
-from ifmesh.request import DEADLINES, Settings
+from ifmesh.request import DEADLINES, STAGES, Settings
 from tests.unit.stand_in import BOOKS, StandIn
 
 COMMANDS = sorted(cli.cli.commands)
 NOBODY = "tcp://127.0.0.1:1"
+NOTHING = [part for stage in STAGES for part in ("--copies", f"{stage}=0")]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,9 @@ def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixtu
     assert run(["--help"]) == 0
     said = capsys.readouterr().out
     listed, _, codes = said.partition("Commands:")[2].partition("Exit codes:")
-    assert [line.split()[0] for line in listed.splitlines() if line.strip()] == list(cli.cli.commands)
+    assert [line.split()[0] for line in listed.splitlines() if line.strip()] == [
+        name for name, command in cli.cli.commands.items() if not command.hidden
+    ]
     meant = (exits.USAGE, exits.CONFIGURATION, exits.UNREACHABLE, exits.JOB_FAILED, exits.SOME_FAILED, exits.INTERRUPTED)
     assert [int(code) for code in re.findall(r"\d+", codes)] == [exits.OK, exits.FAILURE, *meant]
     every = [
@@ -70,7 +73,7 @@ def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixtu
         "chaos",
         "completion",
     ]
-    assert list(cli.cli.commands) == every
+    assert [name for name, command in cli.cli.commands.items() if not command.hidden] == every
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -156,7 +159,7 @@ def test_wrong_use_is_exit_2(arguments: list[str], said: str, capsys: pytest.Cap
         (["ps", "--config", "gone.toml"], "gone.toml: No such file"),
         (["ps", "--coordinator", "here"], "mesh.coordinator: 'here': tcp://HOST:PORT"),
         (["up", "--set", "mesh.curve=false", "--listen", "tcp://0.0.0.0:1"], "loopback only"),
-        (["up", "--toy", "--set", f"mesh.coordinator={NOBODY}"], "`up` starts its own coordinator"),
+        (["up", "--toy", "--set", f"mesh.coordinator={NOBODY}", *NOTHING], "say what is to run on this host"),
         (["up", "--cascade", "if-xk"], "did you mean if-xl?"),
         (["worker", "guard", "--device", "gpu"], "services.guard.device: 'gpu'"),
     ],

@@ -49,7 +49,7 @@ MINDS = {
     "bench.compare",
     "roles",
 }
-CODECS = {"typed", "wire", "bags", "identity", "table", "config"}
+CODECS = {"typed", "wire", "bags", "identity", "table", "checks", "hosts", "config", "shipped"}
 PURE = VOCABULARY | MINDS
 WORLD = {"time", "threading", "asyncio", "random", "secrets", "os", "subprocess", "socket", "signal", "select", "multiprocessing"}
 HEAVY_PACKAGES = {"torch", "numpy", "diffusers", "transformers", "accelerate", "ifmesh_services"}

@@ -18,7 +18,8 @@ import pytest
 from ifmesh import lease
 from ifmesh.config import read
 from ifmesh.errors import MeshError
-from ifmesh.supervisor import Backoff, Lines, Service, ending, killed, services
+from ifmesh.kept import Backoff, Service, ending, killed, services
+from ifmesh.supervisor import Lines
 
 SCRIPTS = Path(__file__).with_name("mesh_of_scripts.py")
 LIMIT = 30.0
@@ -75,8 +76,8 @@ def test_it_types_what_an_operator_would() -> None:
 class Up:
     """A running supervisor: what it says, line by line, and the pids that it has named."""
 
-    def __init__(self, state: Path, copies: int) -> None:
-        command = [sys.executable, str(SCRIPTS), "up", str(state), str(copies)]
+    def __init__(self, state: Path, copies: int, what: str = "up") -> None:
+        command = [sys.executable, str(SCRIPTS), what, str(state), str(copies)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
         self.said: list[str] = []
         self.pids: list[int] = []
@@ -131,8 +132,8 @@ def up(tmp_path: Path) -> Iterator[list[Up]]:
         one.ended()
 
 
-def start(up: list[Up], state: Path, copies: int = 1) -> Up:
-    up.append(Up(state, copies))
+def start(up: list[Up], state: Path, copies: int = 1, what: str = "up") -> Up:
+    up.append(Up(state, copies, what))
     return up[-1]
 
 
@@ -231,6 +232,18 @@ def test_one_mesh_for_each_state_folder(up: list[Up], tmp_path: Path) -> None:
     mesh.hears("stage_one-0: here")
     with pytest.raises(MeshError, match=rf"`ifmesh up` \(pid {mesh.process.pid}\) runs this mesh already"), lease.lock(tmp_path):
         pass
+
+
+def test_workers_alone_for_a_coordinator_elsewhere(up: list[Up], tmp_path: Path) -> None:
+    mesh = start(up, tmp_path, copies=2, what="away")
+    pid = mesh.pid("stage_one-0")
+    mesh.hears("stage_one-0: here stage_one --name stage_one-0@far --tied --coordinator tcp://127.0.0.1:9")
+    os.kill(pid, signal.SIGTERM)
+    mesh.hears("stage_one-0: bye")
+    mesh.hears(r"up: stage_one-0: ended by itself; again in 10 s")  # a coordinator that is being taken down has sent it away
+    mesh.process.send_signal(signal.SIGTERM)
+    assert mesh.ended() == 0
+    assert not [line for line in mesh.said if "coordinator:" in line]
 
 
 def test_lines_of_a_pipe_that_was_closed_in_the_same_round() -> None:
