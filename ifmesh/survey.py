@@ -55,7 +55,7 @@ class Survey(Crew):
         """Is there such a probe, of which something may come?"""
         return token in self._surveys
 
-    def probed(self, now: float, header: Header, frame: bytes) -> list[Command]:
+    def probed(self, now: float, header: Header, frame: bytes | memoryview) -> list[Command]:
         """A frame of it has come."""
         self._said(now, self._prober.arrived(now, header, frame))
         return self._flush(now)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any
 
-from ifmesh import supervisor
+from ifmesh import kept
 from ifmesh.errors import MeshError
 
 Message = dict[str, Any]
@@ -42,7 +42,7 @@ class Lines:
             return None
         line = self._process.stdout.readline()
         if not line:
-            raise MeshError(f"{self._name} ended: {supervisor.ending(self._process.wait())}")
+            raise MeshError(f"{self._name} ended: {kept.ending(self._process.wait())}")
         try:
             told: Message = json.loads(line)
         except ValueError:

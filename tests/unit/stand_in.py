@@ -35,6 +35,7 @@ from ifmesh.protocol import (
     Inspect,
     JobRow,
     Preview,
+    Probed,
     Progress,
     Refused,
     Result,
@@ -215,7 +216,7 @@ class StandIn:
             case Cancel(job) if job in self.requests:
                 plain = [Cancelled(job)]
             case _:
-                plain = [Refused(message.job, "unknown", "no such job")]
+                plain = [Refused(getattr(message, "job", ""), "unknown", "no such job")]
         return [self._parts(m) for m in plain]
 
     def _parts(self, message: ToClient) -> list[bytes]:
@@ -231,7 +232,7 @@ class StandIn:
 
 
 def named(answer: ToClient, job: str) -> ToClient:
-    return answer if isinstance(answer, Welcome | Books) or answer.job != "?" else replace(answer, job=job)
+    return answer if isinstance(answer, Welcome | Books | Probed) or answer.job != "?" else replace(answer, job=job)
 
 
 def on(kind: type[ClientMessage], *answers: ToClient, times: int = 10_000) -> Rule:
