@@ -50,7 +50,7 @@ def mesh(transports: tuple[str, ...], no_floor: bool, report: Any, **wanted: Any
 @options.configured
 def up(apart: bool, config_file: Path | None) -> int:
     """`ifmesh up --tied`.  apart: of each process the others think that it is on another host."""
-    from ifmesh import lease, screen, supervisor
+    from ifmesh import kept, lease, screen, supervisor
     from ifmesh.bench.apart import program
     from ifmesh.cli_up import readiness
     from ifmesh.tied import to_stdin
@@ -58,14 +58,13 @@ def up(apart: bool, config_file: Path | None) -> int:
     config, flags = options.configuration(config_file)
     to_stdin()
     with lease.lock(config.mesh.state):
-        kept = supervisor.services(config, tuple(flags))
         runs = program if apart else supervisor.python
 
         def say(name: str, line: str) -> None:
             if name == "up":
                 screen.say(line)
 
-        return supervisor.Supervisor(config, kept, say, lambda: readiness(config), runs).run()
+        return supervisor.Supervisor(config, kept.services(config, tuple(flags)), say, lambda: readiness(config), runs).run()
 
 
 @click.command(hidden=True)

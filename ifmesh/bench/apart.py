@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,16 +19,9 @@ NEWNS, NEWUSER = 0x20000, 0x10000000  # sched.h
 
 
 def lacks() -> str:
-    """Why this machine cannot do it; "": it can.  Tried in a child."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            leave()
-        except OSError as error:
-            os._exit(error.errno or 1)
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return f"no mount namespace of one's own here: {os.strerror(code)}" if code else ""
+    """Why this machine cannot do it; "": it can.  Tried by a process."""
+    tried = subprocess.run(program("--version"), capture_output=True, text=True)
+    return "" if tried.returncode == exits.OK else tried.stderr.strip()
 
 
 def leave() -> None:
@@ -57,7 +51,7 @@ if __name__ == "__main__":
     try:
         leave()
     except OSError as failure:
-        print(f"ifmesh: bench: no mount namespace of one's own here: {failure.strerror}", file=sys.stderr)
+        print(f"no mount namespace of one's own here: {failure.strerror}", file=sys.stderr)
         sys.exit(exits.CONFIGURATION)
     command = python(*sys.argv[1:])
     os.execv(command[0], command)
