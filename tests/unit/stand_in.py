@@ -35,6 +35,8 @@ from ifmesh.protocol import (
     Inspect,
     JobRow,
     Preview,
+    Probe,
+    Probed,
     Progress,
     Refused,
     Result,
@@ -214,6 +216,8 @@ class StandIn:
                 plain = [replace(BOOKS, jobs=(row,), story=((0.0, "accepted"),))]
             case Cancel(job) if job in self.requests:
                 plain = [Cancelled(job)]
+            case Probe(number):
+                plain = [Probed(number, True)]
             case _:
                 plain = [Refused(message.job, "unknown", "no such job")]
         return [self._parts(m) for m in plain]
@@ -231,7 +235,7 @@ class StandIn:
 
 
 def named(answer: ToClient, job: str) -> ToClient:
-    return answer if isinstance(answer, Welcome | Books) or answer.job != "?" else replace(answer, job=job)
+    return answer if isinstance(answer, Welcome | Books | Probed) or answer.job != "?" else replace(answer, job=job)
 
 
 def on(kind: type[ClientMessage], *answers: ToClient, times: int = 10_000) -> Rule:
