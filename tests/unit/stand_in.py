@@ -35,6 +35,7 @@ from ifmesh.protocol import (
     Inspect,
     JobRow,
     Preview,
+    Probe,
     Probed,
     Progress,
     Refused,
@@ -215,8 +216,10 @@ class StandIn:
                 plain = [replace(BOOKS, jobs=(row,), story=((0.0, "accepted"),))]
             case Cancel(job) if job in self.requests:
                 plain = [Cancelled(job)]
+            case Probe(number):
+                plain = [Probed(number, True)]
             case _:
-                plain = [Refused(getattr(message, "job", ""), "unknown", "no such job")]
+                plain = [Refused(message.job, "unknown", "no such job")]
         return [self._parts(m) for m in plain]
 
     def _parts(self, message: ToClient) -> list[bytes]:
