@@ -27,7 +27,7 @@ class Wanted:
     """in_flight: each number is measured.  seconds: of one measurement, which takes turns with the others, `rounds` times.
 
     least: requests of one measurement, however long they take.  durability: of the mesh beside the floor; one of durability "full" is
-    measured as well, one request at a time.  folder: on the disk that is meant; None: where temporary files are.
+    measured as well, one request at a time, unless durable is False.  folder: on the disk that is meant; None: where temporary files are.
     """
 
     transports: tuple[str, ...] = TRANSPORTS
@@ -38,6 +38,7 @@ class Wanted:
     durability: str = "none"
     tiny: bool = False
     floor: bool = True
+    durable: bool = True
     folder: Path | None = None
     settings: Settings | None = None
 
@@ -99,7 +100,7 @@ class Crossing:
             for name in CHAINS if wanted.floor else ():
                 self._tell(f"{transport}: the bare chains start", number / len(wanted.transports))
                 drives[name] = self._bare(stack.enter_context(Chain(name, transport, wanted.tiny)))
-            ways = {"mesh": wanted.durability, **({"durable": "full"} if wanted.durability != "full" else {})}
+            ways = {"mesh": wanted.durability, **({"durable": "full"} if wanted.durable and wanted.durability != "full" else {})}
             for name, durability in ways.items():
                 self._tell(f"{transport}: the mesh with durability {durability} starts", number / len(wanted.transports))
                 drives[name] = self._served(stack, transport, durability)
