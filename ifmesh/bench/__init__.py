@@ -9,5 +9,6 @@ schedules   when requests are due; merge: what clients saw, as one (pure)
 floor       a bare chain of processes; taken: what a closed loop has measured (pure); durable: what the disk asks for a write
 crossing    `bench mesh`: all of these in turns
 load        `bench load`; sweep, compare: many of them (pure)
+baseline    diffusers in one process, beside a mesh; rivalry, peers: other systems; lines: a child that is asked in JSON
 tables      a report in words and numbers (pure); plots: in pictures; page: both in one file
 """

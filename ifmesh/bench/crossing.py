@@ -11,7 +11,7 @@ from pathlib import Path
 from ifmesh.bench import apart, durable, stages
 from ifmesh.bench.clients import Clients, here
 from ifmesh.bench.floor import CHAINS, REQUEST, Chain
-from ifmesh.bench.head import Report, head
+from ifmesh.bench.head import Report, configuration, head
 from ifmesh.bench.meshes import TRANSPORTS, Mesh, Settings, over, still
 from ifmesh.bench.orders import Run
 from ifmesh.bench.taken import Row, Taken, ratios, row
@@ -51,7 +51,7 @@ class Crossing:
         self._runs: dict[tuple[str, str, int], list[Taken]] = {}
         self._skipped: dict[str, str] = {}
         self._disk: dict[str, dict[str, float]] = {}
-        self._head: Report = {}
+        self._head: Report = head("mesh", None)
 
     def measure(self) -> None:
         wanted = self._wanted
@@ -124,8 +124,8 @@ class Crossing:
         wanted = self._wanted
         settings = {**still({"tiny": wanted.tiny}), **over(transport), "mesh.durability": durability, **(wanted.settings or {})}
         mesh = stack.enter_context(Mesh(settings, apart=transport != "ipc", folder=wanted.folder)).ready()
-        if not self._head:
-            self._head = head("mesh", mesh.config)
+        if not self._head["configuration"]:
+            self._head["configuration"] = configuration(mesh.config)
             self._head["configuration"].pop("mesh.curve", None)  # as each transport has it
         if not self._disk:
             self._disk = durable.writes(mesh.state)
