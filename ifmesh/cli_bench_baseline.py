@@ -46,3 +46,31 @@ def baseline(size: str, report: Any, **given: Any) -> int:
         work = Baseline(Wanted(SIZES[size], settings=settings, **given), page.tell, page.over)
         page.take(work.measure, work.report)
     return exits.OK
+
+
+PEERS = ("ray_actors", "ray_serve", "mosec", "dask")
+
+
+@click.command(short_help="The same empty stages on Ray, mosec and dask.")
+@click.option("--peer", "chosen", type=click.Choice(PEERS), multiple=True, help="Only this one; repeatable.")
+@click.option("--many", type=click.IntRange(2, 4096), default=16, show_default=True, help="Requests in flight, beside one at a time.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, help="Of each measurement.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--least", type=click.IntRange(2), default=20, show_default=True, help="Requests of each measurement.")
+@options.sets
+@reported
+def peers(chosen: tuple[str, ...], report: Any, **given: Any) -> int:
+    """Four stages that do nothing, with tensors of the true sizes, on what one would use instead, each in the style of its own documents
+    and in processes of its own; what is not installed is skipped, with the reason.
+
+    \b
+    ifmesh bench peers                          some minutes; pip install 'ifmesh[peers]'
+    ifmesh bench peers --peer mosec --json
+    """
+    from ifmesh.bench.rivalry import Rivalry, Wanted
+
+    settings = dict(click.get_current_context().meta.get("ifmesh.overrides", {}))
+    with report as page:
+        work = Rivalry(Wanted(chosen or PEERS, settings=settings, **given), page.tell, page.over)
+        page.take(work.measure, work.report)
+    return exits.OK

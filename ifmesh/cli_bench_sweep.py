@@ -39,7 +39,7 @@ def sweep(in_flight: tuple[int, ...], replicas: tuple[str, tuple[int, ...]] | No
     ifmesh bench sweep --replicas stage_one=1,2,4 --sleep encoder=40,stage_one=200,stage_two=40,upscaler=40 --in-flight 24
     """
     from ifmesh.bench import sweep as swept
-    from ifmesh.bench.head import head
+    from ifmesh.bench.head import configuration, head
     from ifmesh.bench.load import Load
 
     if replicas is not None and len(in_flight) > 1:
@@ -47,7 +47,7 @@ def sweep(in_flight: tuple[int, ...], replicas: tuple[str, tuple[int, ...]] | No
     stage, values = replicas if replicas is not None else ("", in_flight)
     what = f"copies of {stage}" if stage else "requests in flight"
     points: list[dict[str, Any]] = []
-    begun: dict[str, Any] = {}
+    begun = head("sweep", None)
 
     with report as page:
 
@@ -61,7 +61,7 @@ def sweep(in_flight: tuple[int, ...], replicas: tuple[str, tuple[int, ...]] | No
                         stack.close()
                         settings: dict[str, object] | None = {f"services.{stage}.copies": value} if stage else None
                         door, config = stack.enter_context(loads.mesh(given, page.tell, settings))
-                        begun.update(begun or head("sweep", config))
+                        begun["configuration"] = begun["configuration"] or configuration(config)
                     wanted = loads.made(given, in_flight=value if not stage else in_flight[0])
 
                     def tell(line: str, done: float, place: int = place, value: int = value) -> None:

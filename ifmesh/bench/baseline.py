@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from ifmesh.bench.head import Report, head
+from ifmesh.bench.head import Report, configuration, head
 from ifmesh.bench.lines import Lines
 from ifmesh.bench.load import PROMPTS, Load
 from ifmesh.bench.load import Wanted as Loaded
@@ -52,14 +52,14 @@ class Baseline:
         self._wanted, self._tell, self._over = wanted, tell, over
         self._rates: dict[str, list[float]] = {}
         self._steps: dict[str, int] = {}
-        self._head: Report = {}
+        self._head: Report = head("baseline", None)
 
     def measure(self) -> None:
         wanted = self._wanted
         with ExitStack() as stack:
             self._tell("the mesh starts", 0.0)
             mesh = stack.enter_context(Mesh(wanted.settings or {})).ready()
-            self._head = head("baseline", mesh.config)
+            self._head["configuration"] = configuration(mesh.config)
             alone: dict[str, Lines] = {}
             for threads in wanted.threads:
                 self._tell(f"diffusers with {threads} thread{'s' * (threads > 1)} loads", 0.0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from ifmesh.bench import apart, durable, stages
 from ifmesh.bench.clients import Clients, here
 from ifmesh.bench.floor import CHAINS, REQUEST, Chain
-from ifmesh.bench.head import Report, head
+from ifmesh.bench.head import Report, configuration, head
 from ifmesh.bench.meshes import TRANSPORTS, Mesh, Settings, over, still
 from ifmesh.bench.orders import Run
 from ifmesh.bench.taken import Row, Taken, ratios, row
@@ -27,7 +27,7 @@ class Wanted:
     """in_flight: each number is measured.  seconds: of one measurement, which takes turns with the others, `rounds` times.
 
     least: requests of one measurement, however long they take.  durability: of the mesh beside the floor; one of durability "full" is
-    measured as well, one request at a time.  folder: on the disk that is meant; None: where temporary files are.
+    measured as well, one request at a time, unless durable is False.  folder: on the disk that is meant; None: where temporary files are.
     """
 
     transports: tuple[str, ...] = TRANSPORTS
@@ -38,6 +38,7 @@ class Wanted:
     durability: str = "none"
     tiny: bool = False
     floor: bool = True
+    durable: bool = True
     folder: Path | None = None
     settings: Settings | None = None
 
@@ -50,7 +51,7 @@ class Crossing:
         self._runs: dict[tuple[str, str, int], list[Taken]] = {}
         self._skipped: dict[str, str] = {}
         self._disk: dict[str, dict[str, float]] = {}
-        self._head: Report = {}
+        self._head: Report = head("mesh", None)
 
     def measure(self) -> None:
         wanted = self._wanted
@@ -99,7 +100,7 @@ class Crossing:
             for name in CHAINS if wanted.floor else ():
                 self._tell(f"{transport}: the bare chains start", number / len(wanted.transports))
                 drives[name] = self._bare(stack.enter_context(Chain(name, transport, wanted.tiny)))
-            ways = {"mesh": wanted.durability, **({"durable": "full"} if wanted.durability != "full" else {})}
+            ways = {"mesh": wanted.durability, **({"durable": "full"} if wanted.durable and wanted.durability != "full" else {})}
             for name, durability in ways.items():
                 self._tell(f"{transport}: the mesh with durability {durability} starts", number / len(wanted.transports))
                 drives[name] = self._served(stack, transport, durability)
@@ -123,8 +124,8 @@ class Crossing:
         wanted = self._wanted
         settings = {**still({"tiny": wanted.tiny}), **over(transport), "mesh.durability": durability, **(wanted.settings or {})}
         mesh = stack.enter_context(Mesh(settings, apart=transport != "ipc", folder=wanted.folder)).ready()
-        if not self._head:
-            self._head = head("mesh", mesh.config)
+        if not self._head["configuration"]:
+            self._head["configuration"] = configuration(mesh.config)
             self._head["configuration"].pop("mesh.curve", None)  # as each transport has it
         if not self._disk:
             self._disk = durable.writes(mesh.state)

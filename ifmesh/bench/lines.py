@@ -29,6 +29,11 @@ class Lines:
         assert self._process.stdout is not None
         self._selector.register(self._process.stdout, EVENT_READ)
 
+    @property
+    def pid(self) -> int:
+        """Of the process, and of its group."""
+        return self._process.pid
+
     def say(self, message: Message) -> None:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # then its last word, or none, is heard
@@ -54,6 +59,10 @@ class Lines:
     def ask(self, message: Message, key: str, limit: float, over: Callable[[], bool] = lambda: False) -> Any:
         """Said, and its answer.  MeshError: there is none within so many seconds, or it is not waited for any longer."""
         self.say(message)
+        return self.wait(key, limit, over)
+
+    def wait(self, key: str, limit: float, over: Callable[[], bool] = lambda: False) -> Any:
+        """What it says next under this key.  MeshError, as `ask`."""
         waited = 0.0
         while (told := self.heard(key)) is None:
             waited += LOOK

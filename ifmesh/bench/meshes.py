@@ -27,6 +27,7 @@ LOADING = 900.0
 ENDING = 15.0
 """Seconds between SIGTERM and a firmer word."""
 OWN: Settings = {
+    "hosts": "",
     "mesh.listen": "tcp://127.0.0.1:0",
     "mesh.coordinator": "",
     "mesh.identity": "",

@@ -103,6 +103,26 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     assert report["runs"][0]["images_per_s"] > 0
 
 
+@pytest.mark.slow
+def test_peers_stand_beside_the_mesh() -> None:
+    pytest.importorskip("mosec")
+    report = json.loads(bench("peers", "--peer", "mosec", "--many", "4", "--seconds", "0.3", "--rounds", "1", "--least", "8", "--json"))
+    assert [row["name"] for row in report["rows"]] == ["ifmesh", "bare chain, relayed", "mosec"]
+    assert all(row["p50_ms"] > 0 and row["requests_per_s"] > 0 for row in report["rows"])
+    assert report["versions"]["mosec"]
+
+
+@pytest.mark.slow
+def test_diffusers_alone_stands_beside_the_mesh() -> None:
+    report = json.loads(
+        bench("baseline", "--size", "64", "--threads", "1", "--balance", "0.1", "--seconds", "2", "--warm", "1", "--repeat", "1", "--json")
+    )
+    alone, mesh = report["rows"]
+    assert (alone["name"], mesh["name"]) == ("diffusers, one process, 1 thread", "ifmesh")
+    assert alone["ifmesh_times"] == pytest.approx(mesh["images_per_s"] / alone["images_per_s"])
+    assert report["asked"]["steps"]["stage_one"] >= 1
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -49,7 +49,7 @@ class Baseline:
                     bag[{"stage_one": IMAGE64, "stage_two": IMAGE256}[name].name] = to_blob(made[0].contiguous())
 
     def balanced(self, seconds: float) -> dict[str, int]:
-        """How many steps of each stage that draws take about so long; on a CPU its own seconds, whatever else runs there."""
+        """How many steps of each stage that draws take about so long; on a CPU, of the processor's seconds."""
         now = time.perf_counter if self._device.startswith("cuda") else time.process_time
         bag: dict[str, Any] = {}
         found = {}
