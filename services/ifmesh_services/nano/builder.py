@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,7 @@ from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, T5Config, T5
 
 from ifmesh_services.mending import mend_safety_checker, no_bars
 from ifmesh_services.nano.tokenizers import write_clip, write_json, write_t5
+from ifmesh_services.nano.words import captions
 
 VERSION = 2  # of what build() writes: raise it with every change, or old caches live on
 NAME = "nano"
@@ -152,18 +153,30 @@ def ensure() -> Path:
     return folder
 
 
-def build(folder: Path, base: int = 64, seed: int = 0, flagging: bool = False, other: Configs = MappingProxyType({})) -> None:
+def settled(other: Configs = MappingProxyType({})) -> dict[str, dict[str, Any]]:
+    """The configurations of "t5", "clip", "one", "two", "x4" and "vae", with what is to be different in them."""
+    return {name: {**config, **other.get(name, {})} for name, config in _CONFIGS.items()}
+
+
+def build(
+    folder: Path,
+    base: int = 64,
+    seed: int = 0,
+    flagging: bool = False,
+    other: Configs = MappingProxyType({}),
+    texts: Callable[[int], Iterable[str]] = captions,
+) -> None:
     """Write cascade.json and the three repositories into `folder`, which must not exist.  Same arguments, same bytes.
 
     base: 64, or 16 for tests.  flagging: the safety checker flags every picture (for tests); otherwise it flags none.  other: what is
-    to be different in the configurations of "t5", "clip", "one", "two", "x4" and "vae", e.g. their widths (for tests).
+    to be different in the configurations, see `settled`.  texts: so many captions, of which the tokenizers learn their pieces.
     """
-    configs = {name: {**config, **other.get(name, {})} for name, config in _CONFIGS.items()}
+    configs = settled(other)
     steps, over = STEPS[base], {stage: {task: {"steps": n} for task, n in of.items()} for stage, of in OVER[base].items()}
     folder.mkdir(parents=True)
-    _stage_one(folder / "IF-I-nano", base, seed, flagging, configs)
+    _stage_one(folder / "IF-I-nano", base, seed, flagging, configs, texts)
     _stage_two(folder / "IF-II-nano", folder / "IF-I-nano", 4 * base, seed, configs)
-    _upscaler(folder / "x4-nano", base, seed, configs)
+    _upscaler(folder / "x4-nano", base, seed, configs, texts)
     recipe = {
         "name": NAME if base == 64 else f"{NAME}{base}",
         "stage_one": {"repo": "IF-I-nano", "steps": steps["stage_one"], "guidance": 7.0, **over["stage_one"]},
@@ -173,10 +186,9 @@ def build(folder: Path, base: int = 64, seed: int = 0, flagging: bool = False, o
     write_json(folder / "cascade.json", recipe, sort=False)
 
 
-def _stage_one(repo: Path, side: int, seed: int, flagging: bool, configs: Configs) -> None:
-    ids = write_t5(repo / "tokenizer")
-    padded = -(-ids // 128) * 128  # as T5 pads 32,100 ids to 32,128
-    _weights(repo / "text_encoder", seed + 1, lambda: T5EncoderModel(T5Config(vocab_size=padded, **configs["t5"])))
+def _stage_one(repo: Path, side: int, seed: int, flagging: bool, configs: Configs, texts: Callable[[int], Iterable[str]]) -> None:
+    ids = write_t5(repo / "tokenizer", texts(3000))
+    _weights(repo / "text_encoder", seed + 1, lambda: T5EncoderModel(T5Config(vocab_size=padded(ids), **configs["t5"])))
     _weights(repo / "unet", seed + 2, lambda: _UNet(**configs["one"], sample_size=side))
     _weights(repo / "safety_checker", seed + 3, lambda: _checker(flagging))
     _watermarker(repo / "watermarker")
@@ -195,14 +207,19 @@ def _stage_two(repo: Path, first: Path, side: int, seed: int, configs: Configs) 
     _config(repo / "model_index.json", {"_class_name": "IFSuperResolutionPipeline", **_PARTS_IF, **noising})
 
 
-def _upscaler(repo: Path, base: int, seed: int, configs: Configs) -> None:
-    ids = write_clip(repo / "tokenizer")
+def _upscaler(repo: Path, base: int, seed: int, configs: Configs, texts: Callable[[int], Iterable[str]]) -> None:
+    ids = write_clip(repo / "tokenizer", texts(1000))
     _weights(repo / "text_encoder", seed + 5, lambda: CLIPTextModel(CLIPTextConfig(vocab_size=ids, **configs["clip"])))
     _weights(repo / "unet", seed + 6, lambda: _UNet(**configs["x4"], sample_size=2 * base))
     _weights(repo / "vae", seed + 7, lambda: _VAEModel(**configs["vae"], sample_size=4 * base))
     _config(repo / "scheduler" / "scheduler_config.json", _SCHEDULER_X4)
     _config(repo / "low_res_scheduler" / "scheduler_config.json", _SCHEDULER_X4_LOW)
     _config(repo / "model_index.json", {"_class_name": "StableDiffusionUpscalePipeline", "max_noise_level": 350, **_PARTS_X4})
+
+
+def padded(ids: int) -> int:
+    """Rows of T5's embedding, which pads 32,100 ids to 32,128."""
+    return -(-ids // 128) * 128
 
 
 def _checker(flagging: bool) -> torch.nn.Module:
