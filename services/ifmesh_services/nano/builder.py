@@ -89,19 +89,19 @@ _CLIP_VISION: dict[str, Any] = {
 }  # fmt: skip
 
 # Published scheduler_config.json files; Stage II and the noising one as the original conversion script writes them.
-_SCHEDULER_I = {
+SCHEDULER_I = {
     "_class_name": "DDPMScheduler", "beta_end": 0.02, "beta_schedule": "squaredcos_cap_v2", "beta_start": 0.0001, "clip_sample": True,
     "clip_sample_range": 1.0, "dynamic_thresholding_ratio": 0.95, "lambda_min_clipped": -5.1, "num_train_timesteps": 1000,
     "prediction_type": "epsilon", "sample_max_value": 1.5, "thresholding": True, "trained_betas": None, "variance_type": "learned_range",
 }  # fmt: skip
-_SCHEDULER_II = _SCHEDULER_I | {"sample_max_value": 1.0}
-_SCHEDULER_NOISING = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
-_SCHEDULER_X4 = {
+SCHEDULER_II = SCHEDULER_I | {"sample_max_value": 1.0}
+SCHEDULER_NOISING = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
+SCHEDULER_X4 = {
     "_class_name": "DDIMScheduler", "beta_end": 0.02, "beta_schedule": "scaled_linear", "beta_start": 0.0001, "clip_sample": False,
     "num_train_timesteps": 1000, "prediction_type": "v_prediction", "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
     "trained_betas": None,
 }  # fmt: skip
-_SCHEDULER_X4_LOW = {
+SCHEDULER_X4_LOW = {
     "_class_name": "DDPMScheduler", "beta_end": 0.02, "beta_schedule": "scaled_linear", "beta_start": 0.0001, "clip_sample": True,
     "num_train_timesteps": 1000, "prediction_type": "epsilon", "trained_betas": None, "variance_type": "fixed_small",
 }  # fmt: skip
@@ -192,7 +192,7 @@ def _stage_one(repo: Path, side: int, seed: int, flagging: bool, configs: Config
     _weights(repo / "unet", seed + 2, lambda: _UNet(**configs["one"], sample_size=side))
     _weights(repo / "safety_checker", seed + 3, lambda: _checker(flagging))
     _watermarker(repo / "watermarker")
-    _config(repo / "scheduler" / "scheduler_config.json", _SCHEDULER_I)
+    _config(repo / "scheduler" / "scheduler_config.json", SCHEDULER_I)
     _config(repo / "feature_extractor" / "preprocessor_config.json", _FEATURES)
     _config(repo / "model_index.json", {"_class_name": "IFPipeline", **_PARTS_IF})
 
@@ -201,8 +201,8 @@ def _stage_two(repo: Path, first: Path, side: int, seed: int, configs: Configs) 
     for same in ("tokenizer", "text_encoder", "safety_checker", "watermarker", "feature_extractor"):
         shutil.copytree(first / same, repo / same)
     _weights(repo / "unet", seed + 4, lambda: _UNet(**configs["two"], sample_size=side))
-    _config(repo / "scheduler" / "scheduler_config.json", _SCHEDULER_II)
-    _config(repo / "image_noising_scheduler" / "scheduler_config.json", _SCHEDULER_NOISING)
+    _config(repo / "scheduler" / "scheduler_config.json", SCHEDULER_II)
+    _config(repo / "image_noising_scheduler" / "scheduler_config.json", SCHEDULER_NOISING)
     noising = {"image_noising_scheduler": ["diffusers", "DDPMScheduler"]}
     _config(repo / "model_index.json", {"_class_name": "IFSuperResolutionPipeline", **_PARTS_IF, **noising})
 
@@ -212,8 +212,8 @@ def _upscaler(repo: Path, base: int, seed: int, configs: Configs, texts: Callabl
     _weights(repo / "text_encoder", seed + 5, lambda: CLIPTextModel(CLIPTextConfig(vocab_size=ids, **configs["clip"])))
     _weights(repo / "unet", seed + 6, lambda: _UNet(**configs["x4"], sample_size=2 * base))
     _weights(repo / "vae", seed + 7, lambda: _VAEModel(**configs["vae"], sample_size=4 * base))
-    _config(repo / "scheduler" / "scheduler_config.json", _SCHEDULER_X4)
-    _config(repo / "low_res_scheduler" / "scheduler_config.json", _SCHEDULER_X4_LOW)
+    _config(repo / "scheduler" / "scheduler_config.json", SCHEDULER_X4)
+    _config(repo / "low_res_scheduler" / "scheduler_config.json", SCHEDULER_X4_LOW)
     _config(repo / "model_index.json", {"_class_name": "StableDiffusionUpscalePipeline", "max_noise_level": 350, **_PARTS_X4})
 
 
