@@ -80,3 +80,12 @@ def pixels(picture: Image.Image) -> Tensor:
 def picture(pixels: Tensor) -> Image.Image:
     """The other way.  pixels: [3, h, w]."""
     return Image.fromarray(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy(), "RGB")
+
+
+def sheet(pictures: Sequence[Image.Image], columns: int = 4) -> Image.Image:
+    """All of one size, side by side."""
+    wide, high = pictures[0].size
+    whole = Image.new("RGB", (columns * (wide + 4), -(-len(pictures) // columns) * (high + 4)), (255, 255, 255))
+    for i, one in enumerate(pictures):
+        whole.paste(one, (i % columns * (wide + 4), i // columns * (high + 4)))
+    return whole

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +9,13 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
-from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from ifmesh_services.mending import quiet
 from ifmesh_services.nano import builder, losses
-from ifmesh_services.nano.batches import Batch, picture
+from ifmesh_services.nano.batches import Batch, picture, sheet
 from ifmesh_services.nano.part import Models
-from ifmesh_services.nano.tokenizers import write_t5
+from ifmesh_services.nano.texts import Texts
 from ifmesh_services.nano.widths import WIDTHS
-from ifmesh_services.nano.wording import captions
 
-LENGTH = 77  # tokens, padded: the UNets attend to the padding
-PIECES = 3000  # captions of which the tokenizer learns its pieces
 SHOWN = (
     "a red circle on a blue background",
     "a large yellow star on a black background",
@@ -42,32 +34,12 @@ _UNet: Any = UNet2DConditionModel
 _DDPM: Any = DDPMScheduler
 
 
-class Texts:
-    """T5's tokenizer of the caption language."""
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        with tempfile.TemporaryDirectory() as folder, quiet():
-            write_t5(Path(folder) / "tokenizer", captions(PIECES))
-            return T5Tokenizer.from_pretrained(str(Path(folder) / "tokenizer"))
-
-    def encoder(self) -> Any:
-        """Of random weights."""
-        return T5EncoderModel(T5Config(vocab_size=builder.padded(len(self.tokenizer)), **builder.settled(WIDTHS)["t5"]))
-
-    def embeds(self, encoder: Any, texts: Sequence[str], device: torch.device) -> Tensor:
-        """[B, 77, C], as the pipelines have them."""
-        tokens: Any = self.tokenizer(list(texts), padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
-        made: Tensor = encoder(tokens.input_ids.to(device), attention_mask=tokens.attention_mask.to(device))[0]
-        return made
-
-
 class StageOne:
     """See part.Part.  side: 64, or less while it learns what shapes are: a picture of 32 px costs a quarter."""
 
     name, size = "stage_one", 48
 
-    def __init__(self, side: int = 64) -> None:
+    def __init__(self, out: Path, side: int = 64) -> None:
         self.side = side
         self.texts = Texts()
         self._schedule = _DDPM.from_config(builder.SCHEDULER_I)
@@ -97,12 +69,3 @@ class StageOne:
             eps = plain[:, :3] + guidance * (told[:, :3] - plain[:, :3])
             x = schedule.step(torch.cat([eps, told[:, 3:]], dim=1), t, x, generator=source, return_dict=False)[0]
         return sheet([picture(each) for each in x])
-
-
-def sheet(pictures: Sequence[Image.Image], columns: int = 4) -> Image.Image:
-    """All of one size, side by side."""
-    wide, high = pictures[0].size
-    whole = Image.new("RGB", (columns * (wide + 4), -(-len(pictures) // columns) * (high + 4)), (255, 255, 255))
-    for i, one in enumerate(pictures):
-        whole.paste(one, (i % columns * (wide + 4), i // columns * (high + 4)))
-    return whole

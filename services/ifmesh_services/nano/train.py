@@ -8,21 +8,25 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ifmesh_services.nano.part import Part
 from ifmesh_services.nano.stage_one import StageOne
+from ifmesh_services.nano.stage_two import StageTwo
 from ifmesh_services.nano.training import Plan, Training
+from ifmesh_services.nano.upscaler import Upscaler
+from ifmesh_services.nano.vae import Vae
 
 
-PARTS = {"stage_one": StageOne}
+PARTS: dict[str, Any] = {"stage_one": StageOne, "stage_two": StageTwo, "vae": Vae, "upscaler": Upscaler}
 
 
 def main(arguments: list[str] | None = None) -> None:
     usual = Plan()
     parser = argparse.ArgumentParser(prog="python -m ifmesh_services.nano.train", description=__doc__, allow_abbrev=False)
-    parser.add_argument("part", choices=["stage_one"])
+    parser.add_argument("part", choices=[*PARTS])
     parser.add_argument("--out", type=Path, required=True, help="the folder of all parts; each has one of its own in it")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after this long")
     parser.add_argument("--steps", type=int, default=usual.steps, help="stop at this step, counted from the first of all")
@@ -39,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     if threads := given.pop("threads"):
         torch.set_num_threads(threads)
     name, side, out = given.pop("part"), given.pop("side"), given.pop("out")
-    part: Part = PARTS[name](side) if side else PARTS[name]()
+    part: Part = PARTS[name](out, side) if side else PARTS[name](out)
     plan = Plan(**given)
     print(f"{part.name}: {Training(part, out / part.name, plan).run()} steps; {out / part.name}")
 
