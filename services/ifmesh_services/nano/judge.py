@@ -15,9 +15,9 @@ from PIL import Image
 
 from ifmesh_services.nano.scenes import COLOURS
 
-SIDE = 256  # pixels of the longer side, to which pictures are brought: a smaller one's edges are found between its pixels
+SIDE = 160  # pixels of the longer side, to which pictures are brought: a smaller one's edges are found between its pixels
 LEAST = 40.0  # how far an object's colour is from the background's; nearer there is no object.  And how far a blotch's from both
-ALIKE = 0.72  # overlap (intersection over union) from which on an object has a shape
+ALIKE = 0.70  # overlap (intersection over union) from which on an object has a shape
 WHOLE = 0.90  # share of all that is not background which one object must be
 OFF = 0.10  # from the middle, as a share of the side: nearer is still the middle
 CELLS = 48  # of a side of the grid on which shapes are compared
@@ -55,7 +55,7 @@ def judge(picture: Image.Image) -> Verdict:
     """What the picture shows, of whatever size and mode."""
     pixels = _pixels(picture)
     high, wide, _ = pixels.shape
-    rim = 2 + SIDE // 128
+    rim = SIDE // 50
     ground: Reals = np.median(np.concatenate([part.reshape(-1, 3) for part in (pixels[:rim], pixels[-rim:], pixels[:, :rim])]), axis=0)
     away = np.linalg.norm(pixels - ground, axis=2)
     farthest = float(np.quantile(away, 0.99))  # the smallest object covers two per cent

@@ -49,7 +49,8 @@ Kind = tuple[str, str, str]
 class Scene:
     """One object on a plain background.  The names are what a caption may say; the rest is what it leaves open.
 
-    x, y: its middle, 0 to 1 from the top left.  radius: half its larger side, as a share of the picture's.  paint, ground: RGB, 0 to 255.
+    x, y: its middle, 0 to 1 from the top left.  radius: half its larger side (of a square a little more), as a share of the picture's.
+    paint, ground: RGB, 0 to 255.
     """
 
     shape: str
@@ -96,11 +97,11 @@ def seen(draw: random.Random) -> Kind:
 @cache
 def held_out() -> frozenset[Kind]:
     """The kinds that training never sees: those of the captions in heldout.json."""
-    return frozenset((each["shape"], each["colour"], each["background"]) for each in exam())
+    return frozenset((each["shape"], each["colour"], each["background"]) for each in questions())
 
 
 @cache
-def exam() -> tuple[dict[str, str], ...]:
+def questions() -> tuple[dict[str, str], ...]:
     """The captions in heldout.json, each with what it says: shape, colour, background, and size and position ("" if it says none)."""
     return tuple(json.loads(HELD_OUT.read_text(encoding="utf-8")))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,25 @@ class StageOne:
         loss, plain = losses.hybrid(self._schedule.alphas_cumprod, t, x, clean, noise, predicted)
         return loss, float(plain)
 
-    def sample(self, models: Models, steps: int = 27, guidance: float = 5.0) -> Image.Image:
+    def sample(self, models: Models) -> Image.Image:
+        return sheet([picture(each) for each in self.draw(models, SHOWN)])
+
+    @torch.no_grad()
+    def draw(self, models: Models, texts: Sequence[str], seed: int = 0, steps: int = 20, guidance: float = 5.0) -> Tensor:
+        """[B, 3, side, side], -1 to 1, as IFPipeline draws them, but of one noise source for all."""
         unet = models["unet"]
-        embeds = self.texts.embeds(models["text_encoder"], [""] * len(SHOWN) + list(SHOWN), unet.device)
+        embeds = self.texts.embeds(models["text_encoder"], [""] * len(texts) + list(texts), unet.device)
         schedule = _DDPM.from_config(builder.SCHEDULER_I)
         schedule.set_timesteps(steps)
-        source = torch.Generator().manual_seed(0)
-        x = torch.randn((len(SHOWN), 3, self.side, self.side), generator=source).to(unet.device)
+        source = torch.Generator().manual_seed(seed)
+        x = torch.randn((len(texts), 3, self.side, self.side), generator=source)
         for t in schedule.timesteps:
-            plain, told = unet(torch.cat([x, x]), t, encoder_hidden_states=embeds, return_dict=False)[0].chunk(2)
-            eps = plain[:, :3] + guidance * (told[:, :3] - plain[:, :3])
-            x = schedule.step(torch.cat([eps, told[:, 3:]], dim=1), t, x, generator=source, return_dict=False)[0]
-        return sheet([picture(each) for each in x])
+            told = unet(torch.cat([x, x]).to(unet.device), t, encoder_hidden_states=embeds, return_dict=False)[0].float().cpu()
+            x = schedule.step(guide(told, guidance), t, x, generator=source, return_dict=False)[0]
+        return x
+
+
+def guide(both: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance, as in denoising.guide, of many at once.  both: [2B, 6, h, w], first those of no text."""
+    plain, told = both.chunk(2)
+    return torch.cat([plain[:, :3] + scale * (told[:, :3] - plain[:, :3]), told[:, 3:]], dim=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ T5_TEXTS, CLIP_TEXTS = 3000, 1000  # captions, as builder.build reads them
 class Texts:
     """T5's tokenizer of the caption language."""
 
-    @cached_property
+    @property
     def tokenizer(self) -> Any:
-        return _read(T5Tokenizer, lambda folder: write_t5(folder, captions(T5_TEXTS)))
+        return _t5()
 
     def encoder(self) -> Any:
         """Of random weights."""
@@ -43,9 +43,9 @@ class Texts:
 class ShortTexts:
     """CLIP's, for the upscaler."""
 
-    @cached_property
+    @property
     def tokenizer(self) -> Any:
-        return _read(CLIPTokenizer, lambda folder: write_clip(folder, captions(CLIP_TEXTS)))
+        return _clip()
 
     def encoder(self) -> Any:
         """Of random weights."""
@@ -56,6 +56,16 @@ class ShortTexts:
         tokens: Any = self.tokenizer(list(texts), padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
         made: Tensor = encoder(tokens.input_ids.to(device))[0]
         return made
+
+
+@cache
+def _t5() -> Any:
+    return _read(T5Tokenizer, lambda folder: write_t5(folder, captions(T5_TEXTS)))
+
+
+@cache
+def _clip() -> Any:
+    return _read(CLIPTokenizer, lambda folder: write_clip(folder, captions(CLIP_TEXTS)))
 
 
 def _read(kind: Any, write: Callable[[Path], object]) -> Any:

@@ -46,7 +46,7 @@ def write_t5(folder: Path, captions: Iterable[str]) -> int:
 
 
 def write_clip(folder: Path, captions: Iterable[str]) -> int:
-    """vocab.json, merges.txt, of the captions' words, and their two JSON files; the number of ids (start and end are the last two, padding is "!", 0)."""
+    """vocab.json and merges.txt, of the captions' words, and two JSON files; the number of ids (start, end the last two, pad "!", 0)."""
     folder.mkdir(parents=True)
     words: Counter[str] = Counter()
     for caption in captions:

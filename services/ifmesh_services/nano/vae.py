@@ -58,8 +58,8 @@ class Vae:
 @torch.no_grad()
 def folded(vae: Any) -> Any:
     """The same VAE, its latents so large that SCALING brings them to a deviation of 1.  It is changed: the factor goes into its weights."""
-    batch = Batch("vae's scale", 0, 0, 16)
-    latents = vae.encode(batch.painted(256, batch.boxes(0.25, HIGH)).to(vae.device)).latent_dist.mode()
+    batch = Batch("vae's scale", 0, 0, 32)
+    latents = vae.encode(batch.painted(64, batch.boxes(64 / HIGH, HIGH)).to(vae.device)).latent_dist.mode()
     factor = 1 / (SCALING * float(latents.std()))
     half = vae.config.latent_channels
     vae.quant_conv.weight[:half] *= factor

@@ -45,13 +45,57 @@ PLACES = {
     "bottom": ("at the bottom", "near the bottom", "near the bottom edge", "in the lower half"),
 }
 CORNERS = ("in the {} corner", "at the {}", "on the {}", "near the {} corner")
-KINDS = ("a picture of", "a drawing of", "a painting of", "an image of", "a photo of", "an illustration of", "an icon of", "a poster of",
-         "a sticker of", "a simple picture of", "a render of", "please draw", "draw", "there is", "we see", "this shows")  # fmt: skip
-GROUNDS = ("on a {} background", "on a {} background", "on a {} background", "on {}", "in front of a {} background", "in front of a {} wall",
-           "against a {} background", "against a {} backdrop", "over a {} background", "on a plain {} background", "on a solid {} background",
-           "on a {} canvas", "on {} paper", "on a {} field", "with a {} background", "on a {} surface", "on a {} wall")  # fmt: skip
-ENDS = (", flat design", ", minimal", ", simple and clean", ", sharp edges", ", highly detailed", ", 4k", ", vector art", ", high quality",
-        ", bright colours", ", beautiful", ", digital art", ", crisp")  # fmt: skip
+KINDS = (
+    "a picture of",
+    "a drawing of",
+    "a painting of",
+    "an image of",
+    "a photo of",
+    "an illustration of",
+    "an icon of",
+    "a poster of",
+    "a sticker of",
+    "a simple picture of",
+    "a render of",
+    "please draw",
+    "draw",
+    "there is",
+    "we see",
+    "this shows",
+)
+GROUNDS = (
+    "on a {} background",
+    "on a {} background",
+    "on a {} background",
+    "on {}",
+    "in front of a {} background",
+    "in front of a {} wall",
+    "against a {} background",
+    "against a {} backdrop",
+    "over a {} background",
+    "on a plain {} background",
+    "on a solid {} background",
+    "on a {} canvas",
+    "on {} paper",
+    "on a {} field",
+    "with a {} background",
+    "on a {} surface",
+    "on a {} wall",
+)
+ENDS = (
+    ", flat design",
+    ", minimal",
+    ", simple and clean",
+    ", sharp edges",
+    ", highly detailed",
+    ", 4k",
+    ", vector art",
+    ", high quality",
+    ", bright colours",
+    ", beautiful",
+    ", digital art",
+    ", crisp",
+)
 STRAY = 0.04  # how often a caption holds a word of no language
 ADJECTIVES = ("bright", "plain", "solid", "single", "nice", "lovely", "perfect")
 
@@ -80,7 +124,9 @@ def worded(shape: str, colour: str, background: str, size: str, position: str, d
     """A caption that says just that; "" is left out."""
     pick = draw.choice
     adjective = pick(ADJECTIVES) if draw.random() < 0.1 else ""
-    words = " ".join(filter(None, (pick(SIZES[size]) if size else "", adjective, pick(TINTS[colour]) if colour else "", pick(NOUNS[shape]))))
+    words = " ".join(
+        filter(None, (pick(SIZES[size]) if size else "", adjective, pick(TINTS[colour]) if colour else "", pick(NOUNS[shape])))
+    )
     place = _place(position, draw) if position else ""
     tint = pick(TINTS[background]) if background else ""
     if tint and draw.random() < 0.08:
@@ -105,7 +151,13 @@ def captions(count: int, seed: int = 0) -> Iterator[str]:
 
 def vocabulary() -> set[str]:
     """Every word of the language."""
-    tables = (NOUNS, TINTS, SIZES, PLACES, {"": (*CORNERS, *KINDS, *GROUNDS, *ENDS, *ADJECTIVES, *COLOURS, "upper lower a an the with and")})
+    tables = (
+        NOUNS,
+        TINTS,
+        SIZES,
+        PLACES,
+        {"": (*CORNERS, *KINDS, *GROUNDS, *ENDS, *ADJECTIVES, *COLOURS, "upper lower a an the with and")},
+    )
     texts = " ".join(text for table in tables for texts in table.values() for text in texts)
     return set(texts.replace(",", " ").replace("{}", " ").split())
 
