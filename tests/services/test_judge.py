@@ -25,12 +25,13 @@ def spoiled(picture: Image.Image, seed: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("spoil", [False, True], ids=["clean", "blurred and noisy"])
-@pytest.mark.parametrize(("side", "count"), [(64, 64), (256, 32), (1024, 8)])
+@pytest.mark.parametrize(("side", "count"), [(64, 48), (256, 24), (1024, 8)])
 def test_it_knows_what_is_painted(side: int, count: int, spoil: bool) -> None:
     draw = random.Random(side)
     wrong = []
     for i in range(count):
-        made = scene(draw, (SHAPES[i % len(SHAPES)], *draw.sample(tuple(COLOURS), 2)))
+        colour, background = draw.sample(tuple(COLOURS), 2)
+        made = scene(draw, (SHAPES[i % len(SHAPES)], colour, background))
         picture = paint(made, side)
         verdict = judge(spoiled(picture, i) if spoil else picture)
         if not verdict.right(said(made))["all"] or abs(verdict.radius - made.radius) > 0.05 or verdict.clean < 0.98:
