@@ -12,14 +12,14 @@ import torch
 from diffusers import DDPMScheduler
 from ifmesh_services import ddpm
 from ifmesh_services.denoising import Draw, each
-from ifmesh_services.nano.builder import _SCHEDULER_I
+from ifmesh_services.nano.builder import SCHEDULER_I
 from ifmesh_services.schedules import planned, scheduled
 from torch import Tensor
 
 from ifmesh.request import Settings
 
 ONE = "stage_one"
-PUBLISHED: dict[str, Any] = {key: value for key, value in _SCHEDULER_I.items() if key not in ("_class_name", "lambda_min_clipped")}
+PUBLISHED: dict[str, Any] = {key: value for key, value in SCHEDULER_I.items() if key not in ("_class_name", "lambda_min_clipped")}
 CONFIGS: dict[str, dict[str, Any]] = {
     "Stage I": {},
     "Stage II": {"sample_max_value": 1.0},

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,7 @@ from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, T5Config, T5
 
 from ifmesh_services.mending import mend_safety_checker, no_bars
 from ifmesh_services.nano.tokenizers import write_clip, write_json, write_t5
+from ifmesh_services.nano.words import captions
 
 VERSION = 2  # of what build() writes: raise it with every change, or old caches live on
 NAME = "nano"
@@ -88,19 +89,19 @@ _CLIP_VISION: dict[str, Any] = {
 }  # fmt: skip
 
 # Published scheduler_config.json files; Stage II and the noising one as the original conversion script writes them.
-_SCHEDULER_I = {
+SCHEDULER_I = {
     "_class_name": "DDPMScheduler", "beta_end": 0.02, "beta_schedule": "squaredcos_cap_v2", "beta_start": 0.0001, "clip_sample": True,
     "clip_sample_range": 1.0, "dynamic_thresholding_ratio": 0.95, "lambda_min_clipped": -5.1, "num_train_timesteps": 1000,
     "prediction_type": "epsilon", "sample_max_value": 1.5, "thresholding": True, "trained_betas": None, "variance_type": "learned_range",
 }  # fmt: skip
-_SCHEDULER_II = _SCHEDULER_I | {"sample_max_value": 1.0}
-_SCHEDULER_NOISING = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
-_SCHEDULER_X4 = {
+SCHEDULER_II = SCHEDULER_I | {"sample_max_value": 1.0}
+SCHEDULER_NOISING = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
+SCHEDULER_X4 = {
     "_class_name": "DDIMScheduler", "beta_end": 0.02, "beta_schedule": "scaled_linear", "beta_start": 0.0001, "clip_sample": False,
     "num_train_timesteps": 1000, "prediction_type": "v_prediction", "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
     "trained_betas": None,
 }  # fmt: skip
-_SCHEDULER_X4_LOW = {
+SCHEDULER_X4_LOW = {
     "_class_name": "DDPMScheduler", "beta_end": 0.02, "beta_schedule": "scaled_linear", "beta_start": 0.0001, "clip_sample": True,
     "num_train_timesteps": 1000, "prediction_type": "epsilon", "trained_betas": None, "variance_type": "fixed_small",
 }  # fmt: skip
@@ -152,18 +153,30 @@ def ensure() -> Path:
     return folder
 
 
-def build(folder: Path, base: int = 64, seed: int = 0, flagging: bool = False, other: Configs = MappingProxyType({})) -> None:
+def settled(other: Configs = MappingProxyType({})) -> dict[str, dict[str, Any]]:
+    """The configurations of "t5", "clip", "one", "two", "x4" and "vae", with what is to be different in them."""
+    return {name: {**config, **other.get(name, {})} for name, config in _CONFIGS.items()}
+
+
+def build(
+    folder: Path,
+    base: int = 64,
+    seed: int = 0,
+    flagging: bool = False,
+    other: Configs = MappingProxyType({}),
+    texts: Callable[[int], Iterable[str]] = captions,
+) -> None:
     """Write cascade.json and the three repositories into `folder`, which must not exist.  Same arguments, same bytes.
 
     base: 64, or 16 for tests.  flagging: the safety checker flags every picture (for tests); otherwise it flags none.  other: what is
-    to be different in the configurations of "t5", "clip", "one", "two", "x4" and "vae", e.g. their widths (for tests).
+    to be different in the configurations, see `settled`.  texts: so many captions, of which the tokenizers learn their pieces.
     """
-    configs = {name: {**config, **other.get(name, {})} for name, config in _CONFIGS.items()}
+    configs = settled(other)
     steps, over = STEPS[base], {stage: {task: {"steps": n} for task, n in of.items()} for stage, of in OVER[base].items()}
     folder.mkdir(parents=True)
-    _stage_one(folder / "IF-I-nano", base, seed, flagging, configs)
+    _stage_one(folder / "IF-I-nano", base, seed, flagging, configs, texts)
     _stage_two(folder / "IF-II-nano", folder / "IF-I-nano", 4 * base, seed, configs)
-    _upscaler(folder / "x4-nano", base, seed, configs)
+    _upscaler(folder / "x4-nano", base, seed, configs, texts)
     recipe = {
         "name": NAME if base == 64 else f"{NAME}{base}",
         "stage_one": {"repo": "IF-I-nano", "steps": steps["stage_one"], "guidance": 7.0, **over["stage_one"]},
@@ -173,14 +186,13 @@ def build(folder: Path, base: int = 64, seed: int = 0, flagging: bool = False, o
     write_json(folder / "cascade.json", recipe, sort=False)
 
 
-def _stage_one(repo: Path, side: int, seed: int, flagging: bool, configs: Configs) -> None:
-    ids = write_t5(repo / "tokenizer")
-    padded = -(-ids // 128) * 128  # as T5 pads 32,100 ids to 32,128
-    _weights(repo / "text_encoder", seed + 1, lambda: T5EncoderModel(T5Config(vocab_size=padded, **configs["t5"])))
+def _stage_one(repo: Path, side: int, seed: int, flagging: bool, configs: Configs, texts: Callable[[int], Iterable[str]]) -> None:
+    ids = write_t5(repo / "tokenizer", texts(3000))
+    _weights(repo / "text_encoder", seed + 1, lambda: T5EncoderModel(T5Config(vocab_size=padded(ids), **configs["t5"])))
     _weights(repo / "unet", seed + 2, lambda: _UNet(**configs["one"], sample_size=side))
     _weights(repo / "safety_checker", seed + 3, lambda: _checker(flagging))
     _watermarker(repo / "watermarker")
-    _config(repo / "scheduler" / "scheduler_config.json", _SCHEDULER_I)
+    _config(repo / "scheduler" / "scheduler_config.json", SCHEDULER_I)
     _config(repo / "feature_extractor" / "preprocessor_config.json", _FEATURES)
     _config(repo / "model_index.json", {"_class_name": "IFPipeline", **_PARTS_IF})
 
@@ -189,20 +201,25 @@ def _stage_two(repo: Path, first: Path, side: int, seed: int, configs: Configs) 
     for same in ("tokenizer", "text_encoder", "safety_checker", "watermarker", "feature_extractor"):
         shutil.copytree(first / same, repo / same)
     _weights(repo / "unet", seed + 4, lambda: _UNet(**configs["two"], sample_size=side))
-    _config(repo / "scheduler" / "scheduler_config.json", _SCHEDULER_II)
-    _config(repo / "image_noising_scheduler" / "scheduler_config.json", _SCHEDULER_NOISING)
+    _config(repo / "scheduler" / "scheduler_config.json", SCHEDULER_II)
+    _config(repo / "image_noising_scheduler" / "scheduler_config.json", SCHEDULER_NOISING)
     noising = {"image_noising_scheduler": ["diffusers", "DDPMScheduler"]}
     _config(repo / "model_index.json", {"_class_name": "IFSuperResolutionPipeline", **_PARTS_IF, **noising})
 
 
-def _upscaler(repo: Path, base: int, seed: int, configs: Configs) -> None:
-    ids = write_clip(repo / "tokenizer")
+def _upscaler(repo: Path, base: int, seed: int, configs: Configs, texts: Callable[[int], Iterable[str]]) -> None:
+    ids = write_clip(repo / "tokenizer", texts(1000))
     _weights(repo / "text_encoder", seed + 5, lambda: CLIPTextModel(CLIPTextConfig(vocab_size=ids, **configs["clip"])))
     _weights(repo / "unet", seed + 6, lambda: _UNet(**configs["x4"], sample_size=2 * base))
     _weights(repo / "vae", seed + 7, lambda: _VAEModel(**configs["vae"], sample_size=4 * base))
-    _config(repo / "scheduler" / "scheduler_config.json", _SCHEDULER_X4)
-    _config(repo / "low_res_scheduler" / "scheduler_config.json", _SCHEDULER_X4_LOW)
+    _config(repo / "scheduler" / "scheduler_config.json", SCHEDULER_X4)
+    _config(repo / "low_res_scheduler" / "scheduler_config.json", SCHEDULER_X4_LOW)
     _config(repo / "model_index.json", {"_class_name": "StableDiffusionUpscalePipeline", "max_noise_level": 350, **_PARTS_X4})
+
+
+def padded(ids: int) -> int:
+    """Rows of T5's embedding, which pads 32,100 ids to 32,128."""
+    return -(-ids // 128) * 128
 
 
 def _checker(flagging: bool) -> torch.nn.Module:

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import sentencepiece
 
-from ifmesh_services.nano.words import captions
-
 EXTRA_IDS = 100
 T5_PIECES = 900  # at most; so small a grammar yields some 270.  The extra ids follow them
 CLIP_MERGES = 700
@@ -21,12 +19,12 @@ PRINTABLE = string.ascii_letters + string.digits + string.punctuation
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def write_t5(folder: Path) -> int:
-    """spiece.model and its two JSON files, no tokenizer.json; the number of ids (pad 0, eos 1, unk 2)."""
+def write_t5(folder: Path, captions: Iterable[str]) -> int:
+    """spiece.model, of the captions' pieces, and its two JSON files, no tokenizer.json; the number of ids (pad 0, eos 1, unk 2)."""
     folder.mkdir(parents=True)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=captions(3000),
+        sentence_iterator=iter(captions),
         model_writer=model,
         vocab_size=T5_PIECES,
         hard_vocab_limit=False,
@@ -47,11 +45,11 @@ def write_t5(folder: Path) -> int:
     return int(sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()) + EXTRA_IDS
 
 
-def write_clip(folder: Path) -> int:
-    """vocab.json, merges.txt and their two JSON files; the number of ids (start and end are the last two, padding is "!", 0)."""
+def write_clip(folder: Path, captions: Iterable[str]) -> int:
+    """vocab.json and merges.txt, of the captions' words, and two JSON files; the number of ids (start, end the last two, pad "!", 0)."""
     folder.mkdir(parents=True)
     words: Counter[str] = Counter()
-    for caption in captions(1000):
+    for caption in captions:
         words.update("".join(c if c.isalpha() else " " for c in caption).split())
     merges = _merges(words, CLIP_MERGES)
     letters = _byte_letters()

@@ -1,0 +1,60 @@
+"""A part of the cascade in training, and its averaged copy."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ifmesh_services.nano.batches import Batch
+
+Models = dict[str, Any]  # by name: what is trained together
+
+
+class Part(Protocol):
+    """side: of the pictures it looks at while it trains, in pixels.  size: of a batch, unless another is asked for."""
+
+    name: str
+    side: int
+    size: int
+
+    def models(self) -> Models:
+        """Made anew; torch's seed decides."""
+        ...
+
+    def loss(self, models: Models, batch: Batch, device: torch.device) -> tuple[Tensor, float]:
+        """What is to become less, and a number for the log."""
+        ...
+
+    def sample(self, models: Models) -> Image.Image:
+        """A sheet of pictures, always of the same captions and noise."""
+        ...
+
+
+class Averaged:
+    """The running mean of the models' weights (EMA), which is what is kept: it draws better than any of them."""
+
+    def __init__(self, models: Models, most: float = 0.999) -> None:
+        self.models: Models = {name: copy.deepcopy(model).eval().requires_grad_(False) for name, model in models.items()}
+        self._most = most
+
+    @torch.no_grad()
+    def take(self, models: Models, step: int) -> None:
+        """step: how many have been taken before; the first count for less."""
+        share = 1 - min(self._most, (1 + step) / (10 + step))
+        for name, model in models.items():
+            mean = list(self.models[name].parameters())
+            torch._foreach_lerp_(mean, list(model.parameters()), share)
+
+
+def trained(out: Path, name: str) -> dict[str, dict[str, Tensor]]:
+    """The averaged weights of a part that has been trained in `out`, by model.  FileNotFoundError."""
+    path = out / name / "state.pt"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: train {name} first: python -m ifmesh_services.nano.train {name} --out {out}")
+    state: dict[str, dict[str, dict[str, Tensor]]] = torch.load(path, map_location="cpu", weights_only=True)
+    return state["averaged"]

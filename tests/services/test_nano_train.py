@@ -1,0 +1,138 @@
+"""Training: each part learns, goes on where it was, and ends in a cascade that loads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from ifmesh_services import loading, recipes
+from ifmesh_services.nano import folder, losses, widths
+from ifmesh_services.nano.batches import Batch
+from ifmesh_services.nano.part import trained
+from ifmesh_services.nano.train import PARTS, main
+from ifmesh_services.nano.training import Plan, Training
+from ifmesh_services.nano.vae import SCALING, Vae
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, T5EncoderModel
+
+FEW = Plan(batch=2, sheets=float("inf"))
+ORDER = ("stage_one", "stage_two", "vae", "upscaler")  # each after what it needs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Any:
+    """Narrow networks: what is tested is not in their widths."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(widths.WIDTHS, "one", widths.WIDTHS["one"] | {"block_out_channels": [8, 32, 32, 32], "cross_attention_dim": 32})
+        patch.setitem(widths.WIDTHS, "two", widths.WIDTHS["two"] | {"block_out_channels": [8, 8, 8, 32, 32], "cross_attention_dim": 32})
+        patch.setitem(widths.WIDTHS, "x4", {"block_out_channels": [8, 8, 16, 16]})
+        yield
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every part, two steps."""
+    where = tmp_path_factory.mktemp("trained")
+    for name in ORDER:
+        Training(PARTS[name](where, 32), where / name, replace(FEW, steps=2)).run()
+    return where
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_going_on_gives_the_same_bits(out: Path, tmp_path: Path, name: str) -> None:
+    """One step, and another from the checkpoint; against two at once."""
+    Training(PARTS[name](out, 32), tmp_path, replace(FEW, steps=1)).run()
+    first = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert Training(PARTS[name](out, 32), tmp_path, replace(FEW, steps=2)).run() == 2
+    one, other = (torch.load(folder / "state.pt", weights_only=True) for folder in (tmp_path, out / name))
+    for kind in ("models", "averaged"):
+        for model, weights in one[kind].items():
+            assert all(torch.equal(tensor, other[kind][model][key]) for key, tensor in weights.items())
+            assert sum(not torch.equal(tensor, first[kind][model][key]) for key, tensor in weights.items()) > len(weights) / 2
+    assert (one["step"], [each["from"] for each in one["history"]]) == (2, [0])
+
+
+def test_another_seed_and_another_rate_are_other_weights_and_are_told(tmp_path: Path) -> None:
+    Training(Vae(tmp_path, 16), tmp_path / "one", replace(FEW, steps=1)).run()
+    Training(Vae(tmp_path, 16), tmp_path / "other", replace(FEW, steps=1, seed=1)).run()
+    one, other = (trained(tmp_path, name)["vae"]["encoder.conv_in.weight"] for name in ("one", "other"))
+    assert not torch.equal(one, other)
+    Training(Vae(tmp_path, 32), tmp_path / "one", replace(FEW, steps=2, rate=1e-4)).run()
+    history = torch.load(tmp_path / "one/state.pt", weights_only=True)["history"]
+    assert [(each["from"], each["side"], each["rate"]) for each in history] == [(0, 16, 1e-3), (1, 32, 1e-4)]
+
+
+def test_it_learns_and_tells_of_it(tmp_path: Path) -> None:
+    main([*["vae", "--steps", "60", "--batch", "2", "--side", "32", "--out"], str(tmp_path)])
+    lines = [json.loads(line) for line in (tmp_path / "vae/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [20, 40, 60]
+    assert lines[-1]["error"] < 0.95 * lines[0]["error"]
+    assert {path.name for path in (tmp_path / "vae").rglob("*")} == {"state.pt", "log.jsonl", "samples", "000060.png"}
+
+
+def test_captions_are_drawn_and_judged(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By weights of two steps nothing is right, and that is told."""
+    main(["exam", "--out", str(out), "--side", "32", "--captions", "2", "--to", str(tmp_path / "sheet.png")])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["captions"], found["shape"], found["wrong"]) == (2, 0.0, [0, 1])
+    assert (tmp_path / "sheet.png").exists()
+
+
+def test_the_loss_is_least_where_it_should_be() -> None:
+    """The true noise, and of a variance's place the one whose distribution is the posterior's."""
+    schedule: Any = DDPMScheduler
+    alphas = schedule(beta_schedule="squaredcos_cap_v2").alphas_cumprod
+    source = torch.Generator().manual_seed(0)
+    clean, noise = torch.randn(2, 64, 3, 4, 4, generator=source)
+    t = torch.arange(64) * 15 + 3
+    kept, lost = losses.tables(alphas, t)
+    x = kept.sqrt() * clean + lost.sqrt() * noise
+
+    def loss(eps: torch.Tensor, place: float) -> float:
+        return float(losses.hybrid(alphas, t, x, clean, noise, torch.cat([eps, torch.full_like(eps, place)], dim=1))[0])
+
+    assert loss(noise, -1.0) == pytest.approx(0, abs=1e-6)
+    assert loss(noise, 0.0) > 1e-4
+    assert loss(noise + 0.1, -1.0) > 1e-2
+    weight = losses.weights(alphas, t).flatten()
+    assert (float(weight.min()), float(weight.max())) == (1.0, losses.MOST)
+    assert weight[0] == 1.0
+    assert weight[-1] == losses.MOST
+
+
+def test_what_is_trained_becomes_a_cascade(out: Path, tmp_path: Path) -> None:
+    main(["folder", "--out", str(out), "--to", str(tmp_path / "made")])
+    made = recipes.read(str(tmp_path / "made"))
+    assert made.defaults["generate"]["stage_two"].guidance == 1.0
+    for repo, part, kind, of, model in (
+        ("stage_one", "text_encoder", T5EncoderModel, "stage_one", "text_encoder"),
+        ("stage_one", "unet", UNet2DConditionModel, "stage_one", "unet"),
+        ("stage_two", "text_encoder", T5EncoderModel, "stage_one", "text_encoder"),
+        ("stage_two", "unet", UNet2DConditionModel, "stage_two", "unet"),
+        ("upscaler", "text_encoder", CLIPTextModel, "upscaler", "text_encoder"),
+        ("upscaler", "unet", UNet2DConditionModel, "upscaler", "unet"),
+    ):
+        loaded: Any = loading.component(made.repos[repo], part, kind)
+        kept = trained(out, of)[model]
+        assert all(torch.equal(tensor, kept[name].half().float()) for name, tensor in loaded.state_dict().items())
+        [stored] = (Path(made.repos[repo]) / part).glob("*.safetensors")
+        assert {tensor.dtype for tensor in load_file(stored).values()} == {torch.float16}
+    vae: Any = loading.component(made.repos["upscaler"], "vae", AutoencoderKL)
+    batch = Batch("any", 0, 0, 4)
+    crops = batch.painted(64, batch.boxes(1 / 16, 1024))
+    latents = vae.encode(crops).latent_dist.mode() * SCALING
+    assert 0.3 < float(latents.std()) < 3  # what the upscaler's noise is made for
+
+
+def test_what_is_not_trained_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert folder.write(tmp_path, tmp_path / "made") == list(ORDER)
+    with pytest.raises(SystemExit):
+        main(["folder", "--out", str(tmp_path), "--to", str(tmp_path / "made")])
+    assert "does not exist yet" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="train stage_one first"):
+        PARTS["stage_two"](tmp_path)
