@@ -148,6 +148,8 @@ class Broker(Survey):
         known = self.jobs.get(job)
         if known is not None and self.expects(job, token):
             runs = tuple(known.runs[i] for i in sorted(known.runs))
+            came = self.roster.lives[known.life].came
+            came[""] = max(came.get("", 0.0), known.pushed)
             self._move(now, known, Cause.COMPLETED, f"{size} bytes on disk")
             if self.uploads.sound(beside) is None:
                 beside = ""

@@ -199,8 +199,11 @@ class Coordinator:
             return
         self._landed()  # first: what is begun in this turn counts as busy until its end, and so is not discarded
         self._hear()
-        for header, frame in deliveries(self._inlet, INLET, self._garbage, self._wanted, self._meter.heard):
-            self._arrived(header, frame)
+        if not self._writer.full:
+            for header, frame in deliveries(self._inlet, INLET, self._garbage, self._wanted, self._meter.heard):
+                self._arrived(header, frame)
+                if self._writer.full:
+                    break
         wakeup = self._broker.wakeup()
         if wakeup is not None and wakeup <= time.monotonic():
             self._commands += self._broker.tick(time.monotonic())
@@ -228,7 +231,7 @@ class Coordinator:
     def _wait(self) -> None:
         poller = zmq.Poller()
         poller.register(self._control, zmq.POLLIN)
-        if not self._disk.waiting:
+        if not self._disk.waiting and not self._writer.full:
             poller.register(self._inlet, zmq.POLLIN)
         poller.register(self._bell.fileno(), zmq.POLLIN)
         self._outlets.register(poller)

@@ -118,8 +118,9 @@ class Crew(Vigil):
             return False
         if job.state is State.RUNNING and job.life == worker.life and job.token == held.token and not job.publishing:
             pass
-        elif job.state is State.QUEUED and job.stage <= index:
+        elif job.state is State.QUEUED and job.stage <= index and (held.state != "waiting" or self._comes(job, index)):
             self._adopt(now, job, worker, index, held.token, f"{worker.name} has it already")
+            self._trim(job)
             if self.policy.checkpoints:
                 self._order(job, worker)  # where they go now; and it may wait for one that an older coordinator had
         else:
@@ -129,6 +130,10 @@ class Crew(Vigil):
         if held.state == "running":
             self._advance(now, worker, job, held.step, held.steps)
         return True
+
+    def _comes(self, job: Job, index: int) -> bool:
+        """Can the bag that this stage waits for still come?  After a restart its holder may not have spoken yet."""
+        return index == 0 or index - 1 in job.outputs or job.id in self._orphans
 
     def _offered(self, now: float, worker: Worker, job: Job, held: Held) -> bool:
         """A Done, or a Beat that says so: this stage's bag is in the outbox.  Is it to be kept?"""
@@ -178,9 +183,13 @@ class Crew(Vigil):
         """Is what was pushed to this worker, or by it to the coordinator, lost rather than still under way?
 
         A slow link shows nothing until the last byte, and to push again would fill it with the same: each gets the time that its bytes
-        take, and those of all that is, or was since, on its way from the same sender or to the same receiver.
+        take, and those of all that is, or was since, on its way from the same sender or to the same receiver.  But what was pushed later
+        over the same link does not overtake it.
         """
         source = self._cargo(job)
+        over = "" if job.publishing else source.life if source is not None and not job.relayed else None
+        if over is not None and job.pushed < worker.came.get(over, 0.0):
+            return now >= job.pushed + self.policy.transfer
         sharing = worker.tasks.keys() | {job.id} | (self.roster.lives[source.life].outputs if source is not None else set())
         waited = [other for j in sharing if (other := self.jobs[j]).life and (other.publishing or not other.received)]
         job.due = max(job.due, job.pushed + self.policy.transfer + sum(map(self._bulk, waited)) / self.policy.slowest)

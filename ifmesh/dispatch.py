@@ -187,6 +187,8 @@ class Dispatch(Ledger):
         if job.received:
             return
         job.received = True
+        if (bag := job.outputs.get(job.stage - 1)) is not None and not job.relayed:
+            worker.came[bag.life] = max(worker.came.get(bag.life, 0.0), job.pushed)
         if job.relayed in self.roster.lives:
             self._detours.add((job.relayed, worker.life))
         job.relayed = ""
@@ -312,6 +314,8 @@ class Dispatch(Ledger):
         """
         self.roster.remove(worker)
         self._detours = {pair for pair in self._detours if worker.life not in pair}
+        for other in self.roster.lives.values():
+            other.came.pop(worker.life, None)
         self._note("", f"{worker.name} is lost: {why}")
         if ran is None:
             ran = {j for j in worker.tasks if self.jobs[j].running}.difference(self._paused(worker))

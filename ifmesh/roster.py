@@ -18,7 +18,8 @@ class Worker:
 
     tasks: what it was granted and has not finished.  outputs: jobs whose finished bag is in its outbox.  beat: number of its last
     Beat, 0 before the first; nothing is granted before it, because it may hold tasks of an earlier epoch.  reserved: the one job
-    that it is kept empty for.  urgency: the highest priority of its tasks.
+    that it is kept empty for.  urgency: the highest priority of its tasks.  came: when the newest of what has come from a life was pushed;
+    "": of what has come from this one to the coordinator.
     """
 
     hello: Hello
@@ -34,6 +35,7 @@ class Worker:
     tasks: dict[str, Token] = field(default_factory=dict)
     outputs: set[str] = field(default_factory=set)
     urgency: float = -inf
+    came: dict[str, float] = field(default_factory=dict)
 
     @property
     def life(self) -> str:

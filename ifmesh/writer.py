@@ -20,8 +20,8 @@ from ifmesh.log import Garbage, logger
 from ifmesh.protocol import Token
 from ifmesh.wire import Garbled
 
-RESULTS = 16  # on their way to disk; the broker asks again for what is turned away ...
-UPLOADS = 4  # ... and a client pushes again
+RESULTS = 16  # on their way to disk; then nothing more is read from the data links
+UPLOADS = 4  # the same; the next is turned away, and its client pushes again
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,11 @@ class Writer:
     @property
     def busy(self) -> bool:
         return bool(self._results or self._uploads)
+
+    @property
+    def full(self) -> bool:
+        """As many results as there may be are on their way to disk: others wait in the links."""
+        return len(self._results) >= RESULTS
 
     def storing(self, digest: str) -> bool:
         """Is an upload that came under this SHA-256 on its way to disk, or a kept one, and not yet told?"""

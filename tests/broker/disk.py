@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ifmesh.cascade import IF
 from ifmesh.commands import Blame, Book, Close, Command, Hold
 from ifmesh.protocol import Ended, Failed, Finished, StageRun
 from ifmesh.request import Request
@@ -94,7 +95,9 @@ class Disk:
         """Of the three only one that has passed ends a job, and no job finishes after one of them.  The story says when it began."""
         asked, told = row.request, list(row.story)
         starts = [n for n, (_, text) in enumerate(told) if text == "the coordinator was started again"]
-        begun = [at for at, text in told[starts[-1] if starts else 0 :] if any(words in text for words in BEGINS)]
+        first = f"{IF.route(asked)[0]}: adopted: "  # it may have been waiting for its bag
+        since = told[starts[-1] if starts else 0 :]
+        begun = [at for at, text in since if not text.startswith(first) and any(words in text for words in BEGINS)]
         passes = {"deadline": row.accepted + asked.deadline} if asked.deadline else {}
         if asked.deadline_queued and not begun:
             passes["deadline_queued"] = row.accepted + asked.deadline_queued

@@ -50,6 +50,17 @@ class Link:
         self.up_at = up_at
 
 
+@dataclass(slots=True)
+class _Poured:
+    """A bag in a pipe, or behind others before it.  begins: when it leaves its sender."""
+
+    begins: float
+    alive: Callable[[], bool]
+    deliver: Deliver
+    header: Header
+    frame: bytes
+
+
 class Links:
     """All control links and data pipes of one world."""
 
@@ -62,7 +73,8 @@ class Links:
         self.lost = self.doubled = self.spoilt = 0
         self.rate = inf  # bytes a second from one service to another
         self.poured: Counter[tuple[str, str, Token]] = Counter()  # how often each bag was sent: its kind, job and token
-        self._pipes: dict[tuple[str, str], float] = {}
+        self._pipes: dict[tuple[str, str], float] = {}  # when the last that was poured into it arrives
+        self._waits: dict[tuple[str, str, str, str], _Poured] = {}  # the last of each place of an outbox
         self._holes: dict[tuple[str, str], float] = {}
 
     # ---- control
@@ -201,14 +213,21 @@ class Links:
     def _pour(self, sender: str, alive: Callable[[], bool], receiver: str, deliver: Deliver, header: Header, frame: bytes) -> None:
         world, rng = self.world, self.world.rng
         late = rng.uniform(0.0005, 0.02) + (rng.uniform(0, 20 * self.slow) if self.slow else 0.0)
-        arrival = max(self._pipes.get((sender, receiver), 0.0) + 1e-6, world.now + late) + (len(frame) if frame != EMPTY else 0) / self.rate
-        self._pipes[sender, receiver] = arrival
+        begins = max(self._pipes.get((sender, receiver), 0.0) + 1e-6, world.now + late)
+        arrival = begins + (len(frame) if frame != EMPTY else 0) / self.rate
         spoilt = world.storm and rng.random() < 0.01
         self.spoilt += spoilt
-        world.at(arrival, self._drop, alive, deliver, header, b"\0" + frame[1:] if spoilt else frame)
+        poured = _Poured(begins, alive, deliver, header, b"\0" + frame[1:] if spoilt else frame)
+        place = sender, receiver, header.job, {"preview": header.stage, "checkpoint": "checkpoint"}.get(header.kind, "")
+        waits = self._waits.get(place)
+        if self.rate < inf and waits is not None and waits.begins > world.now:  # as in `Outlets`: one that has not left is replaced
+            waits.alive, waits.deliver, waits.header, waits.frame = alive, deliver, header, poured.frame
+            return
+        self._pipes[sender, receiver], self._waits[place] = arrival, poured
+        world.at(arrival, self._drop, poured)
 
-    def _drop(self, alive: Callable[[], bool], deliver: Deliver, header: Header, frame: bytes) -> None:
-        if alive():
-            deliver(header, frame)
+    def _drop(self, poured: _Poured) -> None:
+        if poured.alive():
+            poured.deliver(poured.header, poured.frame)
         else:
             self.lost += 1
