@@ -226,6 +226,11 @@ FAULTS: dict[str, tuple[str, str, str]] = {
         "broker", "job.blame, job.queued_at, job.heard = booked.blame, now, now", "job.blame, job.queued_at = booked.blame, now",
     ),
     "a tied job is looked at once": ("vigil", '            self._timer(heard + self.policy.tether, "tether", key)\n', "            pass\n"),
+    "a task whose bag is gone is adopted": ("crew", ' and (held.state != "waiting" or self._comes(job, index))', ""),
+    "after a restart nobody may wait": ("crew", " or job.id in self._orphans\n\n    def _offered", "\n\n    def _offered"),
+    "what was overtaken is waited for": ("crew", "over is not None and job.pushed < worker.came.get(over, 0.0)", "False"),
+    "results overtake nothing": ("broker", 'came[""] = max(came.get("", 0.0), known.pushed)', "pass"),
+    "bags overtake nothing": ("dispatch", "worker.came[bag.life] = max(worker.came.get(bag.life, 0.0), job.pushed)", "pass"),
     # the worker's mind
     "a stale bag is taken": ("keeper", "if task.token != header.token or task.whole:", "if task.whole:"),
     "early bags are thrown away": ("keeper", "self._early[header.job, header.token, header.kind] = header, frame", "pass"),
