@@ -17,7 +17,7 @@ import zmq
 from ifmesh import authorized, bags, credentials, exits, log, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.broker import Broker
-from ifmesh.cascade import DRAWN, FLAGGED, IF, PICTURE, kept
+from ifmesh.cascade import IF
 from ifmesh.checkpoints import Checkpoints
 from ifmesh.commands import Blame, Book, Close, Command, Discard, Forget, Give, Hand, Hold, Note, Policy, Restore, Send
 from ifmesh.config import Config
@@ -27,7 +27,7 @@ from ifmesh.errors import Misconfigured
 from ifmesh.farewell import Farewell
 from ifmesh.gate import Gate
 from ifmesh.identity import Keys
-from ifmesh.inlet import deliveries
+from ifmesh.intake import Intake
 from ifmesh.journal import Journal
 from ifmesh.log import Garbage, logger
 from ifmesh.mail import PREVIEWS, RESULTS, Mail, Message
@@ -42,7 +42,6 @@ from ifmesh.protocol import (
     Fetch,
     Header,
     Inspect,
-    Kind,
     Preview,
     Refused,
     Result,
@@ -57,7 +56,6 @@ from ifmesh.wire import TO_COORDINATOR, Garbled, VersionMismatch
 from ifmesh.writer import Landed, Stored, Unstored, Writer
 from ifmesh.zap import Zap
 
-INLET: tuple[Kind, ...] = ("result", "preview", "upload", "relay", "checkpoint", "probe")
 TURN = 256  # control messages in one turn: then what they led to is carried out
 PAUSE = 0.5  # seconds at most between two looks at who may speak
 EMPTY = bags.encode({})  # the first bag of a job that brings nothing
@@ -151,6 +149,8 @@ class Coordinator:
         self._checkpoints = Checkpoints(self._config.mesh.checkpoint_bytes)
         self._writer = Writer(self._journal, self._bell, self._garbage)
         self._writer.start()
+        edges = self._inlet, self._meter, self._gate
+        self._intake = Intake(*edges, self._broker, self._writer, self._checkpoints, self._outlets, self._garbage, self._show)
         self._retention = Retention(self._journal, self._writer, self._config.mesh.keep_results, self._config.mesh.results_bytes)
         known = self._journal.recover(policy.remember)  # it may take its time: the grace of the broker begins behind it
         self._commands += self._broker.recover(time.monotonic(), *known, self._journal.uploads(), self._journal.held())
@@ -199,11 +199,7 @@ class Coordinator:
             return
         self._landed()  # first: what is begun in this turn counts as busy until its end, and so is not discarded
         self._hear()
-        if not self._writer.full:
-            for header, frame in deliveries(self._inlet, INLET, self._garbage, self._wanted, self._meter.heard):
-                self._arrived(header, frame)
-                if self._writer.full:
-                    break
+        self._commands += self._intake.unload(time.monotonic())
         wakeup = self._broker.wakeup()
         if wakeup is not None and wakeup <= time.monotonic():
             self._commands += self._broker.tick(time.monotonic())
@@ -231,7 +227,7 @@ class Coordinator:
     def _wait(self) -> None:
         poller = zmq.Poller()
         poller.register(self._control, zmq.POLLIN)
-        if not self._disk.waiting and not self._writer.full:
+        if not self._disk.waiting and self._intake.open:
             poller.register(self._inlet, zmq.POLLIN)
         poller.register(self._bell.fileno(), zmq.POLLIN)
         self._outlets.register(poller)
@@ -302,60 +298,6 @@ class Coordinator:
         if answer is not None:
             self._say(peer, answer)
         return True
-
-    def _wanted(self, header: Header, user: str) -> bool:
-        """Does the broker wait for this delivery?  Garbled: it is not for this key to push it."""
-        self._gate.pushed(user, header)
-        match header.kind:
-            case "result":
-                return self._broker.expects(header.job, header.token)
-            case "upload":
-                return self._broker.wants(header.job)
-            case "checkpoint":
-                return self._broker.saves(header.job, header.token, header.step)
-            case "relay":
-                return self._broker.relay(header.job, header.token) is not None
-            case "probe":
-                return self._broker.probes(header.token)
-            case "preview":
-                return header.stage in DRAWN and bool(self._broker.lookers(header.job, header.stage, header.token))
-            case _:
-                return False
-
-    def _arrived(self, header: Header, frame: memoryview) -> None:
-        """One branch for each kind of delivery."""
-        if header.kind == "upload":
-            self._writer.upload(header.job, header.digest, frame)  # checked there
-            return
-        if header.kind == "relay":
-            if (way := self._broker.relay(header.job, header.token)) is not None:
-                self._outlets.send(time.monotonic(), *way, replace(header, kind="bag"), frame)
-            return
-        if header.kind == "checkpoint":
-            self._save(header, frame)
-            return
-        if header.kind == "probe":
-            self._commands += self._broker.probed(time.monotonic(), header, frame)
-            return
-        job = self._broker.jobs[header.job]
-        early = header.kind == "preview"
-        try:
-            bags.decode(frame, (PICTURE[header.stage], FLAGGED) if early else IF.carries(job.request, job.route[-1]))
-        except Garbled as error:
-            self._garbage.dropped(f"{header.stage}, for job {header.job},", error)
-            return
-        if early:
-            self._show(header, frame)
-        else:
-            apart = [blob.name for blob in kept(job.request)]  # never a client's: it has not been through the safety checker
-            self._writer.result(header.job, header.token, frame, apart, self._broker.keeps(time.monotonic(), job.id, len(frame)))
-
-    def _save(self, header: Header, frame: memoryview) -> None:
-        """A checkpoint, which only its stage can read.  Others may have to go for it."""
-        gone = self._checkpoints.keep(header, frame)
-        self._commands += self._broker.saved(time.monotonic(), header.job, header.token, header.step)
-        for job in gone:
-            self._commands += self._broker.unsaved(time.monotonic(), job)
 
     def _restore(self, order: Restore) -> None:
         """A checkpoint, to whoever is to go on from it."""

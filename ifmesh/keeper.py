@@ -143,6 +143,7 @@ class _Kept:
 
 BAGS = 1000  # in the outbox, and so in a Beat: from there on nothing new is taken
 EARLY = 8  # bags and checkpoints that may wait for their Run: PUSH and DEALER are two connections, so their order is not certain
+TELL = 0.1  # seconds between two words of the same task's steps
 EARLY_S = 10.0  # seconds after which they are nobody's: a Run that was lost is said again with the next Beat
 
 
@@ -275,7 +276,7 @@ class Keeper:
         if task is None:
             return []
         task.step, task.steps = step, steps
-        if now - task.told < 0.1:
+        if now - task.told < TELL:
             return []
         task.told = now
         return [Send(Step(self.hello.life, job, token, step, steps))]

@@ -51,6 +51,11 @@ class Uplink:
         """Is there a socket?  If not: `dial`, soon: the coordinator is about to write down where it listens."""
         return self._line.socket is not None
 
+    @property
+    def socket(self) -> Socket | None:
+        """To be read when it was polled."""
+        return self._line.socket
+
     def register(self, poller: zmq.Poller) -> None:
         """To be polled; then `tend`."""
         self._line.register(poller, zmq.POLLIN | (zmq.POLLOUT if self._pending else 0))

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 import zmq
 
@@ -80,6 +80,8 @@ class Worker:
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._garbage = Garbage()
         self._wanted = 0  # tasks that the compute thread has asked for
+        self._rung = False  # the bell was rung, and its events are not looked at yet
+        self._stepped = 0.0  # when a step rang it last
         self._stops = 0
         self._used = False  # something was made since the memory was tidied
         self._code: int | None = None
@@ -127,26 +129,36 @@ class Worker:
         return self._code
 
     def _told(self, event: Event) -> None:
-        """Called in the compute thread."""
+        """Called in the compute thread.  A step that the Keeper would not tell at once wakes nobody."""
         self._events.put(event)
-        self._bell.ring()
+        if isinstance(event, Stepped):
+            now = time.monotonic()
+            if event.step == 0 or now < self._stepped + keeper.TELL:
+                return
+            self._stepped = now
+        if not self._rung:
+            self._rung = True
+            self._bell.ring()
 
     def _turn(self) -> None:
         """Wait for something, then one round of everything."""
-        quiet = not self._wait()
+        ready = self._wait()
         self._zap.tend()
         self._used |= self._meter.look(time.monotonic())
         self._uplink.tend()
         self._outlets.flush(time.monotonic())
-        for received in self._bell.hear():
-            self._stop(received)
-        for parts in self._uplink.received():
-            self._heard(parts)
-        for header, frame in deliveries(self._inlet, INLET, self._garbage, self._trust.wants, self._meter.heard):
-            self._carry_out(self._keeper.arrived(time.monotonic(), header, frame))
-        with suppress(Empty):
-            while True:
-                self._happened(self._events.get_nowait())
+        if self._bell.fileno() in ready:
+            for received in self._bell.hear():
+                self._stop(received)
+        if self._uplink.socket in ready:
+            for parts in self._uplink.received():
+                self._heard(parts)
+        if self._inlet in ready:
+            for header, frame in deliveries(self._inlet, INLET, self._garbage, self._trust.wants, self._meter.heard):
+                self._carry_out(self._keeper.arrived(time.monotonic(), header, frame))
+        self._rung = False  # before they are looked at: what comes now rings again
+        while not self._events.empty():
+            self._happened(self._events.get_nowait())
         if time.monotonic() >= self._keeper.wakeup():
             self._carry_out(self._keeper.tick(time.monotonic()))
         while True:
@@ -156,12 +168,12 @@ class Worker:
                 break
             self._wanted -= not task.urgent
             self._compute.give(task)
-        if quiet and self._used and not self._keeper.tasks and not self._keeper.outbox:
+        if not ready and self._used and not self._keeper.tasks and not self._keeper.outbox:
             self._used = False
             tidy()
 
-    def _wait(self) -> bool:
-        """True: something has happened."""
+    def _wait(self) -> set[object]:
+        """The sockets and descriptors on which something has happened."""
         poller = zmq.Poller()
         poller.register(self._inlet, zmq.POLLIN)
         poller.register(self._bell.fileno(), zmq.POLLIN)
@@ -169,7 +181,7 @@ class Worker:
         self._outlets.register(poller)
         until = min(self._uplink.wakeup(), self._outlets.wakeup(), self._keeper.wakeup())
         pause = max(0.0, until - time.monotonic())
-        return bool(poller.poll(int(pause * 1000) + 1))
+        return {who for who, _ in poller.poll(int(pause * 1000) + 1)}
 
     def _heard(self, parts: list[bytes]) -> None:
         try:

@@ -39,8 +39,7 @@ TRANSPORTS = ("ipc", "tcp", "tcp+curve")
 
 def still(options: Settings | None = None, each: Mapping[str, Settings] | None = None) -> dict[str, object]:
     """Settings for stages that do nothing, with these options (`bench.stages`); each: more of them, of single stages."""
-    # by default a link counts as slow as 200 kB/s, and what is lost on the way is asked for again when all that is under way may have come
-    made: dict[str, object] = {"cascade.toy": True, "cascade.path": "", "mesh.slowest_link": 1e8}
+    made: dict[str, object] = {"cascade.toy": True, "cascade.path": ""}
     for stage in STAGES:
         made[f"services.{stage}.run"] = f"ifmesh.bench.stages:{CLASSES[stage]}"
         for key, value in {**(options or {}), **(each or {}).get(stage, {})}.items():
