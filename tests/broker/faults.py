@@ -28,6 +28,7 @@ BROKER = (
     "desk",
     "vigil",
     "crew",
+    "survey",
     "broker",
 )  # what the coordinator's mind is made of, in order of import
 SEEDS = 200

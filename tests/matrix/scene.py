@@ -13,7 +13,7 @@ from math import inf
 from typing import Any, cast
 
 from ifmesh.commands import Blame, Book, Close, Command, Hold, Policy, Send
-from ifmesh.disk import AGAIN as RETRIED
+from ifmesh.coordinator import PAUSE as RETRIED
 from ifmesh.disk import Disk as Bider
 from ifmesh.journal import Journal
 from ifmesh.keeper import Task

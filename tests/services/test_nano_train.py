@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from ifmesh_services import loading, recipes
-from ifmesh_services.nano import folder, losses, widths
+from ifmesh_services.nano import folder, losses, state, widths
 from ifmesh_services.nano.batches import Batch
 from ifmesh_services.nano.part import trained
 from ifmesh_services.nano.train import PARTS, main
@@ -47,9 +47,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_going_on_gives_the_same_bits(out: Path, tmp_path: Path, name: str) -> None:
     """One step, and another from the checkpoint; against two at once."""
     Training(PARTS[name](out, 32), tmp_path, replace(FEW, steps=1)).run()
-    first = torch.load(tmp_path / "state.pt", weights_only=True)
+    first = state.read(tmp_path / state.FILE)
     assert Training(PARTS[name](out, 32), tmp_path, replace(FEW, steps=2)).run() == 2
-    one, other = (torch.load(folder / "state.pt", weights_only=True) for folder in (tmp_path, out / name))
+    one, other = (state.read(folder / state.FILE) for folder in (tmp_path, out / name))
     for kind in ("models", "averaged"):
         for model, weights in one[kind].items():
             assert all(torch.equal(tensor, other[kind][model][key]) for key, tensor in weights.items())
@@ -63,7 +63,7 @@ def test_another_seed_and_another_rate_are_other_weights_and_are_told(tmp_path: 
     one, other = (trained(tmp_path, name)["vae"]["encoder.conv_in.weight"] for name in ("one", "other"))
     assert not torch.equal(one, other)
     Training(Vae(tmp_path, 32), tmp_path / "one", replace(FEW, steps=2, rate=1e-4)).run()
-    history = torch.load(tmp_path / "one/state.pt", weights_only=True)["history"]
+    history = state.read(tmp_path / "one" / state.FILE)["history"]
     assert [(each["from"], each["side"], each["rate"]) for each in history] == [(0, 16, 1e-3), (1, 32, 1e-4)]
 
 
@@ -72,7 +72,7 @@ def test_it_learns_and_tells_of_it(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "vae/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [20, 40, 60]
     assert lines[-1]["error"] < 0.95 * lines[0]["error"]
-    assert {path.name for path in (tmp_path / "vae").rglob("*")} == {"state.pt", "log.jsonl", "samples", "000060.png"}
+    assert {path.name for path in (tmp_path / "vae").rglob("*")} == {state.FILE, "log.jsonl", "samples", "000060.png"}
 
 
 def test_captions_are_drawn_and_judged(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

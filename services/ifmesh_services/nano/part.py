@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ifmesh_services.nano import state
 from ifmesh_services.nano.batches import Batch
 
 Models = dict[str, Any]  # by name: what is trained together
@@ -53,8 +54,8 @@ class Averaged:
 
 def trained(out: Path, name: str) -> dict[str, dict[str, Tensor]]:
     """The averaged weights of a part that has been trained in `out`, by model.  FileNotFoundError."""
-    path = out / name / "state.pt"
+    path = out / name / state.FILE
     if not path.exists():
         raise FileNotFoundError(f"{path}: train {name} first: python -m ifmesh_services.nano.train {name} --out {out}")
-    state: dict[str, dict[str, dict[str, Tensor]]] = torch.load(path, map_location="cpu", weights_only=True)
-    return state["averaged"]
+    averaged: dict[str, dict[str, Tensor]] = state.read(path)["averaged"]
+    return averaged

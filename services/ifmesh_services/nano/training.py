@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ifmesh_services.nano import state
 from ifmesh_services.nano.batches import Batch
 from ifmesh_services.nano.part import Averaged, Models, Part
 
@@ -41,7 +41,7 @@ class Plan:
 
 
 class Training:
-    """One part in training, in a folder: state.pt (weights, their mean, the optimiser's state), log.jsonl, samples/."""
+    """One part in training, in a folder: state.safetensors (weights, their mean, the optimiser's state), log.jsonl, samples/."""
 
     def __init__(self, part: Part, folder: Path, plan: Plan) -> None:
         self._part, self._folder, self._plan = part, folder, plan
@@ -94,14 +94,15 @@ class Training:
         return float(loss.detach()), plain
 
     def _resume(self) -> None:
-        path = self._folder / "state.pt"
+        path = self._folder / state.FILE
         if path.exists():
-            state: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
-            for models, stored in ((self._models, state["models"]), (self._mean.models, state["averaged"])):
+            known = state.read(path, str(self._device))
+            for models, stored in ((self._models, known["models"]), (self._mean.models, known["averaged"])):
                 for name, model in models.items():
                     model.load_state_dict(stored[name])
-            self._optimiser.load_state_dict(state["optimiser"])
-            self._step, self._spent, self._history = state["step"], state["seconds"], state["history"]
+            of = known["optimiser"]
+            self._optimiser.load_state_dict({**of, "state": {int(number): moments for number, moments in of["state"].items()}})
+            self._step, self._spent, self._history = known["step"], known["seconds"], known["history"]
         matter: dict[str, Any] = {key: value for key, value in asdict(self._plan).items() if key in MATTER}
         matter |= {"batch": self._plan.batch or self._part.size, "side": self._part.side, "threads": torch.get_num_threads()}
         if not self._history or {key: self._history[-1].get(key) for key in matter} != matter:
@@ -110,7 +111,7 @@ class Training:
     def _save(self, seconds: float) -> None:
         """Whole or not at all, whenever the process dies."""
         self._spent += seconds
-        state = {
+        known = {
             "step": self._step,
             "seconds": self._spent,
             "history": self._history,
@@ -118,12 +119,7 @@ class Training:
             "averaged": {name: model.state_dict() for name, model in self._mean.models.items()},
             "optimiser": self._optimiser.state_dict(),
         }
-        part = self._folder / "state.pt.part"
-        with open(part, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(self._folder / "state.pt")
+        state.write(self._folder / state.FILE, known)
 
     def _log(self, losses: list[tuple[float, float]], pace: float) -> None:
         loss, plain = (sum(each) / len(losses) for each in zip(*losses, strict=True))
