@@ -217,7 +217,7 @@ class Hub:
         wakeup = self.broker.wakeup()
         if wakeup is not None and wakeup <= self.clock():
             commands += self.broker.tick(self.clock())
-        self.broker.check()
+            self.broker.check()
         world.events += 1
         self._finish(commands)
 
