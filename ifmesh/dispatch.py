@@ -73,6 +73,8 @@ class Dispatch(Ledger):
         worker = self.roster.least_loaded(job.at)
         if worker is not None and (len(worker.tasks) < worker.slots or worker.urgency < job.request.priority):
             return worker
+        if self.roster.calmest(job.at) >= job.request.priority:
+            return worker
         return self._yielding(job, self.roster.usable(job.at)) or worker
 
     def _yielding(self, job: Job, workers: Iterable[Worker]) -> Worker | None:

@@ -81,6 +81,7 @@ class Roster:
         self.stages: dict[str, dict[str, Worker]] = {stage: {} for stage in stages}
         self.aside: set[str] = set()  # names of workers that killed too many different requests
         self._free: dict[str, list[tuple[int, int, str]]] = {stage: [] for stage in stages}
+        self._calm: dict[str, list[tuple[float, str]]] = {stage: [] for stage in stages}
         self._serial = count()
 
     def add(self, worker: Worker) -> None:
@@ -93,7 +94,12 @@ class Roster:
 
     def offer(self, worker: Worker) -> None:
         """Its load or its state has changed: it may have room."""
-        worker.urgency = max(map(self._priority, worker.tasks), default=-inf)
+        before, worker.urgency = worker.urgency, max(map(self._priority, worker.tasks), default=-inf)
+        if worker.urgency not in (before, -inf):
+            calm = self._calm[worker.stage]
+            heapq.heappush(calm, (worker.urgency, worker.life))
+            if len(calm) > 64 and len(calm) > 8 * len(self.stages[worker.stage]):
+                self._calm[worker.stage] = sorted((w.urgency, w.life) for w in self.stages[worker.stage].values() if w.tasks)
         if worker.room and worker.name not in self.aside:
             heap = self._free[worker.stage]
             heapq.heappush(heap, (len(worker.tasks), next(self._serial), worker.life))
@@ -113,6 +119,13 @@ class Roster:
         while heap and not self._true(stage, heap[0]):
             heapq.heappop(heap)
         return self.lives[heap[0][2]] if heap else None
+
+    def calmest(self, stage: str) -> float:
+        """The least urgency among the workers of this stage that have something in hand; infinity: none has."""
+        heap = self._calm[stage]
+        while heap and ((worker := self.lives.get(heap[0][1])) is None or worker.urgency != heap[0][0]):
+            heapq.heappop(heap)
+        return heap[0][0] if heap else inf
 
     def usable(self, stage: str) -> list[Worker]:
         """The workers of this stage that serve, with room or without."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from math import inf
 
 from ifmesh.protocol import Hello
@@ -70,3 +71,19 @@ def test_a_place_more_is_for_those_who_ask_for_it_and_not_where_nothing_is_taken
         assert not one.takes(2), name
         setattr(one, name, usual)
     assert one.slots == 1
+
+
+def test_the_calmest_is_found_as_by_looking_at_all() -> None:
+    dice, roster = random.Random(5), Roster(("encoder",), PRIORITY)
+    for number in range(3000):
+        life = f"w{dice.randrange(6)}.1"
+        if life not in roster.lives:
+            roster.add(worker(life))
+        elif dice.random() < 0.1:
+            roster.remove(roster.lives[life])
+            continue
+        one = roster.lives[life]
+        one.tasks = dict.fromkeys(dice.sample("abc", dice.randrange(3)), (1, number))
+        roster.offer(one)
+        assert roster.calmest("encoder") == min((w.urgency for w in roster.lives.values() if w.tasks), default=inf)
+        assert len(roster._calm["encoder"]) <= 65
