@@ -58,6 +58,7 @@ class Crew(Vigil):
                 self._send(peer, Refused("", "conflict", f"{m.life} is known as {known.name}"))
             else:
                 known.hello, known.peer, known.seen = m, peer, now
+                self.roster.offer(known)  # it may take more than before
             return
         if (older := self.roster.names.get(named(m))) is not None:
             self._lose(now, older, "a newer process runs under its name", own=False)

@@ -69,9 +69,9 @@ class Stranger:
         job, life = rng.choice(JOBS), rng.choice(LIVES)
         honest = Hello(STAGES[LIVES.index(life)], life, life, 1, "h", "cpu", (), rng.randrange(1, 5), "a")
         wild = Hello(rng.choice([*STAGES, "none"]), life, rng.choice(["n1", life, LONG]), 1, "h", "cpu", (), rng.randrange(-1, 5), "b")
-        last = rng.choice(["stage_one", "upscaler"])
+        last = rng.choice(["stage_one", "stage_one", "stage_one", "upscaler"])
         request = Request("a fox", rng.randrange(2), deadline=rng.choice([None, 3.0]), priority=rng.randrange(-3, 3), last_stage=last)
-        request = replace(request, keep=rng.choice([0.0, 1e-9, 5.0, 86400.0]) if last == "stage_one" else 0.0)
+        request = replace(request, keep=rng.choice([0.0, 1e-9, 5.0, 5.0, 86400.0]) if last == "stage_one" else 0.0)
         brings = rng.choice([("source",), ("rng",), ("source", "rng")])
         upload = replace(request, task="vary" if "source" in brings else "generate", brings=brings, upload=rng.choice(UPLOADS))
         return [
@@ -138,8 +138,10 @@ def test_no_message_breaks_the_broker(first: int) -> None:
             if (wakeup := broker.wakeup()) is not None and wakeup <= now:
                 commands += broker.tick(now)
                 assert (broker.wakeup() or now + 1) > now, f"seed {seed}: tick does not get on"
-            if broker.jobs and rng.random() < 0.3:
-                job = rng.choice([job for job in broker.jobs.values() if job.publishing] or list(broker.jobs.values()))
+            here = list(broker.jobs.values())
+            rare = [job for job in here if job.publishing and job.request.keep]
+            if rare or (here and rng.random() < 0.3):
+                job = rng.choice(rare or [job for job in here if job.publishing] or here)
                 beside = rng.choice(UPLOADS) if broker.keeps(now, job.id, 10) else ""
                 if beside:
                     commands += broker.stored(now, beside, 10, ("embeds", "image64", "rng"))
