@@ -85,7 +85,7 @@ def test_the_death_of_a_worker(mesh: Real, stage: str) -> None:
         reached(job, stage, 20 if stage == SAVED else 3)
     else:
         if stage == "guard":
-            reached(job, "upscaler", LONG["upscaler"] - 15)  # a stopped worker counts as dead after 5 s of silence
+            reached(job, "upscaler", LONG["upscaler"] - 6)  # a stopped worker counts as dead after 5 s of silence
             os.kill(victim, signal.SIGSTOP)
         mesh.when(lambda books: any(what.startswith(f"{stage}: assigned") for _, what in books.story), job.id)
     finished = mesh.written(job.id)
