@@ -59,8 +59,8 @@ def stray(mesh: Mesh, address: str) -> Process:
     host = mesh.hosts["lost"]
     if address == ELSEWHERE:
         host.run("ip", "address", "add", f"{ELSEWHERE}/32", "dev", "lo")
-    identity.write(host.files / "tmp/stray.key", mesh.invite("stray", "worker:stage_one"))
-    told = {**mesh.settings, "mesh.identity": "/tmp/stray.key", "mesh.address": address}
+    identity.write(host.files / "run/stray.key", mesh.invite("stray", "worker:stage_one"))
+    told = {**mesh.settings, "mesh.identity": "/run/stray.key", "mesh.address": address}
     flags = [part for key, value in told.items() for part in ("--set", f"{key}={value}")]
     return host.start("stray", sys.executable, "-m", "ifmesh", "worker", "stage_one", "--name", "stray", "--tied", *flags)
 

@@ -19,7 +19,7 @@ from tests.hosts.mesh import PORT, STATE
 
 BASE = str(Path(sys._base_executable).resolve())  # type: ignore[attr-defined]  # the Python of the environment, which has nothing installed
 SOURCES = ENVIRONMENT["PYTHONPATH"]
-OTHER = {**ENVIRONMENT, "PYTHONPATH": "/tmp/other"}
+OTHER = {**ENVIRONMENT, "PYTHONPATH": "/run/other"}
 
 ELSEWHERE = {**ENVIRONMENT, "XDG_STATE_HOME": "/mnt"}
 REAL = {**ENVIRONMENT, "IFMESH_CASCADE_TOY": "false"}
@@ -66,7 +66,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
         (folder / "weights").mkdir()
         (folder / "weights/cascade.json").write_text("{}")
         authorized.prepare(hosts["one"].files / STATE[1:])
-        other = hosts["two"].files / "tmp/other"
+        other = hosts["two"].files / "run/other"
         shutil.copytree(ROOT / "ifmesh", other / "ifmesh", ignore=shutil.ignore_patterns("__pycache__"))
         source = other / "ifmesh/protocol.py"
         source.write_text(f"{source.read_text()}\nVERSION = 999\n")
@@ -113,12 +113,12 @@ def test_a_control_port_that_is_taken(far: Far) -> None:
 
 @pytest.mark.matrix
 def test_without_asyncssh_it_says_what_to_install(far: Far) -> None:
-    lacking = far.hosts["one"].files / "tmp/lacking"
+    lacking = far.hosts["one"].files / "run/lacking"
     lacking.mkdir()
     (lacking / "asyncssh.py").write_text("raise ImportError")
     far.extra["two"] = {}
     far.configure()
     command = [sys.executable, "-m", "ifmesh", "remote", "two", "--config", "/run/mine/ifmesh.toml", "--coordinator", far.url]
-    process = far.hosts["one"].start("lacking", *command, env={"PYTHONPATH": f"/tmp/lacking:{SOURCES}"})
+    process = far.hosts["one"].start("lacking", *command, env={"PYTHONPATH": f"/run/lacking:{SOURCES}"})
     assert process.popen.wait(LIMIT) == 3
     assert process.log.read_text() == "ifmesh: hosts.two: asyncssh is not installed: pip install 'ifmesh[ssh]'\n"
