@@ -232,7 +232,7 @@ class Coordinator:
         poller.register(self._bell.fileno(), zmq.POLLIN)
         self._outlets.register(poller)
         now = time.monotonic()
-        mine = () if self._disk.waiting else (self._broker.wakeup(), self._retention.due)
+        mine = (self._disk.due,) if self._disk.waiting else (self._broker.wakeup(), self._retention.due)
         until = min(t for t in (now + PAUSE, self._outlets.wakeup(), *mine, self._farewell.wakeup(now)) if t is not None)
         poller.poll(int(max(0.0, until - now) * 1000) + 1)
 

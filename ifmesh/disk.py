@@ -34,6 +34,11 @@ class Disk:
     def waiting(self) -> bool:
         return bool(self._waiting)
 
+    @property
+    def due(self) -> float:
+        """When what waits is tried again."""
+        return self._again
+
     def through(self, now: float, commands: Sequence[Command]) -> list[Command]:
         """These, in their order, behind those that wait: on disk, and so to be carried out; or none of them, yet."""
         if self._waiting:  # whatever is said now is said again: the memory stays as it is, however long it takes

@@ -30,9 +30,8 @@ from tests.broker.service import Service
 from tests.broker.toyland import cascade, luggage, sha
 from tests.broker.weather import Weather
 
-QUIET = 300.0
-"""Seconds after the storm in which everything must have ended.  Four workers die of a poison one after the other; and where a way is cut
-for ever and links are slow, each of them waits half a minute for what goes round by the coordinator."""
+QUIET = 150.0
+"""Seconds after the storm in which everything must have ended."""
 
 BUSY = 200_000
 """Events in one run; a usual one has some 5,000."""

@@ -13,7 +13,7 @@ from math import inf
 from typing import Any, cast
 
 from ifmesh.commands import Blame, Book, Close, Command, Hold, Policy, Send
-from ifmesh.coordinator import PAUSE as RETRIED
+from ifmesh.disk import AGAIN as RETRIED
 from ifmesh.disk import Disk as Bider
 from ifmesh.journal import Journal
 from ifmesh.keeper import Task
@@ -162,7 +162,7 @@ class Stagehand(Hub):
         commands, self._trusted = [*commands, *self._trusted], []
         commands = self.bider.through(self.clock(), commands)
         if self.bider.waiting:
-            self._soon(RETRIED)
+            self._soon(max(0.0, self.bider.due - self.clock()))  # as the coordinator wakes for it
             if not commands:
                 return
         for plot in [plot for plot in self.plots if plot[1](commands)]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 
 from ifmesh.commands import Blame, Book, Close, Send
-from ifmesh.coordinator import PAUSE
-from ifmesh.disk import AGAIN as RETRY
 from ifmesh.protocol import Finished, Refused, Run, Verdicts, Welcome
 from tests.broker.patron import Wish
 from tests.matrix.scene import AGAIN, BEAT, Scene
@@ -169,7 +167,7 @@ def test_row_14_the_disk_takes_nothing_for_a_while(seed: int, seconds: float) ->
     untold(scene, seconds)
     assert not waits.accepted
     scene.hub.full = False
-    scene.wait(lambda: waits.accepted, RETRY + PAUSE + 0.1)
+    scene.wait(lambda: waits.accepted, 1.1)
     scene.over(30.0)
     assert scene.finished("old", "waits", "new")
     assert scene.begun("old") == scene.begun("waits") == scene.begun("new") == WHOLE
@@ -186,7 +184,7 @@ def test_row_14_the_disk_fails_when_a_job_has_ended(seed: int) -> None:
     untold(scene, 10.0)
     assert old.ending is None
     scene.hub.full = False
-    scene.wait(lambda: old.ending, RETRY + PAUSE + 0.1)
+    scene.wait(lambda: old.ending, 1.1)
     scene.over(30.0)
     assert scene.finished("old", "new")
     assert scene.begun("old") == scene.begun("new") == WHOLE

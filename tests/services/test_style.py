@@ -170,7 +170,7 @@ def test_between_them_every_mixer_draws_another_picture(stages16: dict[str, Stag
 # ---- with others
 
 
-@pytest.mark.parametrize("rows", [0, pytest.param(4, marks=pytest.mark.parity), 6])
+@pytest.mark.parametrize("rows", [0, 4, 6])
 @pytest.mark.parametrize("stage", [ONE, TWO])
 def test_pooled_styles_have_the_bits_of_exact_mode(stages16: dict[str, Stage], nano16: Path, bag: Bag, stage: str, rows: int) -> None:
     """A request of three rows among requests of two."""
