@@ -126,15 +126,19 @@ def made(given: dict[str, Any], **more: Any) -> Wanted:
 def mesh(
     given: dict[str, Any], tell: Callable[[str, float], None], settings: dict[str, object] | None = None
 ) -> Iterator[tuple[Any, Config]]:
-    """(where it is, how it is configured) of the mesh that the flags of `started` mean.  settings: beside them, for one of its own."""
+    """(where it is, how it is configured) of the mesh that the flags of `started` mean, as far as a command has them.
+
+    settings: beside them, for one of its own.
+    """
     from ifmesh.bench.meshes import Mesh, still
 
-    if given["sleep"] or given["busy"] or given["start"] or settings is not None:
+    sleep, busy = given.get("sleep") or {}, given.get("busy") or {}
+    if sleep or busy or given["start"] or settings is not None:
         flags: dict[str, object] = dict(click.get_current_context().meta.get("ifmesh.overrides", {}))
         if flags.get("mesh.coordinator") or flags.get("mesh.identity"):
             raise Misconfigured("mesh.coordinator: a mesh that is started for this has its own: leave --coordinator and --identity out")
-        waits = {stage: {"sleep_ms": ms} for stage, ms in given["sleep"].items()}
-        works = {stage: {"busy_ms": ms} for stage, ms in given["busy"].items()}
+        waits = {stage: {"sleep_ms": ms} for stage, ms in sleep.items()}
+        works = {stage: {"busy_ms": ms} for stage, ms in busy.items()}
         each = {stage: {**waits.get(stage, {}), **works.get(stage, {})} for stage in STAGES}
         own = still(each=each) if waits or works else {}
         with Mesh({**own, **flags, **(settings or {})}, file=given["config_file"]) as started:

@@ -19,6 +19,7 @@ class Policy:
     transfer: float = 5.0  # a bag that has not arrived after this, and what its bytes may take, is pushed again ...
     slowest: float = 200e3  # ... bytes a second that a link carries at the least ...
     transfers: int = 3  # ... so often, then once by way of the coordinator, and then another worker gets the job
+    detour: float = 600.0  # between two workers where that was the way, it is taken at once for this long
     loading: float = 600.0  # patience with a worker that loads its weights
     blames: int = 4  # this death of its own making fails the request as poison
     alone: int = 2  # after so many it runs with nobody beside it

@@ -28,7 +28,7 @@ class Dispatch(Ledger):
         self._grants = 0
         self._over: OrderedDict[str, None] = OrderedDict()  # lives known to have ended: nothing of theirs counts
         self._suspects: dict[str, set[str]] = {}  # lives lost without a witness, and what ran there
-        self._detours: set[tuple[str, str]] = set()  # (holder, receiver), lives between which a bag had to be relayed: so is the next
+        self._detours: dict[tuple[str, str], float] = {}  # (holder, receiver), by name: since when bags are relayed, for policy.detour
         self._crimes: dict[str, list[tuple[float, str]]] = {}  # a worker's deaths of its own making: when, and what ran
 
     def _flush(self, now: float) -> list[Command]:
@@ -167,16 +167,21 @@ class Dispatch(Ledger):
         if job.stage == 0:
             self._out.append(Give(job.id, job.token, job.at, worker.life, worker.hello.endpoints, job.request.upload))
         elif (source := job.outputs.get(job.stage - 1)) is not None:
-            if job.pushes > self.policy.transfers or (source.life, worker.life) in self._detours:
+            holder = self.roster.lives[source.life]
+            if job.pushes > self.policy.transfers or self._cut(now, holder, worker):
                 job.relayed = source.life
             life, to = ("", self._inlet) if job.relayed else (worker.life, worker.hello.endpoints)
-            self._send(self.roster.lives[source.life].peer, Push(job.id, job.token, life, to, "relay" if job.relayed else "bag"))
+            self._send(holder.peer, Push(job.id, job.token, life, to, "relay" if job.relayed else "bag"))
         elif not self._orphans:
             self._retry(now, job, "its bag is gone")
         if job.resume and job.saved is None:
             self._afresh(job)
         elif job.resume:
             self._out.append(Restore(job.id, job.token, worker.life, worker.hello.endpoints))
+
+    def _cut(self, now: float, holder: Worker, receiver: Worker) -> bool:
+        """Is a bag between the two relayed at once?  Successors inherit that; a way that is whole again is found after a while."""
+        return now - self._detours.get((holder.name, receiver.name), -inf) < self.policy.detour
 
     def relay(self, job: str, token: Token) -> tuple[str, tuple[Endpoint, ...]] | None:
         """Whom to pass this bag on to, and where: what came to be relayed under this token.  None: nobody waits for it."""
@@ -191,8 +196,9 @@ class Dispatch(Ledger):
         job.received = True
         if (bag := job.outputs.get(job.stage - 1)) is not None and not job.relayed:
             worker.came[bag.life] = max(worker.came.get(bag.life, 0.0), job.pushed)
-        if job.relayed in self.roster.lives:
-            self._detours.add((job.relayed, worker.life))
+        if job.relayed in self.roster.lives and not self._cut(now, holder := self.roster.lives[job.relayed], worker):
+            self._detours = {pair: since for pair, since in self._detours.items() if now - since < self.policy.detour}
+            self._detours[holder.name, worker.name] = now
         job.relayed = ""
         worker.progressed = max(worker.progressed, now)
         self._trim(job)
@@ -315,7 +321,6 @@ class Dispatch(Ledger):
         ran: those jobs, as a witness has it; None: as the books have it.
         """
         self.roster.remove(worker)
-        self._detours = {pair for pair in self._detours if worker.life not in pair}
         for other in self.roster.lives.values():
             other.came.pop(worker.life, None)
         self._note("", f"{worker.name} is lost: {why}")
@@ -391,7 +396,6 @@ class Dispatch(Ledger):
 
     def check(self) -> None:
         super().check()
-        assert all(life in self.roster.lives for pair in self._detours for life in pair), "a detour of the dead"
         for job in self.jobs.values():
             known = job.saved is None or (job.saved.stage in job.tokens and job.saved.token <= job.tokens[job.saved.stage])
             assert known, f"{job.id}: saved under a grant that nobody knows: {job.saved}"

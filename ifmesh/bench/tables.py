@@ -181,6 +181,7 @@ KINDS: Mapping[str, Callable[[Report], list[Table]]] = {
     "sweep": _sweep,
     "peers": _bars,
     "baseline": _bars,
+    "quality": _bars,
 }
 
 

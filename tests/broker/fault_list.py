@@ -24,8 +24,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     # the way round
     "nothing goes round": ("dispatch", "if job.pushes > self.policy.transfers or", "if"),
     "there is no fourth try": ("crew", "self.policy.transfers + (job.stage > 0):", "self.policy.transfers:"),
-    "the way round is not remembered": ("dispatch", "self._detours.add((job.relayed, worker.life))", "pass"),
-    "a detour outlives its lives": ("dispatch", "{pair for pair in self._detours if worker.life not in pair}", "self._detours"),
+    "the way round is not remembered": ("dispatch", "self._detours[holder.name, worker.name] = now", "pass"),
     "any bag is passed on": ("dispatch", "not known.relayed or known.token != token", "not known.relayed"),
     "rather its class than a worker that can be reached": (
         "dispatch",

@@ -169,9 +169,9 @@ class Service:
             self.gone = False
             self.start()
 
-    def unhang(self) -> None:
-        """Hung, but with nothing to do: nobody would find out before the next job."""
-        if self.life and self.hung and (self.task is None or self.task.preview):
+    def unhang(self, idle: bool = False) -> None:
+        """Hung, but with nothing to do: nobody would find out before the next job.  idle: nobody has anything to do, if it knows or not."""
+        if self.life and self.hung and (idle or self.task is None or self.task.preview):
             self.die("killed", "hung and idle")
 
     def drain(self) -> None:

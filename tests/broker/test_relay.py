@@ -52,19 +52,51 @@ def test_a_cut_between_two_workers_is_gone_round(seed: int, back: bool) -> None:
     assert [run.runs for run in wish.ending.runs] == [1] * len(IF.stages)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_the_next_ones_do_not_wait(seed: int) -> None:
-    """What had to be relayed once between two lives is relayed at once from then on."""
+def gone_round(seed: int, wish: Wish) -> World:
+    """One worker a stage, none of which reaches the next, as a first job has found out."""
     world = severed(seed, True)
     world.services = [next(s for s in world.services if s.stage == spec.name) for spec in IF.stages]
-    first, second = foxes(world, 2)
     tries = world.policy.transfers * (world.policy.transfer + BEAT)
-    world.calm(first, limit=(len(IF.stages) - 1) * tries + slow(world) + 2.0)
+    return world.calm(wish, limit=(len(IF.stages) - 1) * tries + slow(world) + 2.0)
+
+
+def goes_at_once(world: World, wish: Wish) -> None:
     since = world.now
-    world.patrons[0].submit(second)
+    world.patrons[0].submit(wish)
     world.run_until(since + slow(world) + 1.0)
-    assert isinstance(second.ending, Finished), f"it took more than {world.now - since:.1f} s"
+    assert isinstance(wish.ending, Finished), f"it took more than {world.now - since:.1f} s"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_next_ones_do_not_wait(seed: int) -> None:
+    """What had to be relayed once between two workers is relayed at once from then on."""
+    first, second = foxes(World(seed), 2)
+    world = gone_round(seed, first)
+    goes_at_once(world, second)
     assert world.relays == 2 * (len(IF.stages) - 1)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_successors_do_not_wait_either(seed: int) -> None:
+    """A process that is started anew stands where its forerunner stood."""
+    first, second = foxes(World(seed), 2)
+    world = gone_round(seed, first)
+    for service in world.services:
+        service.die("killed", "by the test")
+    world.until(world.now + 25.0, world.all_here)
+    goes_at_once(world, second)
+    assert world.relays == 2 * (len(IF.stages) - 1)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_way_that_is_whole_again_is_taken_again(seed: int) -> None:
+    """After a while, and nothing is lost by the try."""
+    first, second = foxes(World(seed), 2)
+    world = gone_round(seed, first)
+    world.links.mend()
+    world.until(world.now + world.policy.detour)
+    goes_at_once(world, second)
+    assert world.relays == len(IF.stages) - 1
 
 
 @pytest.mark.parametrize("seed", range(10))

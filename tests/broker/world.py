@@ -115,7 +115,7 @@ class World:
     def later(self, delay: float, action: Callable[..., None], *args: object) -> None:
         self.at(self.now + delay, action, *args)
 
-    def _until(self, end: float, enough: Callable[[], bool] = lambda: False) -> None:
+    def until(self, end: float, enough: Callable[[], bool] = lambda: False) -> None:
         queue = self._queue
         while queue and queue[0][0] <= end and not enough():
             self.now, serial, action, args = heappop(queue)
@@ -209,11 +209,11 @@ class World:
         self.links.slow = rng.choice((0.0, 0.0, 0.1, 0.5))
         self.at(rng.uniform(0.0, 1.0), self._keep_coordinator)
         self.at(2.0, self.weather.blow)
-        self._until(self.storm_s)
+        self.until(self.storm_s)
         self._clear()
         self.later(5.0, self._operator)
         end = self.now + QUIET
-        self._until(end, self._all_ended)
+        self.until(end, self._all_ended)
         self._judge()
         self._settle()
         return self
@@ -225,7 +225,7 @@ class World:
             service.start()
         self.hub.start()
         self.patrons[0].start()
-        self._until(25.0, self._all_here)
+        self.until(25.0, self.all_here)
         since = self.now
         for wish in wishes:
             self.patrons[0].submit(wish)
@@ -235,7 +235,7 @@ class World:
 
     def run_until(self, end: float) -> None:
         """Or until everything has ended."""
-        self._until(end, self._all_ended)
+        self.until(end, self._all_ended)
 
     def _keep_coordinator(self) -> None:
         """Somebody starts the coordinator again whenever it is down."""
@@ -311,30 +311,30 @@ class World:
         else:
             assert ending.reproducible or self.mixed, f"{wish.job}: one numeric class, and not reproducible"
 
-    def _all_here(self) -> bool:
+    def all_here(self) -> bool:
         return self.hub.alive and all(s.ready and s.life and self.links.open(s.link.peer) for s in self.services)
 
     def _settle(self) -> None:
         """Nothing leaks; a new job goes straight through; the mesh drains to the last worker."""
         self.links.mend()
         for service in self.services:
-            service.unhang()
+            service.unhang(idle=True)
             service.come_back()
-        self._until(self.now + 25.0, self._all_here)
+        self.until(self.now + 25.0, self.all_here)
         patron = self.patrons[0]
         first = luggage(("source",), 4711)
         wish = Wish("afterwards-0", Request("afterwards", 4711, "vary", brings=("source",), upload=sha(first)), first)
         patron.submit(wish)
-        self._until(self.now + 60.0, lambda: wish.fetched)
+        self.until(self.now + 60.0, lambda: wish.fetched)
         assert isinstance(wish.ending, Finished), f"submitted after the weather cleared, and ended as {wish.ending}"
         assert wish.fetched, "the result of the last job was not fetched"
         slow = sum(max(s.pace for s in self.services if s.stage == spec.name) * 9 * self.length for spec in IF.stages)
         row = self.hub.disk.rows[wish.job]
         assert row.ended - row.accepted < slow + 1.0, f"the last job took {row.ended - row.accepted:.1f} s, and needs {slow:.1f} at most"
-        self._until(self.now + 20.0, lambda: not self._unfetched())
+        self.until(self.now + 20.0, lambda: not self._unfetched())
         assert not self._unfetched(), f"results were not fetched: {self._unfetched()}"
         held = max((until - self.now for _, until in self.hub.disk.holds.values()), default=0.0)
-        self._until(self.now + max(3.0, held) + self.policy.upload_keep + 1.0)
+        self.until(self.now + max(3.0, held) + self.policy.upload_keep + 1.0)
         assert not self.hub.broker.jobs, f"the broker still has {list(self.hub.broker.jobs)}"
         assert not len(self.hub.checkpoints), "checkpoints are left over"
         uploads = self.hub.broker.uploads
@@ -347,7 +347,7 @@ class World:
         assert self.hub.broker.drained
         goodbyes = self.drained + len(self.services)
         self.hub.command(self.hub.broker.farewell())
-        self._until(self.now + 2.0, lambda: self.drained == goodbyes)
+        self.until(self.now + 2.0, lambda: self.drained == goodbyes)
         assert self.drained == goodbyes, "somebody did not go when the mesh was taken down"
 
 
