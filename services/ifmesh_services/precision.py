@@ -12,12 +12,14 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig
+from transformers.utils.import_utils import is_bitsandbytes_available
 
 from ifmesh.errors import Misconfigured
 from ifmesh.stage import Setup
@@ -91,6 +93,9 @@ def header(file: Path) -> dict[str, Any]:
 
 def quantised(quantize: str, dtype: torch.dtype) -> Any:
     """What transformers is told about the weights, to quantise them or that they are.  dtype: of all that is not quantised."""
+    if sys.modules.get("bitsandbytes") is None:  # hidden from diffusers, see the package's __init__
+        sys.modules.pop("bitsandbytes", None)
+        is_bitsandbytes_available.cache_clear()
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a line for each layer of each call
     made: Any = BitsAndBytesConfig
     if quantize == "int8":
