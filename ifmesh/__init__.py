@@ -46,6 +46,8 @@ The layers, each knowing only those above it (a test holds them to it):
                       kept        what it keeps running; remote: another host, over SSH; boarding and hosted: what happens at the far end
                       toy         stages without models, with the same names and sizes
                       doctor      every hop of a mesh, tried
+                      own         a mesh of one's own: `ifmesh up` that ends with its holder; notebook: the same as a client, ifmesh.local;
+                                  inline: what is seen below a cell
                       bench       what all of it costs and brings, measured
                       cli, demo   the commands
 
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from ifmesh.embeds import Embeds
     from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
     from ifmesh.image import Image, Picture, Preview
+    from ifmesh.notebook import local
     from ifmesh.request import Request, Settings
     from ifmesh.wishes import Wishes
 
@@ -86,6 +89,7 @@ __all__ = [
     "Request",
     "Settings",
     "Wishes",
+    "local",
 ]
 
 _HOME = {
@@ -95,6 +99,7 @@ _HOME = {
     **dict.fromkeys(("Image", "Picture", "Preview"), "image"),
     **dict.fromkeys(("Request", "Settings"), "request"),
     "Wishes": "wishes",
+    "local": "notebook",
 }
 
 

@@ -19,7 +19,7 @@ from ifmesh.connection import Connection
 from ifmesh.embeds import Embeds
 from ifmesh.errand import probed
 from ifmesh.errors import BadRequest, Lost, MeshError, Misconfigured
-from ifmesh.file import File
+from ifmesh.file import Event, File
 from ifmesh.identity import Identity
 from ifmesh.image import Image
 from ifmesh.protocol import Books, Ended, Probe, Probed
@@ -38,6 +38,7 @@ class Asker:
         self, coordinator: str | None, state: str | Path | None, identity: str | Path | Literal[False] | None, timeout: float, tie: Tie
     ) -> None:
         self._coordinator, self._state, self._identity, self.timeout, self._tie = coordinator, state, identity, timeout, tie
+        self.watch: Callable[[Event], None] | None = None  # told every event of a picture that is waited for without a timeout
         self._line: Connection | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -104,7 +105,17 @@ class Asker:
         job = secrets.token_hex(8)
         with self._ours(job):
             case = yield from self.submit(prompt, source, mask, job, given)
+            if self.watch is not None and timeout is None:
+                yield from self._watched(case, self.watch)
             return (yield from case.result(timeout))
+
+    def _watched(self, case: Case, watch: Callable[[Event], None]) -> Talk[None]:
+        case.look()
+        seen, news = yield from case.news(0, True)
+        while news:
+            for event in news:
+                watch(event)
+            seen, news = yield from case.news(seen, True)
 
     def encoded(self, prompt: str, negative: str, timeout: float | None) -> Talk[Embeds]:
         job = secrets.token_hex(8)

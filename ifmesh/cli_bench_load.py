@@ -130,7 +130,7 @@ def mesh(
 
     settings: beside them, for one of its own.
     """
-    from ifmesh.bench.meshes import Mesh, still
+    from ifmesh.bench.meshes import measured, still
 
     sleep, busy = given.get("sleep") or {}, given.get("busy") or {}
     if sleep or busy or given["start"] or settings is not None:
@@ -141,8 +141,9 @@ def mesh(
         works = {stage: {"busy_ms": ms} for stage, ms in busy.items()}
         each = {stage: {**waits.get(stage, {}), **works.get(stage, {})} for stage in STAGES}
         own = still(each=each) if waits or works else {}
-        with Mesh({**own, **flags, **(settings or {})}, file=given["config_file"]) as started:
-            yield started.ready(lambda line: tell(line, 0.0)).door, started.config
+        with measured({**own, **flags, **(settings or {})}, file=given["config_file"]) as started:
+            tell("the mesh starts", 0.0)
+            yield started.ready().door, started.config
         return
     config, _ = options.configuration(given["config_file"])
     who = False if not config.mesh.curve else str(config.mesh.identity) if config.mesh.identity else None

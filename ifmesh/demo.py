@@ -1,8 +1,6 @@
 """`ifmesh demo`: a mesh of its own, one prompt, the pictures of all stages, and everything taken down again.
 
-Nothing is left, however it ends.  Ctrl-C, SIGTERM and errors: the mesh is taken down and its processes are counted out.  kill -9 of
-this process: the pipe that `ifmesh up --tied` reads ends, and with it all that it started.  Death of the parent (`make`): the kernel
-sends SIGTERM.
+Nothing is left, however it ends: see own.py; and at the death of the parent (`make`) the kernel sends SIGTERM.
 """
 
 from __future__ import annotations
@@ -10,18 +8,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shutil
 import signal
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
-from ifmesh import exits, lease, screen, supervisor
+from ifmesh import screen
 from ifmesh.errors import MeshError
+from ifmesh.own import Own
 from ifmesh.protocol import Finished, Progress, Queued, Started
 from ifmesh.request import STAGES
 
@@ -29,14 +25,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from ifmesh.client import Client, Job
+    from ifmesh.client import Job
     from ifmesh.image import Image
 
 PROMPT = "a red panda reading a map in a forest of giant mushrooms, watercolour"
 SEED = 7
 NAMES = {"stage_one": "64.png", "stage_two": "256.png", "upscaler": "1024.png"}
-LOADING = 900.0  # seconds until every stage has to be ready; the built-in cascade may be built first
-ENDING = 8.0  # seconds between SIGTERM and a firmer word
 PR_SET_PDEATHSIG = 1
 
 
@@ -51,16 +45,15 @@ def run(out: Path, prompt: str | None, cascade: str, toy: bool) -> int:
         raise MeshError(f"{out}: {error.strerror}") from None
     if not toy and not cascade:
         screen.say(BANNER, "yellow")
+    made: dict[str, object] = {**({"cascade.toy": True} if toy else {}), **({"cascade.path": cascade} if cascade else {})}
     try:
-        with _ending_with_parent(), _Mesh(cascade, toy) as mesh:
-            with _Board() as board:
-                client = mesh.ready(board)
+        with _ending_with_parent(), Own({**made, "mesh.drain": 5.0}) as mesh:
+            with _Board() as board, mesh.ready(board.look).client() as client:
                 ready = time.monotonic()
                 job = client.submit(prompt or PROMPT, seed=SEED)
                 board.follow(job)
                 image = job.result()
             took = time.monotonic() - ready
-            client.close()
             for stage, name in NAMES.items():
                 (image if stage == image.stage else image.stages[stage]).save(out / name)
             image.sheet().save(out / "sheet.png")
@@ -71,137 +64,6 @@ def run(out: Path, prompt: str | None, cascade: str, toy: bool) -> int:
     screen.tell(f"pictures: {', '.join(str(out / name) for name in (*NAMES.values(), 'sheet.png'))}")
     screen.say(f"{time.monotonic() - began:.1f} s in all ({ready - began:.1f} s until every stage was ready); no process is left")
     return 0
-
-
-# ---- the mesh
-
-
-class _Mesh:
-    """`ifmesh up` in a state folder that goes with it."""
-
-    def __init__(self, cascade: str, toy: bool) -> None:
-        flags = [*(["--toy"] if toy else []), *(["--cascade", cascade] if cascade else [])]
-        self._flags = [*flags, "--listen", "tcp://127.0.0.1:0", "--set", "mesh.coordinator=", "--set", "hosts=", "--set", "mesh.drain=5"]
-        self._state: Path | None = None
-        self._up: subprocess.Popen[bytes] | None = None
-        self._client: Client | None = None
-
-    def __enter__(self) -> _Mesh:
-        self._state = state = Path(tempfile.mkdtemp(prefix="ifmesh-demo-"))
-        try:
-            with open(state / "up.log", "wb") as log:
-                # A group of its own: a terminal's Ctrl-C reaches this process alone, which then ends the mesh in order.
-                command = supervisor.python("up", "--tied", "--no-logs", "--state", str(state), *self._flags)
-                self._up = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, process_group=0)
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._end()
-
-    def ready(self, board: _Board) -> Client:
-        """Wait until every stage has a ready worker.  MeshError: it cannot become so, with the reason."""
-        assert self._state is not None
-        assert self._up is not None
-        from ifmesh.client import Client
-
-        until = time.monotonic() + LOADING
-        seen: Mapping[str, str] = {}
-        while True:
-            told = lease.written(self._state)
-            self._hopeless(told)
-            url = told.get("control")
-            if self._client is None and isinstance(url, str) and url:
-                self._client = Client(url, state=self._state, identity=self._state / "keys" / "operator.key", timeout=5.0)
-            if self._client is not None:
-                with contextlib.suppress(MeshError):  # not yet, or started again: what is hopeless is found above
-                    seen = {row.stage: row.state for row in self._client.status().services}
-                for stage in STAGES:
-                    board.tell(stage, seen.get(stage, "starting"))
-                if all(seen.get(stage) in ("ready", "busy") for stage in STAGES):
-                    return self._client
-            if time.monotonic() >= until:
-                raise MeshError(f"not ready after {LOADING:g} s: {', '.join(s for s in STAGES if seen.get(s) != 'ready')}{self._last()}")
-            time.sleep(0.1)
-
-    def _hopeless(self, told: Mapping[str, object]) -> None:
-        assert self._up is not None
-        if (code := self._up.poll()) is not None:
-            raise MeshError(f"`ifmesh up` has ended (exit {code}){self._last('coordinator')}")
-        services = told.get("services")
-        for row in services if isinstance(services, list) else []:
-            if row.get("code") == exits.CONFIGURATION or (row.get("starts", 0) > 3 and row.get("why")):
-                raise MeshError(f"{row['service']} does not start: {row.get('why')}{self._last(row['service'])}")
-
-    def _last(self, service: str = "") -> str:
-        """The last lines of the service's log, and of `up`."""
-        assert self._state is not None
-        lines: list[str] = []
-        for path in (self._state / "logs" / f"{service}.log", self._state / "up.log"):
-            with contextlib.suppress(OSError):
-                lines += path.read_text(errors="replace").splitlines()[-12:]
-        return "".join(f"\n  {line}" for line in lines)
-
-    def _end(self) -> None:
-        """Take it down, by force if need be; then nothing of it lives.  No signal gets between."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-        try:
-            if self._client is not None:
-                self._client.close()
-            if self._up is not None:
-                self._take_down(self._up)
-            if self._state is not None:
-                from ifmesh import sockets
-
-                shutil.rmtree(sockets.run_dir(self._state), ignore_errors=True)
-                shutil.rmtree(self._state, ignore_errors=True)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _take_down(self, up: subprocess.Popen[bytes]) -> None:
-        family = _family(up.pid)
-        for word in (up.terminate, up.terminate, up.kill):  # drain; kill what is left; enough
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                word()
-                up.wait(ENDING)
-                break
-        if up.stdin is not None:
-            up.stdin.close()
-        until = time.monotonic() + ENDING
-        while (alive := [pid for pid, started in family.items() if _started(pid) == started]) and time.monotonic() < until:
-            time.sleep(0.05)  # their pipes have ended: they go
-        for pid in alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def _started(pid: int) -> str:
-    """When a process began, in the kernel's ticks: tells it from a later one with its number.  "": none, or dead already."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
-
-
-def _family(pid: int) -> dict[int, str]:
-    """The process and all its descendants: pid -> when it began."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError):
-                above = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                children.setdefault(above, []).append(int(entry.name))
-    found, queue = dict[int, str](), [pid]
-    while queue:
-        one = queue.pop()
-        found[one] = _started(one)
-        queue += children.get(one, [])
-    return {one: started for one, started in found.items() if started}
 
 
 @contextlib.contextmanager
@@ -257,6 +119,11 @@ class _Board:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bars is not None:
             self._bars.stop()
+
+    def look(self, states: Mapping[str, str]) -> None:
+        """While the mesh starts."""
+        for stage in STAGES:
+            self.tell(stage, states.get(stage, "starting"))
 
     def tell(self, stage: str, text: str, step: int = 0, steps: int = 0) -> None:
         """What the stage is at.  Steps go by on a terminal only."""

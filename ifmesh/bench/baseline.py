@@ -13,9 +13,10 @@ from ifmesh.bench.head import Report, configuration, head
 from ifmesh.bench.lines import Lines
 from ifmesh.bench.load import PROMPTS, Load
 from ifmesh.bench.load import Wanted as Loaded
-from ifmesh.bench.meshes import Mesh, Settings
+from ifmesh.bench.meshes import measured
 from ifmesh.bench.statistics import mean, rate
 from ifmesh.config import Config
+from ifmesh.own import Own, Settings
 from ifmesh.request import STAGES
 
 SIZES = {"stage_one": 64, "stage_two": 256, "upscaler": 1024}
@@ -58,7 +59,7 @@ class Baseline:
         wanted = self._wanted
         with ExitStack() as stack:
             self._tell("the mesh starts", 0.0)
-            mesh = stack.enter_context(Mesh(wanted.settings or {})).ready()
+            mesh = stack.enter_context(measured(wanted.settings or {})).ready()
             self._head["configuration"] = configuration(mesh.config)
             alone: dict[str, Lines] = {}
             for threads in wanted.threads:
@@ -120,7 +121,7 @@ class Baseline:
         ends: Sequence[float] = line.ask(order, "ends", LIMIT, self._over)
         return rate(ends)
 
-    def _mesh(self, mesh: Mesh, turn: int) -> float:
+    def _mesh(self, mesh: Own, turn: int) -> float:
         wanted = self._wanted
         settings = {stage: {"steps": count} for stage, count in self._steps.items()}
         more = {"size": SIZES[wanted.last], "settings": settings, "stages": False}

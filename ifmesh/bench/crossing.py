@@ -12,10 +12,11 @@ from ifmesh.bench import apart, durable, stages
 from ifmesh.bench.clients import Clients, here
 from ifmesh.bench.floor import CHAINS, REQUEST, Chain
 from ifmesh.bench.head import Report, configuration, head
-from ifmesh.bench.meshes import TRANSPORTS, Mesh, Settings, over, still
+from ifmesh.bench.meshes import TRANSPORTS, measured, over, still
 from ifmesh.bench.orders import Run
 from ifmesh.bench.taken import Row, Taken, ratios, row
 from ifmesh.errors import MeshError
+from ifmesh.own import Settings
 from ifmesh.request import STAGES
 
 Drive = Callable[[int], Taken]
@@ -123,7 +124,7 @@ class Crossing:
     def _served(self, stack: ExitStack, transport: str, durability: str) -> Drive:
         wanted = self._wanted
         settings = {**still({"tiny": wanted.tiny}), **over(transport), "mesh.durability": durability, **(wanted.settings or {})}
-        mesh = stack.enter_context(Mesh(settings, apart=transport != "ipc", folder=wanted.folder)).ready()
+        mesh = stack.enter_context(measured(settings, apart=transport != "ipc", folder=wanted.folder)).ready()
         if not self._head["configuration"]:
             self._head["configuration"] = configuration(mesh.config)
             self._head["configuration"].pop("mesh.curve", None)  # as each transport has it

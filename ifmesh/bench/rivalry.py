@@ -15,9 +15,9 @@ from ifmesh.bench.crossing import Crossing
 from ifmesh.bench.crossing import Wanted as Crossed
 from ifmesh.bench.head import Report
 from ifmesh.bench.lines import Lines
-from ifmesh.bench.meshes import Settings
 from ifmesh.bench.taken import Row, Taken, row
 from ifmesh.errors import MeshError
+from ifmesh.own import Settings
 
 PEERS = {"ray_actors": "ray", "ray_serve": "ray", "mosec": "mosec", "dask": "distributed"}
 """Modules of `bench.peers`, and the package that each needs."""

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel, T5EncoderModel
 
 FEW = Plan(batch=2, sheets=float("inf"))
-ORDER = ("stage_one", "stage_two", "vae", "upscaler")  # each after what it needs
+ORDER = ("text", "stage_one", "stage_two", "vae", "upscaler")  # each after what it needs
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,9 +110,9 @@ def test_what_is_trained_becomes_a_cascade(out: Path, tmp_path: Path) -> None:
     made = recipes.read(str(tmp_path / "made"))
     assert made.defaults["generate"]["stage_two"].guidance == 1.0
     for repo, part, kind, of, model in (
-        ("stage_one", "text_encoder", T5EncoderModel, "stage_one", "text_encoder"),
+        ("stage_one", "text_encoder", T5EncoderModel, "text", "text_encoder"),
         ("stage_one", "unet", UNet2DConditionModel, "stage_one", "unet"),
-        ("stage_two", "text_encoder", T5EncoderModel, "stage_one", "text_encoder"),
+        ("stage_two", "text_encoder", T5EncoderModel, "text", "text_encoder"),
         ("stage_two", "unet", UNet2DConditionModel, "stage_two", "unet"),
         ("upscaler", "text_encoder", CLIPTextModel, "upscaler", "text_encoder"),
         ("upscaler", "unet", UNet2DConditionModel, "upscaler", "unet"),
@@ -134,5 +134,5 @@ def test_what_is_not_trained_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main(["folder", "--out", str(tmp_path), "--to", str(tmp_path / "made")])
     assert "does not exist yet" in capsys.readouterr().err
-    with pytest.raises(FileNotFoundError, match="train stage_one first"):
+    with pytest.raises(FileNotFoundError, match="train text first"):
         PARTS["stage_two"](tmp_path)

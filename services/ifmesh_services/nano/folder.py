@@ -18,7 +18,8 @@ from ifmesh_services.nano.wording import captions
 
 ONE, TWO, THREE = "IF-I-nano", "IF-II-nano", "x4-nano"  # as builder.build names them
 PLACES: dict[str, dict[str, tuple[str, ...]]] = {  # part -> model -> where it lies
-    "stage_one": {"text_encoder": (f"{ONE}/text_encoder", f"{TWO}/text_encoder"), "unet": (f"{ONE}/unet",)},
+    "text": {"text_encoder": (f"{ONE}/text_encoder", f"{TWO}/text_encoder")},
+    "stage_one": {"unet": (f"{ONE}/unet",)},
     "stage_two": {"unet": (f"{TWO}/unet",)},
     "vae": {"vae": (f"{THREE}/vae",)},
     "upscaler": {"text_encoder": (f"{THREE}/text_encoder",), "unet": (f"{THREE}/unet",)},

@@ -31,8 +31,8 @@ class Part(Protocol):
         """What is to become less, and a number for the log."""
         ...
 
-    def sample(self, models: Models) -> Image.Image:
-        """A sheet of pictures, always of the same captions and noise."""
+    def sample(self, models: Models) -> Image.Image | None:
+        """A sheet of pictures, always of the same captions and noise; None: there is nothing to be seen."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Text encoder and Stage I, trained together: captions to pictures of 64 px."""
+"""Stage I in training: captions to pictures of 64 px, with the text encoder that was trained before."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from ifmesh_services.nano import builder, losses
 from ifmesh_services.nano.batches import Batch, picture, sheet
 from ifmesh_services.nano.part import Models
+from ifmesh_services.nano.text import reader
 from ifmesh_services.nano.texts import Texts
 from ifmesh_services.nano.widths import WIDTHS
 
@@ -36,24 +37,26 @@ _DDPM: Any = DDPMScheduler
 
 
 class StageOne:
-    """See part.Part.  side: 64, or less while it learns what shapes are: a picture of 32 px costs a quarter."""
+    """See part.Part.  out: where the text encoder has been trained.  side: 64, or less while it learns what shapes are: a picture of 32 px
+    costs a quarter."""
 
     name, size = "stage_one", 48
 
     def __init__(self, out: Path, side: int = 64) -> None:
         self.side = side
         self.texts = Texts()
+        self._encoder: Any = reader(out, self.texts)
         self._schedule = _DDPM.from_config(builder.SCHEDULER_I)
 
     def models(self) -> Models:
-        return {"text_encoder": self.texts.encoder(), "unet": _UNet(**builder.settled(WIDTHS)["one"], sample_size=64)}
+        return {"unet": _UNet(**builder.settled(WIDTHS)["one"], sample_size=64)}
 
     def loss(self, models: Models, batch: Batch, device: torch.device) -> tuple[Tensor, float]:
         clean = batch.painted(self.side).to(device)
         t = batch.spread(1000).to(device)
         noise = batch.noise(*clean.shape).to(device)
         x = self._schedule.add_noise(clean, noise, t)
-        embeds = self.texts.embeds(models["text_encoder"], batch.texts, device)
+        embeds = self.texts.embeds(self._encoder.to(device), batch.texts, device)
         predicted = models["unet"](x, t, encoder_hidden_states=embeds, return_dict=False)[0]
         loss, plain = losses.hybrid(self._schedule.alphas_cumprod, t, x, clean, noise, predicted)
         return loss, float(plain)
@@ -65,7 +68,7 @@ class StageOne:
     def draw(self, models: Models, texts: Sequence[str], seed: int = 0, steps: int = 20, guidance: float = 5.0) -> Tensor:
         """[B, 3, side, side], -1 to 1, as IFPipeline draws them, but of one noise source for all."""
         unet = models["unet"]
-        embeds = self.texts.embeds(models["text_encoder"], [""] * len(texts) + list(texts), unet.device)
+        embeds = self.texts.embeds(self._encoder.to(unet.device), [""] * len(texts) + list(texts), unet.device)
         schedule = _DDPM.from_config(builder.SCHEDULER_I)
         schedule.set_timesteps(steps)
         source = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Stage II in training: pictures of 64 px to 256 px, on crops, with the text encoder that was trained with Stage I."""
+"""Stage II in training: pictures of 64 px to 256 px, on crops, with the text encoder that was trained before."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from torch.nn import functional
 from ifmesh_services.nano import builder, losses
 from ifmesh_services.nano.batches import Batch, picture, pixels, sheet
 from ifmesh_services.nano.painter import Box, paint
-from ifmesh_services.nano.part import Models, trained
+from ifmesh_services.nano.part import Models
 from ifmesh_services.nano.scenes import scene
+from ifmesh_services.nano.text import reader
 from ifmesh_services.nano.texts import Texts
 from ifmesh_services.nano.widths import WIDTHS
 from ifmesh_services.nano.wording import caption
@@ -28,16 +29,14 @@ _DDPM: Any = DDPMScheduler
 
 
 class StageTwo:
-    """See part.Part.  out: where Stage I has been trained.  side: of the crops, of pictures of 256 px."""
+    """See part.Part.  out: where the text encoder has been trained.  side: of the crops, of pictures of 256 px."""
 
     name, size = "stage_two", 16
 
     def __init__(self, out: Path, side: int = 64) -> None:
         self.side = side
         self.texts = Texts()
-        self._encoder: Any = self.texts.encoder()
-        self._encoder.load_state_dict(trained(out, "stage_one")["text_encoder"])
-        self._encoder.eval().requires_grad_(False)
+        self._encoder: Any = reader(out, self.texts)
         self._schedule = _DDPM.from_config(builder.SCHEDULER_II)
         self._noising = _DDPM.from_config(builder.SCHEDULER_NOISING)
 

@@ -1,7 +1,7 @@
 """Trains the built-in cascade, part by part: `python -m ifmesh_services.nano.train stage_one --seconds 3600 --out nano-train`.
 
-Ended early, it goes on where it was when the same command is given again.  stage_one comes first (it trains the text encoder, too),
-then stage_two; vae, then upscaler.  `folder --to NAME` writes what has been trained as a cascade, whatever is missing of random
+Ended early, it goes on where it was when the same command is given again.  text comes first, then stage_one and stage_two, in
+any order; vae, then upscaler.  `folder --to NAME` writes what has been trained as a cascade, whatever is missing of random
 weights.  `exam --to NAME.png` has Stage I draw captions it has never seen, and judges them.
 """
 
@@ -23,11 +23,12 @@ from ifmesh_services.nano.part import Part, trained
 from ifmesh_services.nano.scenes import questions
 from ifmesh_services.nano.stage_one import StageOne
 from ifmesh_services.nano.stage_two import StageTwo
+from ifmesh_services.nano.text import Text
 from ifmesh_services.nano.training import Plan, Training
 from ifmesh_services.nano.upscaler import Upscaler
 from ifmesh_services.nano.vae import Vae
 
-PARTS: dict[str, Any] = {"stage_one": StageOne, "stage_two": StageTwo, "vae": Vae, "upscaler": Upscaler}
+PARTS: dict[str, Any] = {"text": Text, "stage_one": StageOne, "stage_two": StageTwo, "vae": Vae, "upscaler": Upscaler}
 DOZEN = 12  # pictures drawn at once
 
 

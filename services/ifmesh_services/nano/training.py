@@ -130,4 +130,6 @@ class Training:
 
     def _show(self) -> None:
         with torch.no_grad():
-            self._part.sample(self._mean.models).save(self._folder / f"samples/{self._step:06d}.png")
+            made = self._part.sample(self._mean.models)
+        if made is not None:
+            made.save(self._folder / f"samples/{self._step:06d}.png")
