@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 SILENCE = 3.0  # seconds after which `down` says what it waits for
 BANNER = """\
 This is the built-in cascade: the true geometry (64 -> 256 -> 1024), but small networks without training.  It draws patterns, not pictures.
-Real weights: accept the licence of DeepFloyd/IF-I-XL-v1.0 on its hub page, log in with `hf auth login`, then `ifmesh up --cascade if-xl`
-(smaller: if-l, if-m), or `ifmesh up --cascade FOLDER` with your own cascade.json."""
+Real weights: accept the licence of DeepFloyd/IF-I-XL-v1.0 on its hub page, log in with `hf auth login`, then
+`ifmesh pull if-xl` and `ifmesh up --cascade if-xl` (smaller: if-l, if-m), or `ifmesh up --cascade FOLDER` with your own
+cascade.json."""
 
 
 @click.command(short_help="Start a whole mesh, here and on the hosts of ifmesh.toml.")

@@ -15,6 +15,7 @@ LIGHT = Path(ifmesh.__file__).parent
 HEAVY = LIGHT.parent / "services" / "ifmesh_services"
 
 VOCABULARY = {"errors", "request", "protocol", "respacing", "samplers", "rules", "geometry", "jpeg", "formats", "cascade", "modes", "stage"}
+VOCABULARY |= {"published", "devices"}
 MINDS = {
     "job",
     "broker",
@@ -66,6 +67,7 @@ OPEN_TO_SERVICES = {
     "cascade",
     "bags",
     "errors",
+    "published",
 }
 
 
