@@ -16,7 +16,7 @@ from typing import BinaryIO
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, logging
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
 from ifmesh.errors import Lost, MeshError
 
@@ -30,7 +30,7 @@ Tell = Callable[[int], None]
 
 def fetch(file: File, tell: Tell) -> Path:
     """The file's place in the cache.  Misconfigured, Lost: the hub does not give it.  MeshError: what it gives is not what it promises."""
-    logging.set_verbosity_error()  # it would tell of every new attempt, on the line of the bar
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it would tell of every new attempt, on the line of the bar
     with no_bars(), told(file.repo):
         _stored(file, tell)
         return Path(hf_hub_download(file.repo, file.path))

@@ -27,7 +27,7 @@ COMMIT = "0" * 40
 class Mood:
     """Of one file.  status: of every answer.  cut: bytes after which the connection ends; pause: seconds that it stays open before.
 
-    forgets: it knows no Range; refuses: it answers one with 416; wrong: other bytes; size: as it says they were; trickle: bytes at once.
+    forgets: it knows no Range; refuses: it answers one with 416; wrong: other bytes; size: as it says it is.
     """
 
     status: int = 200
@@ -37,7 +37,6 @@ class Mood:
     refuses: bool = False
     wrong: bool = False
     size: int = 0
-    trickle: int = 0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -124,11 +123,7 @@ class Handler(BaseHTTPRequestHandler):
         about = {"Content-Type": "application/octet-stream", "Content-Length": str(len(data)), "ETag": f'"{_etag(file)}"'}
         self._head(206 if begin else 200, {**about, **self._about(repo, file)})
         if body:
-            size = mood.trickle or max(1, len(data))
-            data = data[: mood.cut] if mood.cut else data
-            for at in range(0, len(data), size):
-                self.wfile.write(data[at : at + size])
-                time.sleep(0.005 if mood.trickle else 0)
+            self.wfile.write(data[: mood.cut] if mood.cut else data)
             self.wfile.flush()
             time.sleep(mood.pause)
         self.close_connection = True
