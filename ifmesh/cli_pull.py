@@ -44,29 +44,29 @@ def pull(
     from ifmesh import screen
 
     config, _ = options.configuration(config_file)
-    heavy = _heavy("pull")
+    hub = heavy("pull")
     said = _variants(variants)
     wants = [want for name in what for want in _wants(config, name, stages or STAGES, said)]
     if _offline():
-        heavy.present(wants)
+        hub.present(wants)
         screen.say(f"HF_HUB_OFFLINE: all that {', '.join(what)} needs is here")
         return 0
-    listings = heavy.listed(wants)
+    listings = hub.listed(wants)
     _tell(listings, dry_run)
     if dry_run:
         return 0
-    accepted = heavy.Accepted(config.mesh.state / "licences.json")
+    accepted = hub.Accepted(config.mesh.state / "licences.json")
     lacking = accepted.lacking(listings)
     for listing in lacking:
         screen.say(f"{listing.repo}: licence {listing.licence}: {listing.page}", "yellow")
     if lacking and not accept:
         raise Misconfigured("read the licence, and say so once: the same command with --accept-license")
     for listing in listings:
-        heavy.allowed(listing)
+        hub.allowed(listing)
     accepted.add(lacking)
-    heavy.fits(listings)
+    hub.fits(listings)
     missing = [file for listing in listings for file in listing.missing]
-    fetch = _heavy("fetching").fetch
+    fetch = heavy("fetching").fetch
     with _bars(sum(file.size for file in missing)) as told:
         for file in missing:
             fetch(file, lambda count, file=file: told(f"{file.repo}/{file.path}", count, file.size))
@@ -78,7 +78,7 @@ def _wants(config: Config, name: str, stages: tuple[str, ...], said: dict[str, s
     """What a cascade's stages, or those of a repository, load.  Misconfigured: it is nothing of the hub."""
     from ifmesh import found, published
 
-    want, recipes = _heavy("pull").Want, _heavy("recipes")
+    want, recipes = heavy("pull").Want, heavy("recipes")
     cards = found.cards()
     if recipes.is_hub_name(name) and not Path(name).exists():
         repos = {stage: name for stage in published.stages(name) if stage in stages}
@@ -164,14 +164,14 @@ def _bars(total: int) -> Iterator[Tell]:
 
 
 def _offline() -> bool:
-    return bool(_heavy("pull").constants.HF_HUB_OFFLINE)
+    return bool(heavy("pull").constants.HF_HUB_OFFLINE)
 
 
-def _heavy(name: str) -> Any:
-    """A module of the half that knows the hub; none of them imports torch.  Misconfigured: it is not installed."""
+def heavy(name: str, what: str = "pull") -> Any:
+    """A module of the other half; those of `pull` know the hub, and import no torch.  Misconfigured: what it needs is not installed."""
     from importlib import import_module
     from importlib.util import find_spec
 
-    if find_spec("huggingface_hub") is None:
-        raise Misconfigured("pull: the hub's client is not installed: pip install 'ifmesh[services]'")
+    if find_spec("huggingface_hub") is None or (what != "pull" and find_spec("torch") is None):
+        raise Misconfigured(f"{what}: this needs more: pip install 'ifmesh[services]'")
     return import_module(f"ifmesh_services.{name}")
