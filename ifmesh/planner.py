@@ -31,7 +31,7 @@ PHASE, LOADING = 8, 1.0e9
 COPIED, MAPPED = 1.2, 0.2  # RAM while weights go to a card, as parts of them: made anew in another form, or as the files have them
 QUANTISING = 13_800 * MB  # RAM while T5-XXL is quantised
 COARSE = {"8bit": 0.97, "nf4": 0.85, "tiled": 0.95}  # what a picture counts that is drawn from coarser embeddings, or may show seams
-LAYERED = 0.5  # of the weights, with offload = "disk"
+LAYERED, READ = 0.5, 50  # with offload = "disk": of the weights in memory; and so many times they are read for a picture, once a step
 MOST = 2  # cards that are planned for
 
 
@@ -129,15 +129,16 @@ def _place(
     disk = disk and stage in ("stage_one", "stage_two", "upscaler")
     whole = demand.loaded(form if form == dtype else f"{form}+{dtype}")
     weights = int(whole * LAYERED) if disk else whole
+    again = READ * whole / LOADING if disk else 0.0
     tiled = tiled and stage == "upscaler"
     computed = demand.peak(dtype, tiled)
     if not device.card:
         made = int(computed if stage == "encoder" else computed * SPREAD * demand.narrow + weights * REORDERED)
-        took = seconds.get(stage, demand.work / CORE)
+        took = seconds.get(stage, demand.work / CORE) + again
         return Place(stage, name, dtype, form, weights, made, BASE + weights + made, 0, took, disk=disk, tiled=tiled)
     alike = form in ("8bit", "fp16") and (stage != "encoder" or form == "8bit")
     loading = QUANTISING if form == "nf4" else int(whole * (MAPPED if alike else COPIED))
-    took = demand.work / (device.tflops * SHARE or 1)
+    took = demand.work / (device.tflops * SHARE or 1) + again
     return Place(stage, name, dtype, form, weights, int(computed * ROUNDED), RAM_OF_CARD, loading, took, disk=disk, tiled=tiled)
 
 
