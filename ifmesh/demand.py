@@ -105,7 +105,7 @@ def unet(config: Mapping[str, Any], side: int, rows: int = 2) -> int:
 def decode(config: Mapping[str, Any], side: int) -> int:
     """Bytes of a VAE's decode to a picture of side x side."""
     widths = list(config["block_out_channels"])
-    return 3 * widths[min(1, len(widths) - 1)] * side * side * BYTES["fp32"]
+    return 3 * int(widths[min(1, len(widths) - 1)]) * side * side * BYTES["fp32"]
 
 
 def t5(config: Mapping[str, Any]) -> int:
