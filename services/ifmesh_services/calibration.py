@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from statistics import median
 
 from ifmesh import bags
 from ifmesh.cascade import DRAWN, IF
@@ -42,7 +43,7 @@ def measured(cascade: str, tell: Callable[[str], None]) -> dict[str, float]:
     tell(f"measuring: {ROUNDS} times a picture of {FEW} and one of {MORE} steps")
     _picture(stages, FEW, 0)
     taken = [(_picture(stages, FEW, i), _picture(stages, MORE, i)) for i in range(1, ROUNDS + 1)]
-    few, more = ({name: min(one[i][name] for one in taken) for name in stages} for i in (0, 1))
+    few, more = ({name: median(one[i][name] for one in taken) for name in stages} for i in (0, 1))
     made = {}
     for name in stages:
         steps = recipe.defaults["generate"][name].steps if name in DRAWN else 0

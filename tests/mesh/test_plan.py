@@ -46,7 +46,10 @@ def test_the_memory_of_every_worker_is_foretold(base: int, other: dict[str, Any]
 
 
 def test_pictures_a_second_are_foretold(tmp_path: Path) -> None:
-    """Within 15 %: by what a mesh at work takes of the processor, since other programs are at work here, too."""
+    """Within 15 %: by what a mesh's stages take of the processor for a picture, since other programs are at work here, too.
+
+    They are why it is calibrated before and after: on shared cores even a second of the processor is not always worth the same.
+    """
     builder.build(tmp_path / "cascade", base=16)
     seconds = calibration.measured(str(tmp_path / "cascade"), print)
     plan = planner.plan(footprint.of(tmp_path / "cascade"), (CPU,), seconds)
@@ -58,6 +61,9 @@ def test_pictures_a_second_are_foretold(tmp_path: Path) -> None:
         before = {service: spent(pid) for service, pid in pids.items()}
         drawn(mesh, PICTURES)
         after = {service: spent(pid) for service, pid in pids.items()}
+    again = calibration.measured(str(tmp_path / "cascade"), print)
+    seconds = {stage: (seconds[stage] + again[stage]) / 2 for stage in STAGES}
+    plan = planner.plan(footprint.of(tmp_path / "cascade"), (CPU,), seconds)
     took = {stage: sum(after[name] - before[name] for name in pids if name.rpartition("-")[0] == stage) / PICTURES for stage in STAGES}
     rate = 1 / max(sum(took.values()) / CORES, *(took[stage] / copies[stage] for stage in STAGES))
     for stage in STAGES:
@@ -72,8 +78,8 @@ def drawn(mesh: Real, number: int) -> None:
 
 
 def spent(pid: int) -> float:
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
+    """Seconds of the thread that computes, the busiest; the other goes on beating, however long others keep the cores."""
+    return max(float(thread.user_time + thread.system_time) for thread in psutil.Process(pid).threads())
 
 
 def peak(pid: int) -> int:

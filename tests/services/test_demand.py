@@ -27,11 +27,11 @@ from ifmesh.published import PARTS
 NEAR = 0.05
 
 
-class Alive(TorchDispatchMode):
+class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares none of its own
     """peak: bytes of the tensors that were made within and were alive at once."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
 
@@ -64,7 +64,7 @@ def made(kind: Callable[..., Any], *args: Any, **config: Any) -> Any:
 def counted(model: Any, *args: torch.Tensor, **more: torch.Tensor) -> int:
     with torch.no_grad(), Alive(model) as alive:
         model(*args, **more)
-    return alive.peak
+    return int(alive.peak)
 
 
 def unet(config: Any, side: int) -> tuple[int, int]:

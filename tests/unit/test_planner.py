@@ -143,3 +143,14 @@ def test_a_preset_is_what_is_planned_and_a_configuration(name: str, capsys: pyte
     read = config.read(None, {}, settings)
     assert read.cascade.path == cascade
     assert read.services["encoder"].dtype == ("bf16" if name == "a100" else "fp16")
+
+
+@pytest.mark.usefixtures("alone")
+def test_what_does_not_go_together_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(["up", "--preset", "t4", "--config", str(tmp_path / "other.toml")]) == exits.USAGE
+    assert "--preset: not with --config" in capsys.readouterr().err
+    assert run(["plan", "--devices", "t4,cpu:13GB", "--cascade", "if-xl", "--calibrate"]) == exits.CONFIGURATION
+    assert "measures on the CPU" in capsys.readouterr().err
+    assert run(["plan", "--set", "cascade.toy=true"]) == exits.CONFIGURATION
+    assert run(["plan", "--devices", "cpu:8GB", "--cascade", str(tmp_path)]) == exits.CONFIGURATION
+    assert "no cascade whose files can be read here" in capsys.readouterr().err
