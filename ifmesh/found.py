@@ -39,4 +39,5 @@ def _card(line: str) -> Device:
     major, _, minor = capability.partition(".")
     plain = name.lower().replace(" ", "-")
     alike = [known for known in KNOWN.values() if known.name.partition("-")[0] in plain and known.name.partition("-")[2][:4] in plain]
-    return Device(plain, int(float(mebibytes)) << 20, (int(major), int(minor)), alike[0].tflops if alike else 0.0)
+    like = max(alike, key=lambda known: len(known.name), default=None)  # "a100", not "a10"
+    return Device(plain, int(float(mebibytes)) << 20, (int(major), int(minor)), like.tflops if like else 0.0)

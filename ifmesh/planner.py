@@ -138,7 +138,7 @@ def _place(
         return Place(stage, name, dtype, form, weights, made, BASE + weights + made, 0, took, disk=disk, tiled=tiled)
     alike = form in ("8bit", "fp16") and (stage != "encoder" or form == "8bit")
     loading = QUANTISING if form == "nf4" else int(whole * (MAPPED if alike else COPIED))
-    took = demand.work / (device.tflops * SHARE or 1) + again
+    took = demand.work / (device.tflops * SHARE) + again if device.tflops else 0.0  # unknown
     return Place(stage, name, dtype, form, weights, int(computed * ROUNDED), RAM_OF_CARD, loading, took, disk=disk, tiled=tiled)
 
 

@@ -23,6 +23,7 @@ from ifmesh_services import hub as found
 
 from ifmesh import exits
 from ifmesh.cli import run
+from ifmesh.devices import GB, KNOWN
 
 ONE, TWO, UP = "DeepFloyd/IF-I-M-v1.0", "DeepFloyd/IF-II-M-v1.0", "stabilityai/stable-diffusion-x4-upscaler"
 TOKEN = "hf_accepted"
@@ -173,6 +174,16 @@ def test_the_configured_services_say_what_is_fetched(hub: Hub) -> None:
     assert listed == wanted | {"watermarker/diffusion_pytorch_model.safetensors"}
     assert hub.handed_out() == []
     assert not (hub.home / "hf").exists(), "a dry run writes nothing"
+
+
+def test_where_memory_is_short_t5_comes_in_8_bits(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ifmesh.found.cards", lambda: (KNOWN["t4"],))
+    for ram, variant in ((13, "8bit"), (30, "fp16")):
+        monkeypatch.setattr("ifmesh.found.ram", lambda ram=ram: ram * GB)
+        said = hub.pull("if-m", "--dry-run")
+        assert f"{ONE}/text_encoder/model.{variant}.safetensors" in said
+        assert ('[services.encoder.options] variant = "8bit"' in said) == (variant == "8bit")
+        assert [line.rpartition("/")[2] for line in said.splitlines() if f"{ONE}/unet/diff" in line] == [Path(UNET).name]
 
 
 @pytest.mark.parametrize(

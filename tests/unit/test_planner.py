@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ifmesh import config, devices, exits, planner, presets
+from ifmesh import config, devices, exits, found, planner, presets
 from ifmesh.cli import run
 from ifmesh.demand import PUBLISHED, Demand
 from ifmesh.devices import GB
@@ -88,6 +88,19 @@ def test_devices_are_read() -> None:
     for text, words in (("a100", "a100-40"), ("cpu", "how much RAM"), ("cpu:8GB,cpu:8GB", "one RAM"), ("t4:big", "13GB"), ("", "none")):
         with pytest.raises(Misconfigured, match=words):
             devices.read(text)
+
+
+def test_the_cards_of_this_machine_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho 'Tesla T4, 15360, 7.5'\necho 'NVIDIA A100-SXM4-40GB, 40960, 8.0'\necho 'Unheard Of, 8192, 12.0'\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert found.cards() == (), "it cannot be run"
+    driver.chmod(0o755)
+    t4, a100, other = found.cards()
+    assert (t4.memory, t4.bf16, t4.tflops) == (15360 << 20, False, devices.KNOWN["t4"].tflops)
+    assert (a100.capability, a100.tflops) == ((8, 0), devices.KNOWN["a100-40"].tflops)
+    assert (other.memory, other.bf16, other.tflops) == (8192 << 20, True, 0.0)
+    assert found.devices()[-1].memory == found.ram() > 10**9
 
 
 @pytest.fixture
