@@ -12,11 +12,13 @@ The layers, each knowing only those above it (a test holds them to it):
                       protocol    every message on the wire, by direction
                       cascade     what flows between the stages, declared once
                       stage       the contract of the code that computes
+                      published   the hub's repositories, and what each stage reads of them; devices; demand (what a stage needs of one)
   the minds (pure)    job         the life of a job: one table
                       broker      the coordinator's: who does what, when, and what if it dies
                       keeper      the worker's: tasks, early bags, the outbox, the beat
                       caller      the client's: repeats what was not answered
                       roles       who may say what: one table
+                      planner     which stage goes where, and what to expect
   codecs              typed       plain data <-> dataclasses, checked
                       wire        message <-> msgpack frame, one union per door
                       bags        named tensors <-> safetensors frame, without a tensor library
@@ -24,6 +26,7 @@ The layers, each knowing only those above it (a test holds them to it):
                       table       the lines of the authorised keys
                       config      ifmesh.toml, IFMESH_* and flags -> frozen Config; with checks, hosts ([hosts.NAME]); shipped: and back
                       formats     kind and size of a picture file, by its first bytes
+                      footprint   what the stages of a folder need, by its headers; presets: plans <-> ifmesh.toml
   what a user brings  source      a picture file, from whatever there is
                       embeds      texts, encoded
                       wishes      keyword arguments -> Request and upload
@@ -45,6 +48,7 @@ The layers, each knowing only those above it (a test holds them to it):
                       supervisor  `ifmesh up`: starts what an operator would type, and again when it dies
                       kept        what it keeps running; remote: another host, over SSH; boarding and hosted: what happens at the far end
                       toy         stages without models, with the same names and sizes
+                      found       the devices of this machine
                       doctor      every hop of a mesh, tried
                       own         a mesh of one's own: `ifmesh up` that ends with its holder; notebook: the same as a client, ifmesh.local;
                                   inline: what is seen below a cell

@@ -17,6 +17,8 @@ from ifmesh import (
     cli_journal,
     cli_keys,
     cli_mesh,
+    cli_plan,
+    cli_pull,
     cli_remote,
     cli_submit,
     cli_up,
@@ -63,7 +65,7 @@ def cli() -> None:
 
 
 for command in (
-    *(cli_up.up, cli_up.down),
+    *(cli_up.up, cli_up.down, cli_plan.plan, cli_pull.pull),
     *(cli_submit.submit, *cli_candidates.COMMANDS, cli_submit.encode),
     *(*cli_jobs.COMMANDS, *cli_mesh.COMMANDS, *cli_keys.COMMANDS, cli_doctor.doctor, cli_journal.journal),
     *(cli_bench.bench, cli_chaos.chaos, *cli_completion.COMMANDS, cli_remote.remote),

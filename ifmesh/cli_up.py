@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 SILENCE = 3.0  # seconds after which `down` says what it waits for
 BANNER = """\
 This is the built-in cascade: the true geometry (64 -> 256 -> 1024), but small networks without training.  It draws patterns, not pictures.
-Real weights: accept the licence of DeepFloyd/IF-I-XL-v1.0 on its hub page, log in with `hf auth login`, then `ifmesh up --cascade if-xl`
-(smaller: if-l, if-m), or `ifmesh up --cascade FOLDER` with your own cascade.json."""
+Real weights: accept the licence of DeepFloyd/IF-I-XL-v1.0 on its hub page, log in with `hf auth login`, then
+`ifmesh pull if-xl` and `ifmesh up --cascade if-xl` (smaller: if-l, if-m), or `ifmesh up --cascade FOLDER` with your own
+cascade.json."""
 
 
 @click.command(short_help="Start a whole mesh, here and on the hosts of ifmesh.toml.")
@@ -40,9 +41,10 @@ Real weights: accept the licence of DeepFloyd/IF-I-XL-v1.0 on its hub page, log 
 @options.listen
 @options.keep_bags
 @options.configured
+@click.option("--preset", type=click.Choice(["t4", "two-gpu", "a100"]), help="A saved plan in the place of --config, see `ifmesh plan`.")
 @click.option("--as", "host", default="", metavar="NAME", help="With mesh.coordinator: what this host is called; default its host name.")
 @options.tied
-def up(detach: bool, wait: bool, timeout: float, no_logs: bool, host: str, tied: bool, config_file: Path | None) -> int:
+def up(detach: bool, wait: bool, timeout: float, no_logs: bool, host: str, tied: bool, preset: str | None, config_file: Path | None) -> int:
     """Start coordinator and workers, watch them, start them again when they die.
 
     The first Ctrl-C lets the jobs under way finish, the second kills.  With [hosts.NAME] in ifmesh.toml it does the same over SSH for
@@ -52,9 +54,11 @@ def up(detach: bool, wait: bool, timeout: float, no_logs: bool, host: str, tied:
     ifmesh up --toy
     ifmesh up --cascade if-xl --copies stage_one=2 --detach --wait
     """
-    from ifmesh import lease, screen, supervisor
+    from ifmesh import lease, presets, screen, supervisor
 
-    config, flags = options.configuration(config_file)
+    if preset and config_file:
+        raise click.UsageError("--preset: not with --config: it is a configuration of its own")
+    config, flags = options.configuration(presets.path(preset) if preset else config_file)
     away = config.mesh.coordinator
     if away and wait:
         raise click.UsageError("--wait: not with mesh.coordinator: ask there, by `ifmesh ps --ready`")

@@ -86,7 +86,7 @@ def remedy(repo: str) -> str:
     """What to do when it is not here."""
     if Path(repo).expanduser().is_dir() or not is_hub_name(repo):
         return "point cascade.path at a folder with cascade.json and repositories in the hub's layout (safetensors)"
-    fetch = f"download it: hf download {repo} --include '*.json' '*.txt' '*.model' '*.safetensors'"
+    fetch = f"download it: ifmesh pull {repo}"
     if repo.startswith("DeepFloyd/"):
         return f"accept the licence at https://huggingface.co/{LICENCE}, log in (hf auth login) or set HF_TOKEN, and {fetch}"
     return fetch

@@ -11,15 +11,10 @@ from typing import Any
 
 from ifmesh.cascade import DRAWN, IF
 from ifmesh.errors import BadRequest, Misconfigured
+from ifmesh.published import PUBLISHED, UPSCALER
 from ifmesh.request import STAGES, Request, Settings
 from ifmesh.rules import NEEDS, SKETCHED, STRENGTH, STYLED
 
-UPSCALER = "stabilityai/stable-diffusion-x4-upscaler"
-PUBLISHED = {
-    "if-xl": ("DeepFloyd/IF-I-XL-v1.0", "DeepFloyd/IF-II-L-v1.0"),
-    "if-l": ("DeepFloyd/IF-I-L-v1.0", "DeepFloyd/IF-II-L-v1.0"),
-    "if-m": ("DeepFloyd/IF-I-M-v1.0", "DeepFloyd/IF-II-M-v1.0"),
-}
 TIMES = 4  # how much larger each stage draws than the one before, unless a source leads it
 _UPSCALER = Settings(steps=75, guidance=9.0, noise_level=100)
 _GENERATE = {

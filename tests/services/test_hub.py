@@ -124,7 +124,7 @@ def test_gated_weights_are_answered_with_what_to_do(hub: Hub, token: str, words:
 def test_other_refusals_are_told_apart(hub: Hub) -> None:
     unknown, not_asked = hub.asked("nobody/nothing text_encoder plain", f"{CLIP} not")
     assert "the hub knows no such repository, or keeps it private" in unknown
-    fetch = f"hf download {OPEN} --include '*.json' '*.txt' '*.model' '*.safetensors'"
+    fetch = f"ifmesh pull {OPEN}"
     assert not_asked == f"refused {OPEN} is not on this host; download it: {fetch}"
     [offline] = hub.asked(f"{CLIP} plain", HF_HUB_OFFLINE="1")
     assert "cannot be fetched" in offline

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, T5EncoderModel, T5Tokenizer
 
 from ifmesh.errors import Misconfigured
+from ifmesh.published import UPSCALER
 from ifmesh.request import STAGES, Settings
 from ifmesh.stage import Setup
 
@@ -246,7 +247,7 @@ def test_gated_weights_ask_for_the_licence(name: str) -> None:
         "accept the licence",
         "https://huggingface.co/DeepFloyd/IF-I-XL-v1.0",
         "HF_TOKEN",
-        "hf download",
+        "ifmesh pull",
     ):
         assert word in str(caught.value)
 
@@ -254,8 +255,8 @@ def test_gated_weights_ask_for_the_licence(name: str) -> None:
 @pytest.mark.usefixtures("nothing_downloaded")
 def test_weights_that_are_not_gated_only_want_downloading() -> None:
     with pytest.raises(Misconfigured) as caught:
-        loading.component(recipes.UPSCALER, "unet", UNet2DConditionModel)
-    assert "hf download stabilityai/stable-diffusion-x4-upscaler" in str(caught.value)
+        loading.component(UPSCALER, "unet", UNet2DConditionModel)
+    assert "ifmesh pull stabilityai/stable-diffusion-x4-upscaler" in str(caught.value)
     assert "licence" not in str(caught.value)
 
 

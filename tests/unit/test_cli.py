@@ -54,6 +54,8 @@ def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixtu
     every = [
         "up",
         "down",
+        "plan",
+        "pull",
         "submit",
         "proceed",
         "encode",

@@ -15,6 +15,7 @@ LIGHT = Path(ifmesh.__file__).parent
 HEAVY = LIGHT.parent / "services" / "ifmesh_services"
 
 VOCABULARY = {"errors", "request", "protocol", "respacing", "samplers", "rules", "geometry", "jpeg", "formats", "cascade", "modes", "stage"}
+VOCABULARY |= {"published", "devices", "demand"}
 MINDS = {
     "job",
     "broker",
@@ -48,8 +49,9 @@ MINDS = {
     "bench.tables",
     "bench.compare",
     "roles",
+    "planner",
 }
-CODECS = {"typed", "wire", "bags", "identity", "table", "checks", "hosts", "config", "shipped"}
+CODECS = {"typed", "wire", "bags", "identity", "table", "checks", "hosts", "config", "shipped", "presets", "footprint"}
 PURE = VOCABULARY | MINDS
 WORLD = {"time", "threading", "asyncio", "random", "secrets", "os", "subprocess", "socket", "signal", "select", "multiprocessing"}
 HEAVY_PACKAGES = {"torch", "numpy", "diffusers", "transformers", "accelerate", "ifmesh_services"}
@@ -66,6 +68,7 @@ OPEN_TO_SERVICES = {
     "cascade",
     "bags",
     "errors",
+    "published",
 }
 
 
