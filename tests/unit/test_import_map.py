@@ -23,6 +23,7 @@ MINDS = {
     "commands",
     "books",
     "dispatch",
+    "phases",
     "roster",
     "waiting",
     "ledger",
