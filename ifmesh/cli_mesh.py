@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ifmesh.config import Config
     from ifmesh.protocol import Books
 
-WORKING = ("ready", "busy")
-
 
 def check_services(config: Config, stages: Sequence[str] | None = None) -> None:
     """Misconfigured when this installation cannot run these stages as the configuration names them, or keep their bags.
@@ -50,8 +48,8 @@ def _check_folder(key: str, folder: Path | None) -> None:
 
 
 def not_ready(books: Books) -> list[str]:
-    """The stages without a ready worker."""
-    working = {row.stage for row in books.services if row.state in WORKING}
+    """The stages without a worker that takes work, now or when its turn comes."""
+    working = {row.stage for row in books.services if row.serves}
     return [stage for stage in STAGES if stage not in working]
 
 
@@ -111,7 +109,7 @@ def _renamed(row: dict[str, Any]) -> dict[str, Any]:
 
 def _row(service: str, stage: str, pid: int, host: str, state: str) -> dict[str, Any]:
     """A process that is no worker known to the coordinator, in the same form."""
-    empty = {"device": "", "running": 0, "held": 0, "done": 0, "seen_s": 0.0, "numeric": "", "slots": 0}
+    empty = {"device": "", "running": 0, "held": 0, "done": 0, "seen_s": 0.0, "numeric": "", "slots": 0, "needs": 0}
     return {"service": service, "stage": stage, "pid": pid, "host": host, "state": state, **empty}
 
 
