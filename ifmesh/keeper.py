@@ -172,7 +172,8 @@ class Keeper:
         self.tasks: dict[str, _Task] = {}  # in the order of their grants
         self.outbox: dict[str, _Kept] = {}
         self.state: Literal["loading", "ready", "draining", "swapped", "unloading"] = "loading"
-        self._lease = self._past = NEVER  # of the weights: that under which they are in memory, or on their way; and the newest that is over
+        self._lease = NEVER  # under which the weights are in memory, or on their way there or out
+        self._past = NEVER  # the newest that is over
         self._early: OrderedDict[tuple[str, Token, str], tuple[Header, Frame]] = OrderedDict()  # by job, token and kind
         self._newest = 0.0  # when the last of them came
         self._looks = Looks()

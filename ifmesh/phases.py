@@ -32,7 +32,8 @@ class Lease:
     """Memory of a device, lent to one life.  needs: bytes; budget: of all that is lent there.
 
     state: ordered (not heard of yet), held (in memory, or on its way there), leaving (it has something in hand, and gets no more) or
-    ended (it is to give the memory back).  since: when it was loaded.  found: not lent by this coordinator, or not while its life was heard.
+    ended (it is to give the memory back).  since: when it was loaded; silent: since when nothing is heard of its life.  found: it was
+    lent by another coordinator, or its life was silent since.
     """
 
     life: str
@@ -45,6 +46,11 @@ class Lease:
     since: float = inf
     silent: float = inf
     found: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """It is in memory, and its life is heard."""
+        return self.since < inf and self.silent == inf
 
 
 def group_of(worker: Worker) -> Group:
@@ -192,14 +198,15 @@ class Phases(Dispatch):
                     reserved.append(wanted)
         for lease in held:
             known = members.get(lease.life)
-            if lease.state == "leaving" and known is not None and not known.tasks:
+            if lease.state == "leaving" and lease.settled and known is not None and not known.tasks:
                 lease.state = "ended"
                 self._send(known.peer, Unload(lease.token))
 
     def _awaited(self, group: Group, held: list[Lease]) -> list[Worker]:
         """The workers whose weights somebody waits for, in the order of their turns."""
         members = self._groups[group]
-        here = [w for w in members.values() if w.state == "swapped" and not (w.full or w.life in self.leases or w.name in self.roster.aside)]
+        out = (w for w in members.values() if w.state == "swapped" and w.life not in self.leases)
+        here = [w for w in out if not w.full and w.name not in self.roster.aside]
         busy = self._urgency(group, held)
         found: list[tuple[float, int, str, Worker]] = []
         for worker in here:
@@ -229,7 +236,7 @@ class Phases(Dispatch):
         may: list[Lease] = []
         for lease in staying:
             worker = self._groups[group].get(lease.life)
-            if worker is None or lease.since == inf:  # silent, or not loaded yet
+            if worker is None or not lease.settled:
                 continue
             over = lease.since + self.policy.max_phase
             if urgent or not needed[lease.life] or now >= over:
@@ -267,7 +274,7 @@ class Phases(Dispatch):
     def _crowded(self, now: float, group: Group, held: list[Lease]) -> None:
         """More is lent than there is: somebody came back who was taken for dead."""
         staying = [lease for lease in held if lease.state not in ("leaving", "ended")]
-        may = [lease for lease in staying if lease.since < inf and lease.life in self._groups[group]]
+        may = [lease for lease in staying if lease.settled and lease.life in self._groups[group]]
         may.sort(key=lambda lease: (self._needed(lease, group), lease.since, lease.life))
         while may and not fits(staying):
             lease = may.pop(0)
@@ -308,8 +315,8 @@ class Phases(Dispatch):
             assert fits(lent) or any(lease.found for lease in lent), f"{group}: more is lent than there is: {lent}"
         for worker in self.roster.lives.values():
             lease = self.leases.get(worker.life)
-            leaving = lease is not None and lease.state in ("leaving", "ended")
-            assert worker.leaving == (leaving and lease is not None and lease.silent == inf), f"{worker.life}: leaving, and its lease is {lease}"
+            leaving = lease is not None and lease.state in ("leaving", "ended") and lease.silent == inf
+            assert worker.leaving == leaving, f"{worker.life}: leaving {worker.leaving}, and its lease is {lease}"
             assert not worker.leaving or lease is None or lease.state != "ended" or not worker.tasks, f"{worker.life}: ended, and has tasks"
             member = worker.life in self._groups.get(group_of(worker), {})
             assert member == bool(worker.hello.needs), f"{worker.life}: in swap, and in no group"

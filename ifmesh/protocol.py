@@ -544,7 +544,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Unload:
-    """The lease is over: give the memory back.  Whatever is still in hand is forgotten.  Said again until a Beat names the lease no more."""
+    """The lease is over: give the memory back.  Whatever is still in hand is forgotten.  Said again until a Beat does not name it."""
 
     lease: Token
 

@@ -117,7 +117,8 @@ class Service:
         world.inlets[self.url] = self
         world.say(self.life, "starts")
         self._do(self.keeper.start(self.clock()))
-        self._mine(world.rng.uniform(0.05, 3.0 if world.storm else 0.5), self._weighed if self.stage in world.needs else self._loaded, numeric)
+        then = self._weighed if self.stage in world.needs else self._loaded
+        self._mine(world.rng.uniform(0.05, 3.0 if world.storm else 0.5), then, numeric)
 
     def _weighed(self, numeric: str) -> None:
         self.ready, self._numeric = True, numeric
@@ -279,6 +280,8 @@ class Service:
 
     def _fill(self) -> None:
         world = self.world
+        if not self.life:
+            return
         if world.fills(self):
             world.say(self.life, "loads")
             self._filling = (world.now,)
