@@ -20,7 +20,7 @@ from ifmesh.cascade import Cascade
 from ifmesh.commands import Policy
 from ifmesh.dispatch import Dispatch
 from ifmesh.job import Job
-from ifmesh.protocol import NEVER, Endpoint, Hello, Load, Token, Unload
+from ifmesh.protocol import NEVER, Endpoint, Hello, Load, Token, Unload, Who
 from ifmesh.roster import Worker
 
 Group = tuple[str, str]
@@ -123,6 +123,8 @@ class Phases(Dispatch):
     def _holds(self, now: float, worker: Worker, token: Token) -> None:
         """A Beat says under which lease its weights are in memory.  What it has not heard is said again."""
         if not worker.hello.needs:
+            if token != NEVER or worker.state in ("swapped", "unloading"):
+                self._send(worker.peer, Who())  # its Hello that says what it needs was lost
             return
         lease = self.leases.get(worker.life)
         if token == NEVER:
@@ -149,6 +151,11 @@ class Phases(Dispatch):
         elif lease.state == "ended":
             self._send(worker.peer, Unload(lease.token))
         worker.leaving = lease.state in ("leaving", "ended")
+
+    def _able(self, worker: Worker) -> bool:
+        """Has it its weights, and will keep them until it is done with what it has in hand?"""
+        lease = self.leases.get(worker.life)
+        return not worker.hello.needs or (lease is not None and lease.settled and lease.state != "ended")
 
     def _lease(self, worker: Worker, token: Token) -> Lease:
         hello = worker.hello
