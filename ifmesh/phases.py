@@ -234,7 +234,7 @@ class Phases(Dispatch):
     def _urgency(self, group: Group, held: Iterable[Lease]) -> float:
         """Of the most urgent that is worked on, or waits, where the weights are in memory."""
         here = [(w, self._next(w.stage)) for lease in held if (w := self._groups[group].get(lease.life)) is not None]
-        return max((max(w.urgency, first.request.priority if first else -inf) for w, first in here), default=inf)
+        return max((max(w.urgency, first.request.priority if first else -inf) for w, first in here), default=-inf)
 
     def _way(self, now: float, wanted: Lease, first: Job, staying: list[Lease], group: Group) -> list[Lease]:
         """Who makes place for that: what is not needed first, and of it what is needed last; [] when it cannot be made yet."""
@@ -295,7 +295,7 @@ class Phases(Dispatch):
             self._turns[group] = self._places[worker.stage]
             self._heirs.pop(group, None)
         self._send(worker.peer, Load(lease.token))
-        self._note("", f"{worker.name} is lent {size(lease.needs)} of {worker.hello.device}: {len(self.queues[worker.stage])} wait for it")
+        self._note("", f"{worker.name} is lent {size(lease.needs)} of {worker.hello.device}, for {len(self.queues[worker.stage])} in its queue")
         return lease
 
     def _end_phase(self, now: float, lease: Lease, after: Worker, first: Job) -> None:
