@@ -105,7 +105,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "wedged and silent is left alone": ("vigil", "        if life in self._suspects:\n", "        if False:\n"),
     "nothing is adopted after a restart": ("dispatch", "        if self._orphans:\n            return\n", ""),
     "who was told to end twice is blamed": ("crew", 'm.cause in ("crashed", "stalled")', 'm.cause in ("crashed", "stalled", "ended")'),
-    "who drains is given more": ("roster", 'return self.state == "ready" and not self.full', "return not self.full"),
+    "who drains is given more": ("roster", 'return self.state == "ready" and not (self.leaving', "return not (self.leaving"),
     "a kill from outside is blamed": ("crew", 'own = m.cause in ("crashed", "stalled")', "own = True"),
     "a late witness is not heard": ("crew", "        elif own:", "        elif False:"),
     "who died while no coordinator was there is forgotten": ("crew", "known if ran is None else ran,", "known,"),
@@ -232,7 +232,9 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "results overtake nothing": ("broker", 'came[""] = max(came.get("", 0.0), known.pushed)', "pass"),
     "bags overtake nothing": ("dispatch", "worker.came[bag.life] = max(worker.came.get(bag.life, 0.0), job.pushed)", "pass"),
     # whose weights are in memory
-    "a lost Load is not repeated": ("phases", "                    self._send(worker.peer, Load(lease.token))\n", "                    pass\n"),
+    "a lost Load is not repeated": (
+        "phases", "                    self._send(worker.peer, Load(lease.token))\n", "                    pass\n",
+    ),
     "a lost Unload is not repeated": (
         "phases", '        elif lease.state == "ended":\n            self._send(worker.peer, Unload(lease.token))\n', "",
     ),
@@ -253,27 +255,32 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "a phase ends while it has work": ("phases", "if urgent or not needed[lease.life] or now >= over:", "if True:"),
     "the urgent wait for the end of the phase": ("phases", "if urgent or not needed[lease.life]", "if not needed[lease.life]"),
     "the urgent wait for their turn": ("phases", "-priority if priority > busy else inf, turn", "0, turn"),
-    "always the first of the cascade": ("phases", "(self._places[worker.stage] - self._turns.get(group, -1) - 1)", "self._places[worker.stage]"),
+    "always the first of the cascade": (
+        "phases", "(self._places[worker.stage] - self._turns.get(group, -1) - 1)", "self._places[worker.stage]",
+    ),
     "who leaves is granted more": ("roster", "not (self.leaving or self.full or self.reserved)", "not (self.full or self.reserved)"),
     "it has to leave with work in hand": ("phases", "lease.settled and known is not None and not known.tasks:", "known is not None:"),
-    "what is done does not leave": ("phases", "        return any(job.route[job.stage + 1] == worker.stage for job in near)", "        return True"),
+    "what is done does not leave": (
+        "phases", "        return any(job.route[job.stage + 1] == worker.stage for job in near)", "        return True",
+    ),
     "what others are about to send is not waited for": (
         "phases", "        return any(job.route[job.stage + 1] == worker.stage for job in near)", "        return False",
-    ),
-    "who leaves the mesh keeps its weights": (
-        "phases", '        if worker.tasks or worker.state == "draining":\n            return bool(worker.tasks)\n', '        if worker.tasks or worker.state == "draining":\n            return True\n',
     ),
     "one whose outbox is full keeps its place": ("phases", "is not None and not worker.full:", "is not None:"),
     "the full are loaded": ("phases", "if not w.full and w.name not in", "if w.name not in"),
     "those put aside are loaded": ("phases", "if not w.full and w.name not in self.roster.aside]", "if not w.full]"),
     "all copies are loaded for one job": (
-        "phases", "if first is None or len(self.queues[worker.stage]) <= sum(w.slots for w in others if not w.leaving):", "if first is None:",
+        "phases", " or len(self.queues[worker.stage]) <= sum(w.slots for w in others if not w.leaving):", ":",
     ),
     "after a restart it is lent at once": ("broker", "            self._settled = now + self.policy.grace\n", "            pass\n"),
     "one without its weights is adopted": ("crew", " and self._able(worker) and", " and"),
-    "more than there is stays lent": ("phases", "            self._leave_memory(lease)\n\n    def _lend", "            pass\n\n    def _lend"),
+    "more than there is stays lent": (
+        "phases", "            self._leave_memory(lease)\n\n    def _lend", "            pass\n\n    def _lend",
+    ),
     "small ones go before large ones for nothing": ("phases", "            if fits([*rest, lease, wanted]):\n", "            if False:\n"),
-    "what is needed soonest leaves first": ("phases", "-((self._places[lease.stage] - this) % places)", "((self._places[lease.stage] - this) % places)"),
+    "what is needed soonest leaves first": (
+        "phases", "-((self._places[lease.stage] - this) % places)", "((self._places[lease.stage] - this) % places)",
+    ),
     "nobody hears what the urgent cost": ("phases", "            self._story(now, first, f\"{first.at}: {again}\")\n", ""),
     "what can never fit is taken": ("crew", "m.needs < 0 or (m.needs and m.needs > m.budget)", "False"),
     "who loads for ever is let be": ("vigil", '{"loading": self.policy.loading, "unloading": self.policy.unloading}', "{}"),
