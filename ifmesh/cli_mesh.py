@@ -65,6 +65,8 @@ def ps(jobs: bool, ready: bool, as_json: bool, config_file: Path | None) -> int:
     \b
     ifmesh ps --jobs
     ifmesh ps --json | jq '.services[] | select(.state == "loading")'
+
+    A service in swap (services.STAGE.residency) is "swapped" while its weights are not in memory: it serves when its turn comes.
     """
     from ifmesh import modes, screen, sockets
 
@@ -89,6 +91,8 @@ def ps(jobs: bool, ready: bool, as_json: bool, config_file: Path | None) -> int:
     else:
         _print_books(services, rows if jobs else [], queued, len(rows))
         for line in modes.told(row for page in pages for row in page.services):
+            screen.tell(line)
+        for line in _turns(services):
             screen.tell(line)
     if problem:
         screen.say(f"ifmesh: {problem}", "red")
@@ -169,6 +173,21 @@ def last_line(state: Path, service: str) -> str:
     except OSError:
         lines = []
     return lines[-1] if lines else "it said nothing"
+
+
+def _turns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """For people: whose weights are in memory, on each device that is shared by turns."""
+    from ifmesh.phases import size
+
+    groups: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+    for row in rows:
+        if row["needs"]:
+            inside, outside = groups.setdefault((row["host_name"], row["device"]), ([], []))
+            (outside if row["state"] == "swapped" else inside).append(f"{row['service']} ({size(row['needs'])})")
+    return [
+        f"by turns on {device} of {host}: {', '.join(inside) or 'nobody'} in memory; {', '.join(outside) or 'nobody'} on disk"
+        for (host, device), (inside, outside) in groups.items()
+    ]
 
 
 def _print_books(services: list[dict[str, Any]], jobs: list[dict[str, Any]], queued: dict[str, int], count: int) -> None:

@@ -119,7 +119,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "tries are not given back": ("dispatch", "victim.blame = max(0, victim.blame - 1)", "pass"),
     "the reservation of the rehabilitated stays": ("dispatch", "self._unreserve(victim)", "pass"),
     "the dangerous wait behind the harmless": ("dispatch", "elif not picky and not self._reserved:", "elif not picky:"),
-    "the dangerous get company": ("roster", "not self.full and not self.reserved and", "not self.full and"),
+    "the dangerous get company": ("roster", "self.full or self.reserved)", "self.full)"),
     # hand-over
     "new work before old": ("dispatch", "for stage in reversed(self.queues):", "for stage in self.queues:"),
     "bags are released too early": ("job", "return self.stage - 1 if self.received", "return self.stage if self.received"),
