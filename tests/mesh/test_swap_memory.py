@@ -1,4 +1,4 @@
-"""A cascade of 1.6 GB of weights in a mesh that may not have them at once: the same pixels, and no more memory than there is."""
+"""A cascade of 1.4 GB of weights in a mesh that may not have them at once: the same pixels, and no more memory than there is."""
 
 from __future__ import annotations
 
