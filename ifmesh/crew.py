@@ -127,7 +127,9 @@ class Crew(Vigil):
             return False
         if job.state is State.RUNNING and job.life == worker.life and job.token == held.token and not job.publishing:
             pass
-        elif job.state is State.QUEUED and job.stage <= index and self._able(worker) and (held.state != "waiting" or self._comes(job, index)):
+        elif (
+            job.state is State.QUEUED and job.stage <= index and self._able(worker) and (held.state != "waiting" or self._comes(job, index))
+        ):
             self._adopt(now, job, worker, index, held.token, f"{worker.name} has it already")
             self._trim(job)
             if self.policy.checkpoints:

@@ -295,7 +295,9 @@ class Phases(Dispatch):
             self._turns[group] = self._places[worker.stage]
             self._heirs.pop(group, None)
         self._send(worker.peer, Load(lease.token))
-        self._note("", f"{worker.name} is lent {size(lease.needs)} of {worker.hello.device}, for {len(self.queues[worker.stage])} in its queue")
+        self._note(
+            "", f"{worker.name} is lent {size(lease.needs)} of {worker.hello.device}, for {len(self.queues[worker.stage])} in its queue"
+        )
         return lease
 
     def _end_phase(self, now: float, lease: Lease, after: Worker, first: Job) -> None:

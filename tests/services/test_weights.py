@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-
-from ifmesh.request import STAGES
-from ifmesh.stage import Setup
 from ifmesh_services.encoder import Encoder
 from ifmesh_services.guard import Guard
 from ifmesh_services.stage_one import StageOne
 from ifmesh_services.stage_two import StageTwo
 from ifmesh_services.upscaler import Upscaler
+
+from ifmesh.request import STAGES
+from ifmesh.stage import Setup
 
 KINDS: dict[str, type[Any]] = dict(zip(STAGES, (Encoder, StageOne, StageTwo, Upscaler, Guard), strict=True))
 
