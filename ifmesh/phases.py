@@ -192,6 +192,8 @@ class Phases(Dispatch):
         for worker in self._awaited(group, held):
             wanted, first = self._lease(worker, NEVER), self._next(worker.stage)
             assert first is not None
+            if not self._lacks(worker.stage, group, held):
+                continue  # another copy has just been lent what it needs
             staying = [lease for lease in held if lease.state not in ("leaving", "ended")]
             served = any(lease.stage == worker.stage for lease in staying if lease.life in members)
             if fits([*held, wanted]) and (not reserved or fits([*staying, *reserved, wanted])):
@@ -218,13 +220,17 @@ class Phases(Dispatch):
         found: list[tuple[float, int, str, Worker]] = []
         for worker in here:
             first = self._next(worker.stage)
-            others = [members[lease.life] for lease in held if lease.stage == worker.stage and lease.life in members]
-            if first is None or len(self.queues[worker.stage]) <= sum(w.slots for w in others if not w.leaving):
+            if first is None or not self._lacks(worker.stage, group, held):
                 continue
             turn = (self._places[worker.stage] - self._turns.get(group, -1) - 1) % len(self._places)
             priority = first.request.priority
             found.append((-priority if priority > busy else inf, turn, worker.name, worker))
         return [one[-1] for one in sorted(found, key=lambda one: one[:-1])]
+
+    def _lacks(self, stage: str, group: Group, held: Iterable[Lease]) -> bool:
+        """Do more wait for it than those whose weights are in memory, or on their way there, take at once?"""
+        here = [self._groups[group].get(lease.life) for lease in held if lease.stage == stage]
+        return len(self.queues[stage]) > sum(w.slots for w in here if w is not None and not w.leaving)
 
     def _next(self, stage: str) -> Job | None:
         """Who waits for this stage, and may have it."""

@@ -270,7 +270,9 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "the full are loaded": ("phases", "if not w.full and w.name not in", "if w.name not in"),
     "those put aside are loaded": ("phases", "if not w.full and w.name not in self.roster.aside]", "if not w.full]"),
     "all copies are loaded for one job": (
-        "phases", " or len(self.queues[worker.stage]) <= sum(w.slots for w in others if not w.leaving):", ":",
+        "phases",
+        "            if not self._lacks(worker.stage, group, held):\n                continue  # another",
+        "            if False:\n                continue  #",
     ),
     "after a restart it is lent at once": ("broker", "            self._settled = now + self.policy.grace\n", "            pass\n"),
     "one without its weights is adopted": ("crew", " and self._able(worker) and", " and"),
