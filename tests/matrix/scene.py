@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
+from types import MappingProxyType
 from typing import Any, cast
 
 from ifmesh.commands import Blame, Book, Close, Command, Hold, Policy, Send
@@ -229,7 +230,8 @@ class Actor(Service):
 
 class Scene(World):
     """copies: workers of each stage, or of those named (one of the others).  steps: of each stage, or of those named (four in the others).
-    pace: seconds for a step, give or take a half.  every: steps from one checkpoint to the next, 0: none.  policy: the broker's numbers,
+    pace: seconds for a step, give or take a half.  every: steps from one checkpoint to the next, 0: none.  needs: bytes of the
+    stages in swap, one after another on one device.  policy: the broker's numbers,
     where they are not as published."""
 
     def __init__(
@@ -240,9 +242,11 @@ class Scene(World):
         steps: int | Mapping[str, int] = 4,
         pace: float = 0.1,
         every: int = 0,
+        needs: Mapping[str, int] = MappingProxyType({}),
         **policy: Any,
     ) -> None:
         super().__init__(seed, Minds(), trace=print, every=every)
+        self.needs, self.budget, self.devices = dict(needs), max(needs.values(), default=0), 1
         self.storm = self.mixed = self.owned = False
         self.length, self.checkpoint_bytes = 1, 1 << 20
         self.pace = pace

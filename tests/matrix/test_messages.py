@@ -21,6 +21,9 @@ UNSAID = {
     "ToParent Refused": "answers another version of the protocol, which no simulated process speaks: row 60",
 }
 
+SWAPPED = {"encoder": 1, "guard": 1}
+"""They take turns on one device."""
+
 WINDOW = 0.3
 """Seconds in which all that answers a message is said: a turn, and the time that a result takes to disk."""
 
@@ -43,11 +46,12 @@ class Day(Scene):
 
     A stranger of no stage, a worker that raises, one that hangs, one that dies, one that drains; a job that brings something and is
     watched, one cancelled, one refused for want of room, one that can never work; checkpoints, which the next of the dead goes on from;
-    the way from one worker to another is probed; a cable between two neighbours that is cut for good; and the coordinator restarts.
+    the way from one worker to another is probed; two stages that take turns on a device; a cable between two neighbours that is cut for
+    good; and the coordinator restarts.
     """
 
     def __init__(self, seed: int, union: str = "", name: str = "") -> None:
-        super().__init__(seed, copies={"stage_one": 2}, clients=2, pace=0.1, every=2, max_jobs=7, transfer=1.0)
+        super().__init__(seed, copies={"stage_one": 2}, clients=2, pace=0.1, every=2, max_jobs=7, transfer=1.0, needs=SWAPPED)
         self.union, self.name = union, name
         self.pick = self.met = 0  # the message to be struck: which of them, and how many there were so far
         self.strikes = "lost"

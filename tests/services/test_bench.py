@@ -210,6 +210,6 @@ def test_wrong_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert "'1,x': whole numbers from 1 to 64, as in 1,2,4,8,16" in capsys.readouterr().err
     assert cli.run(["bench", "stages", "--cascade", "if-x"]) == exits.CONFIGURATION
     assert "did you mean 'if-xl'" in capsys.readouterr().err
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("ifmesh.cli_heavy.find_spec", lambda name: None)
     assert cli.run(["bench", "stages"]) == exits.CONFIGURATION
     assert "pip install 'ifmesh[services]'" in capsys.readouterr().err
