@@ -26,7 +26,7 @@ test: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict ifmesh services tests
-	$(PY) -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder
 
 # every case against diffusers' own pipelines, of which `make test` runs a selection; says how long it took
 parity: $(STAMP)
