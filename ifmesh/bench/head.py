@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ifmesh.config import SECTIONS, Config
 
-Kind = Literal["mesh", "load", "links", "sweep", "baseline", "peers", "quality"]
+Kind = Literal["mesh", "load", "links", "sweep", "baseline", "peers", "quality", "verify"]
 Report = dict[str, Any]
 """What a benchmark found, as it is written in JSON."""
 
