@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ifmesh.bench.lines import Lines
+from ifmesh.bench.lines import Lines, Message
 from ifmesh.config import Config
-from ifmesh.errors import Misconfigured
+from ifmesh.errors import MeshError, Misconfigured
 from ifmesh.request import Request
 from ifmesh.worker import device
 
@@ -23,7 +23,7 @@ LIMIT = 7200.0
 class Alone:
     """config: of the mesh beside it, whose devices, dtypes, threads and options it has.  stages: those that are drawn with.
 
-    Within `with`; then it has ended.
+    Within `with`; then it has ended.  What it is asked for raises KeyboardInterrupt when all is over meanwhile.
     """
 
     def __init__(self, config: Config, stages: Sequence[str], over: Callable[[], bool]) -> None:
@@ -46,19 +46,27 @@ class Alone:
 
     def build(self, real: str, folder: Path) -> None:
         """Random weights of a published size in a new folder."""
-        self._line.ask({"build": {"real": real, "folder": str(folder), "stages": self._stages}}, "built", LIMIT, self._over)
+        self._ask({"build": {"real": real, "folder": str(folder), "stages": self._stages}}, "built")
 
     def open(self, cascade: str) -> str:
         """From now on it draws with this one.  Its name."""
-        return str(self._line.ask({"open": {"cascade": cascade, "stages": self._stages}}, "name", LIMIT, self._over))
+        return str(self._ask({"open": {"cascade": cascade, "stages": self._stages}}, "name"))
 
     def draw(
         self, request: Request, source: Path | None = None, mask: Path | None = None, folder: Path | None = None
     ) -> tuple[float, dict[str, int]]:
         """(seconds, how often it has loaded each stage since it was opened).  folder: for what it makes."""
         files = {name: str(path) if path else None for name, path in (("source", source), ("mask", mask), ("folder", folder))}
-        told: dict[str, Any] = self._line.ask({"draw": {"request": asdict(request), **files}}, "drawn", LIMIT, self._over)
+        told: dict[str, Any] = self._ask({"draw": {"request": asdict(request), **files}}, "drawn")
         return told["seconds"], told["loads"]
+
+    def _ask(self, order: Message, key: str) -> Any:
+        try:
+            return self._line.ask(order, key, LIMIT, self._over)
+        except MeshError:
+            if self._over():
+                raise KeyboardInterrupt from None
+            raise
 
 
 def _setup(config: Config, stage: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
-    from PIL.ImageDraw import ImageDraw
 
 SIDE = 512
 
@@ -37,7 +36,7 @@ def _picture(ground: str, shapes: list[tuple[str, str, tuple[int, int, int, int]
     from PIL import Image, ImageDraw
 
     made = Image.new("RGB", (SIDE, SIDE), ground)
-    draw: ImageDraw = ImageDraw.Draw(made)
+    draw = ImageDraw.Draw(made)
     for colour, kind, box in shapes:
         getattr(draw, kind)(box, fill=colour)
     return made

@@ -57,7 +57,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Trial:
-    """One case.  seconds: diffusers', and the mesh's; apart: by stage; pictures: what both show at the end, and what they began from."""
+    """One case.  seconds: diffusers', and the mesh's; apart: by stage; pictures: what both show at the end."""
 
     request: Request
     brought: Brought
@@ -143,14 +143,13 @@ class Verify:
         return f"{equal} {of} are diffusers' own, bit by bit, the others within the tolerance of {self._wanted.tolerance:g}"
 
     def sheet(self) -> Pixels:
-        """RGB: of each case that was drawn what it began from, diffusers' picture and the mesh's.  Imports Pillow."""
+        """RGB: of each case that was drawn diffusers' picture, and the mesh's with its mark.  Imports Pillow."""
         from ifmesh import sheet
 
-        titles = ("diffusers", "ifmesh", "Source")
         cells = [
             (picture, f"{name}: {title}", trial.request.prompt)
             for name, trial in self._trials.items()
-            for picture, title in zip(trial.pictures, titles, strict=False)
+            for picture, title in zip(trial.pictures, self._sides, strict=False)
         ]
         return sheet.gathered(self._name, self.verdict(), cells)
 
@@ -192,8 +191,6 @@ class Verify:
                 if image is None:
                     break
                 trial.pictures.append(image.pil)
-                if (source := trial.folder / "source.png").exists():
-                    trial.pictures.append(_opened(source))
                 self._compare(trial, Path(str(settings["mesh.keep_bags"])), image.job)
             self._sides["ifmesh"] |= {"loads": sides.loads(mesh.state, self._wanted.stages)}
         self._sides["ifmesh"] |= sides.memory(peaks)

@@ -34,7 +34,7 @@ from diffusers import (
     IFSuperResolutionPipeline,
     StableDiffusionUpscalePipeline,
 )
-from diffusers.utils import load_image
+from diffusers.utils.loading_utils import load_image
 from diffusers.utils.pil_utils import numpy_to_pil
 from PIL import Image
 from transformers import T5EncoderModel
@@ -106,8 +106,8 @@ class Notebook:
             texts = {"prompt": request.prompt, "negative_prompt": request.negative, "output_type": "pil"}
             wishes |= {"image": (low / 2 + 0.5).clamp(0, 1), **texts, "noise_level": plan.noise_level}  # it takes 0 to 1
         else:
-            negative, positive = embeds.to(pipe.unet.device, pipe.unet.dtype).split(1)
-            wishes |= {"prompt_embeds": positive, "negative_prompt_embeds": negative, "output_type": "pt"}
+            both = embeds.to(pipe.unet.device, pipe.unet.dtype)
+            wishes |= {"negative_prompt_embeds": both[:1], "prompt_embeds": both[1:], "output_type": "pt"}
             wishes |= _sketch(stage, files) | ({"strength": plan.strength} if request.task != "generate" else {})
             if request.width and request.height and request.task == "generate":
                 wishes |= {"width": SIZED[stage] * request.width, "height": SIZED[stage] * request.height}
