@@ -14,7 +14,7 @@ The layers, each knowing only those above it (a test holds them to it):
                       stage       the contract of the code that computes
                       published   the hub's repositories, and what each stage reads of them; devices; demand (what a stage needs of one)
   the minds (pure)    job         the life of a job: one table
-                      broker      the coordinator's: who does what, when, and what if it dies
+                      broker      the coordinator's: who does what, when, and what if it dies; phases: whose weights are in memory
                       keeper      the worker's: tasks, early bags, the outbox, the beat
                       caller      the client's: repeats what was not answered
                       roles       who may say what: one table
@@ -38,7 +38,7 @@ The layers, each knowing only those above it (a test holds them to it):
                       journal     requests and endings in SQLite; results on disk; with schema (its tables), shelf (files), disk (one
                                   that fails), retention (what is forgotten), audit and salvage (is it sound, and if not)
                       coordinator Broker behind a ROUTER
-                      worker      Keeper beside a stage; a parent watches it
+                      worker      Keeper beside a stage; a parent watches it; lender: who on this host has a device's memory
                       connection  Caller behind a DEALER, in a thread of its own; with parcels (uploads) and a file for each job
                       talk        what to wait for: one story for threads and tasks
                       asker       what both clients ask; with case (one job) and many (map, candidates, as_completed)

@@ -84,7 +84,7 @@ def _rows(it: Audit, database: sqlite3.Connection, told: Told, shelf: Shelf) -> 
     it.damages += [str(line) for (line,) in database.execute("PRAGMA integrity_check(20)") if line != "ok"]
     it.schema = database.execute("PRAGMA user_version").fetchone()[0]
     if it.schema != schema.SCHEMA:
-        it.damages.append(f"a journal of version {it.schema}; this ifmesh has {schema.SCHEMA}: its coordinator brings 3 and 4 up to date")
+        it.damages.append(f"a journal of version {it.schema}; this ifmesh has {schema.SCHEMA}: its coordinator brings 3 to 5 up to date")
         return
     row = database.execute("SELECT epoch FROM meta").fetchone()
     if row is None:

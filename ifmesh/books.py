@@ -27,7 +27,7 @@ def books(
     start = min(max(0, wish.page), pages) * page  # a page beyond the last is empty
     services = tuple(_service(now, w, roster) for w in workers[start : start + page])
     queued = {stage: len(queue) for stage, queue in queues.items()}
-    missing = tuple(stage for stage in queues if not roster.usable(stage))
+    missing = tuple(stage for stage in queues if not roster.staffed(stage))
     if not wish.job:
         rows = tuple(_row(now, j, roster) for j in islice(jobs.values(), start, start + page))
         return Books(wish.page, pages, services, rows, queued, missing)
@@ -46,7 +46,7 @@ def _service(now: float, w: Worker, roster: Roster) -> ServiceRow:
     state = "aside" if w.name in roster.aside else "busy" if w.state == "ready" and w.tasks else w.state
     h = w.hello
     held = len(w.tasks), len(w.outputs), w.done
-    return ServiceRow(h.name, h.stage, h.pid, h.host, h.device, state, *held, now - w.seen, h.numeric, w.slots)
+    return ServiceRow(h.name, h.stage, h.pid, h.host, h.device, state, *held, now - w.seen, h.numeric, w.slots, h.needs)
 
 
 def _row(now: float, job: Job, roster: Roster) -> JobRow:

@@ -101,6 +101,8 @@ class Broker(Survey):
         uploads: those on disk, digest -> bytes.  What no open job refers to is discarded, unless it is held for some seconds from now
         on: whoever wants it still says so again.
         """
+        if self.epoch > 1:
+            self._settled = now + self.policy.grace
         holds = {hold.digest: hold for hold in held}
         brought = {digest: hold.names for digest, hold in holds.items()}
         for closed in ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeVar
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 from ifmesh import typed
 from ifmesh.errors import Misconfigured
 
+UNITS = {"": 1} | {f"{kilo}{i}": (1024 if i else 1000) ** n for n, kilo in enumerate("kMGT", 1) for i in ("", "i")}
 DEVICES = "auto, cpu, cuda or cuda:N"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
@@ -30,10 +32,22 @@ def bounded(key: str, value: float, least: float, most: float) -> None:
         raise Misconfigured(f"{key}: {value!r}: from {least:.16g} to {most:.16g}")
 
 
-def device(key: str, value: str) -> None:
+def device(key: str, value: str, named: bool = False) -> None:
+    """named: one of them, with its number: what shares its memory is told by the name."""
     kind, _, number = value.partition(":")
+    if named and value != "cpu" and not (kind == "cuda" and number.isdecimal()):
+        raise Misconfigured(f'{key}: {value!r}: cpu or cuda:N, as in [memory] "cuda:0" = "14GB"')
     if kind not in ("auto", "cpu", "cuda") or (value != kind and not (kind == "cuda" and number.isdecimal())):
         raise Misconfigured(f"{key}: {value!r}: {DEVICES}")
+
+
+def size(key: str, value: object) -> int:
+    """Bytes, of a number or of "14GB", "14.5GB", "900MB", "13GiB" ..."""
+    said = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]i?)?B?\s*", str(value)) if type(value) in (int, str) else None
+    number = float(said[1]) * UNITS[said[2] or ""] if said else 0.0
+    if not 1 <= number <= 1 << 60:
+        raise Misconfigured(f'{key}: {value!r}: a size in bytes, as in "14GB", "900MB" or "13GiB"')
+    return int(number)
 
 
 def url(key: str, value: str, listens: bool = False, loopback: bool = False) -> None:

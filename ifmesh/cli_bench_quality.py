@@ -11,7 +11,7 @@ from ifmesh import cli_options as options
 from ifmesh import exits
 from ifmesh.cli_bench_load import mesh
 from ifmesh.cli_bench_report import reported
-from ifmesh.cli_bench_stages import heavy
+from ifmesh.cli_heavy import heavy
 
 
 @click.command(short_help="Do the pictures show what the captions say?")
@@ -37,11 +37,12 @@ def quality(size: str, report: Any, **given: Any) -> int:
     ifmesh bench quality --size 256 --captions 300 --sheet sheet.png --json   of the mesh that runs
     """
     from ifmesh.bench.head import head
+    from ifmesh.bench.quality import Quality, Wanted
 
-    bench = heavy("quality")
-    wanted = bench.Wanted(size=int(size), **{name: given[name] for name in ("captions", "in_flight", "seed", "sheet")})
+    exam = heavy("nano.exam", "bench quality")
+    wanted = Wanted(size=int(size), **{name: given[name] for name in ("captions", "in_flight", "seed", "sheet")})
     with report as page, mesh(given, page.tell) as (door, config):
         begun = head("quality", config)
-        work = bench.Quality(wanted, door, page.tell, page.over)
+        work = Quality(exam, wanted, door, page.tell, page.over)
         page.take(work.measure, lambda: {**begun, **work.figures()})
     return exits.OK

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ifmesh.errors import Misconfigured
+from ifmesh.cli_heavy import heavy
 from ifmesh.request import STAGES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -62,7 +62,7 @@ def stages(file: Path | None, **wanted: Any) -> int:
     ifmesh bench stages --real if-xl --json table.json   on a card, at the published sizes
     """
     with _prepared(wanted) as (ask, tell):
-        report = heavy("stages").measured(ask, tell)
+        report = heavy("bench.stages", "bench").measured(ask, tell)
     _written(report, file, _print_stages)
     return 0
 
@@ -75,19 +75,9 @@ def tolerance(file: Path | None, **wanted: Any) -> int:
     Without --dtype in fp32 and bf16.  Pictures are of about -1 to 1, the upscaler's of 0 to 255.
     """
     with _prepared(wanted) as (ask, tell):
-        report = heavy("tolerance").measured(ask, tell)
+        report = heavy("bench.tolerance", "bench").measured(ask, tell)
     _written(report, file, _print_tolerance)
     return 0
-
-
-def heavy(name: str) -> Any:
-    """A module of the half that needs torch.  Misconfigured: it is not installed."""
-    from importlib import import_module
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None or find_spec("diffusers") is None:
-        raise Misconfigured("bench: torch or diffusers is not installed: pip install 'ifmesh[services]'")
-    return import_module(f"ifmesh_services.bench.{name}")
 
 
 @contextmanager
@@ -97,7 +87,7 @@ def _prepared(wanted: dict[str, Any]) -> Iterator[tuple[Any, Tell]]:
 
     wanted["stages"] = wanted["stages"] or MEASURED
     wanted["cascade"] = "" if wanted["cascade"] == "nano" else wanted["cascade"]
-    ask = heavy("workbench").Wanted(**{key: value for key, value in wanted.items() if value is not None})
+    ask = heavy("bench.workbench", "bench").Wanted(**{key: value for key, value in wanted.items() if value is not None})
     console = screen.stderr()
     if not console.is_terminal:
         yield ask, screen.say

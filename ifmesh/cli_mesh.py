@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ifmesh.config import Config
     from ifmesh.protocol import Books
 
-WORKING = ("ready", "busy")
-
 
 def check_services(config: Config, stages: Sequence[str] | None = None) -> None:
     """Misconfigured when this installation cannot run these stages as the configuration names them, or keep their bags.
@@ -50,8 +48,8 @@ def _check_folder(key: str, folder: Path | None) -> None:
 
 
 def not_ready(books: Books) -> list[str]:
-    """The stages without a ready worker."""
-    working = {row.stage for row in books.services if row.state in WORKING}
+    """The stages without a worker that takes work, now or when its turn comes."""
+    working = {row.stage for row in books.services if row.serves}
     return [stage for stage in STAGES if stage not in working]
 
 
@@ -67,6 +65,8 @@ def ps(jobs: bool, ready: bool, as_json: bool, config_file: Path | None) -> int:
     \b
     ifmesh ps --jobs
     ifmesh ps --json | jq '.services[] | select(.state == "loading")'
+
+    A service in swap (services.STAGE.residency) is "swapped" while its weights are not in memory: it serves when its turn comes.
     """
     from ifmesh import modes, screen, sockets
 
@@ -92,6 +92,8 @@ def ps(jobs: bool, ready: bool, as_json: bool, config_file: Path | None) -> int:
         _print_books(services, rows if jobs else [], queued, len(rows))
         for line in modes.told(row for page in pages for row in page.services):
             screen.tell(line)
+        for line in _turns(services):
+            screen.tell(line)
     if problem:
         screen.say(f"ifmesh: {problem}", "red")
         return 4
@@ -111,7 +113,7 @@ def _renamed(row: dict[str, Any]) -> dict[str, Any]:
 
 def _row(service: str, stage: str, pid: int, host: str, state: str) -> dict[str, Any]:
     """A process that is no worker known to the coordinator, in the same form."""
-    empty = {"device": "", "running": 0, "held": 0, "done": 0, "seen_s": 0.0, "numeric": "", "slots": 0}
+    empty = {"device": "", "running": 0, "held": 0, "done": 0, "seen_s": 0.0, "numeric": "", "slots": 0, "needs": 0}
     return {"service": service, "stage": stage, "pid": pid, "host": host, "state": state, **empty}
 
 
@@ -171,6 +173,21 @@ def last_line(state: Path, service: str) -> str:
     except OSError:
         lines = []
     return lines[-1] if lines else "it said nothing"
+
+
+def _turns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """For people: whose weights are in memory, on each device that is shared by turns."""
+    from ifmesh.phases import size
+
+    groups: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+    for row in rows:
+        if row["needs"]:
+            inside, outside = groups.setdefault((row["host_name"], row["device"]), ([], []))
+            (outside if row["state"] == "swapped" else inside).append(f"{row['service']} ({size(row['needs'])})")
+    return [
+        f"by turns on {device} of {host}: {', '.join(inside) or 'nobody'} in memory; {', '.join(outside) or 'nobody'} on disk"
+        for (host, device), (inside, outside) in groups.items()
+    ]
 
 
 def _print_books(services: list[dict[str, Any]], jobs: list[dict[str, Any]], queued: dict[str, int], count: int) -> None:

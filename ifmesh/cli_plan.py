@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ifmesh import cli_options as options
-from ifmesh.cli_pull import heavy
+from ifmesh.cli_heavy import heavy
 from ifmesh.errors import Misconfigured
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ifmesh import cli_options as options
+from ifmesh.cli_heavy import heavy
 from ifmesh.errors import Misconfigured
 from ifmesh.request import STAGES
 
@@ -44,7 +45,7 @@ def pull(
     from ifmesh import screen
 
     config, _ = options.configuration(config_file)
-    hub = heavy("pull")
+    hub = _heavy("pull")
     said = _variants(variants)
     wants = [want for name in what for want in _wants(config, name, stages or STAGES, said)]
     if _offline():
@@ -66,7 +67,7 @@ def pull(
     accepted.add(lacking)
     hub.fits(listings)
     missing = [file for listing in listings for file in listing.missing]
-    fetch = heavy("fetching").fetch
+    fetch = _heavy("fetching").fetch
     with _bars(sum(file.size for file in missing)) as told:
         for file in missing:
             fetch(file, lambda count, file=file: told(f"{file.repo}/{file.path}", count, file.size))
@@ -78,7 +79,7 @@ def _wants(config: Config, name: str, stages: tuple[str, ...], said: dict[str, s
     """What a cascade's stages, or those of a repository, load.  Misconfigured: it is nothing of the hub."""
     from ifmesh import found, published
 
-    want, recipes = heavy("pull").Want, heavy("recipes")
+    want, recipes = _heavy("pull").Want, _heavy("recipes")
     cards = found.cards()
     if recipes.is_hub_name(name) and not Path(name).exists():
         repos = {stage: name for stage in published.stages(name) if stage in stages}
@@ -164,14 +165,9 @@ def _bars(total: int) -> Iterator[Tell]:
 
 
 def _offline() -> bool:
-    return bool(heavy("pull").constants.HF_HUB_OFFLINE)
+    return bool(_heavy("pull").constants.HF_HUB_OFFLINE)
 
 
-def heavy(name: str, what: str = "pull") -> Any:
-    """A module of the other half; those of `pull` know the hub, and import no torch.  Misconfigured: what it needs is not installed."""
-    from importlib import import_module
-    from importlib.util import find_spec
-
-    if find_spec("huggingface_hub") is None or (what != "pull" and find_spec("torch") is None):
-        raise Misconfigured(f"{what}: this needs more: pip install 'ifmesh[services]'")
-    return import_module(f"ifmesh_services.{name}")
+def _heavy(name: str) -> Any:
+    """A module that knows the hub, and imports no torch."""
+    return heavy(name, "pull", "huggingface_hub")

@@ -20,7 +20,10 @@ class Policy:
     slowest: float = 200e3  # ... bytes a second that a link carries at the least ...
     transfers: int = 3  # ... so often, then once by way of the coordinator, and then another worker gets the job
     detour: float = 600.0  # between two workers where that was the way, it is taken at once for this long
-    loading: float = 600.0  # patience with a worker that loads its weights
+    loading: float = 600.0  # patience with a worker that loads its weights ...
+    unloading: float = 60.0  # ... and with one that gives their memory back
+    max_phase: float = 60.0  # a stage whose weights are in memory keeps them for so long while others wait for theirs and it has work
+    presumed: float = 60.0  # a life of which nothing is heard any more, and no end was witnessed, holds memory for so long
     blames: int = 4  # this death of its own making fails the request as poison
     alone: int = 2  # after so many it runs with nobody beside it
     errors: int = 3  # so many raises of a stage fail the request

@@ -2,11 +2,14 @@
 
 It asks for a task with `Free` whenever it has a free slot, and tells with the other events what became of each; `tell` may be called
 from its thread.  Orders come through `give` and are looked at between steps.  An urgent task comes unasked, and the less urgent pause.
+In swap the stage is there from Fill to Clear, made anew each time.
 """
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,8 +22,10 @@ from typing import Literal
 from ifmesh import bags
 from ifmesh.cascade import Cascade
 from ifmesh.errors import BadRequest, Misconfigured
-from ifmesh.keeper import Forget, Task
+from ifmesh.keeper import Clear, Fill, Forget, Task
+from ifmesh.lender import Lender
 from ifmesh.log import logger
+from ifmesh.memory import tidy
 from ifmesh.protocol import Token
 from ifmesh.stage import Bag, Foreign, Setup, Stage, steps_done
 from ifmesh.wire import Garbled
@@ -31,6 +36,25 @@ class Loaded:
     """The weights are there.  numeric: the numeric class."""
 
     numeric: str
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """In swap: bytes that the stage will take.  It waits for Fill."""
+
+    needs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """In swap: the device has no room now.  holders: who has it."""
+
+    holders: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """In swap: the stage is gone, and its memory with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +119,19 @@ class Ended:
     error: str
 
 
-Event = Loaded | Free | Stepped | Saved | Made | Spoilt | Threw | Ended
+Event = Loaded | Weighed | Denied | Cleared | Free | Stepped | Saved | Made | Spoilt | Threw | Ended
+
+
+Order = Task | Forget | Fill | Clear
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """A stage is in memory by turns.  needs: bytes, 0: as the stage itself says; budget: of all that share the device."""
+
+    lender: Lender
+    budget: int
+    needs: int = 0
 
 
 @dataclass(slots=True)
@@ -120,7 +156,7 @@ class Compute:
     """keep_bags: also write each finished bag into this folder, as JOB.STAGE.safetensors.
 
     checkpoint_steps: after each so many steps of a job tell what it takes to go on from there; 0: never.  leave: is told, just before,
-    which jobs run now, and nothing else: the process may die of them.
+    which jobs run now, and nothing else: the process may die of them.  swap: None: the stage stays in memory.
     """
 
     def __init__(
@@ -133,33 +169,87 @@ class Compute:
         tell: Callable[[Event], None],
         checkpoint_steps: int = 0,
         leave: Callable[[tuple[str, ...]], None] = lambda _: None,
+        swap: Swap | None = None,
     ) -> None:
         self._name, self._factory, self._setup, self._cascade, self._keep_bags, self._tell = stage, factory, setup, cascade, keep_bags, tell
         self._each, self._leave = checkpoint_steps, leave
-        self._orders: SimpleQueue[Task | Forget] = SimpleQueue()
+        self._swap = swap
+        self._orders: SimpleQueue[Order] = SimpleQueue()
         self._work: dict[str, _Work] = {}
         self._asked = 0
 
     def start(self) -> None:
         Thread(target=self._run, name="compute", daemon=True).start()
 
-    def give(self, order: Task | Forget) -> None:
+    def give(self, order: Order) -> None:
         self._orders.put(order)
 
     def _run(self) -> None:
         try:
-            stage = load_stage(self._factory)
-            self._tell(Loaded(stage.load(self._setup)))
+            needs = self._weigh()
             while True:
-                self._turn(stage)
+                self._borrow(needs)
+                stage = load_stage(self._factory)
+                self._tell(Loaded(stage.load(self._setup)))
+                while self._turn(stage):
+                    pass
+                del stage
+                self._clear()
         except Misconfigured as error:
             self._tell(Ended(3, str(error)))
         except BaseException as error:
             logger.exception("the compute thread ends")
             self._tell(Ended(1, brief(error)))
 
-    def _turn(self, stage: Stage) -> None:
-        """Orders first, then one step for all that is admitted and does not pause."""
+    # ---- in swap
+
+    def _weigh(self) -> int:
+        """Tell how much memory the stage will take.  Misconfigured: nobody knows, or it is more than there is."""
+        if self._swap is None:
+            return 0
+        where = f"services.{self._name}"
+        needs = self._swap.needs
+        if not needs:
+            weighs = getattr(load_stage(self._factory), "weighs", None)
+            if weighs is None:
+                raise Misconfigured(f"{where}.needs: {self._factory} does not know how much memory it takes: say so, as in needs = '3GB'")
+            needs = max(1, weighs(self._setup))
+        if needs > self._swap.budget:
+            device = self._setup.device
+            remedy = f"a larger memory.{device}, fewer bits (dtype, quantize), offload = 'disk', or another device"
+            raise Misconfigured(f"{where}: it needs {needs} bytes, and all in swap on {device} may take {self._swap.budget}: {remedy}")
+        self._tell(Weighed(needs))
+        return needs
+
+    def _borrow(self, needs: int) -> None:
+        """Wait until the stage is to come into memory, and there is room for it."""
+        while self._swap is not None:
+            order = self._orders.get()
+            if isinstance(order, Fill):
+                if not (holders := self._swap.lender.take(needs, self._swap.budget)):
+                    return
+                self._tell(Denied(holders))
+            elif isinstance(order, Clear):  # of what was denied
+                self._tell(Cleared())
+
+    def _clear(self) -> None:
+        """The stage is forgotten: nobody has a reference to it any more.  The memory goes back to the system."""
+        self._work.clear()
+        self._asked = 0
+        self._leave(())
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        tidy()
+        assert self._swap is not None
+        self._swap.lender.give_back()
+        self._tell(Cleared())
+
+    # ---- at work
+
+    def _turn(self, stage: Stage) -> bool:
+        """Orders first, then one step for all that is admitted and does not pause.  False: the stage is to be forgotten."""
         while self._asked + len(self._work) < stage.slots:
             self._asked += 1
             self._tell(Free())
@@ -168,16 +258,19 @@ class Compute:
                 if not self._work:
                     self._leave(())
                 order = self._orders.get(block=not self._work)
+                if isinstance(order, Clear):
+                    return False
                 if isinstance(order, Task):
                     self._asked -= not order.urgent
                     self._admit(stage, order)
-                else:
+                elif isinstance(order, Forget):
                     self._forget(stage, order)
                 if not self._work:
-                    return
+                    return True
         except Empty:
             pass
         self._step(stage)
+        return True
 
     def _admit(self, stage: Stage, task: Task) -> None:
         self._leave((task.job,))

@@ -24,6 +24,7 @@ FILE = "ifmesh.toml"  # read when it lies in the current folder and no other is 
 PUBLISHED = ("if-xl", "if-l", "if-m")
 DURABILITY = ("full", "lazy", "none")
 DTYPES = ("", "fp32", "bf16", "fp16")
+RESIDENCY = ("resident", "swap")
 CLASSES = {"encoder": "Encoder", "stage_one": "StageOne", "stage_two": "StageTwo", "upscaler": "Upscaler", "guard": "Guard"}
 
 Scalar = str | int | float | bool
@@ -42,7 +43,7 @@ class Mesh:
     gets so much more time as it may take at this rate. durability: "full" (on disk before
     it is told), "lazy" (at most a second later) or "none" (in memory). keep_results: seconds after its end that a job and its result are
     kept; results_bytes: all results together, the oldest go first. reserve_bytes: with less free space on the disk nothing new is taken.
-    checkpoint_bytes: of memory for checkpoints.
+    checkpoint_bytes: of memory for checkpoints.  max_phase: seconds, see `commands.Policy`.
     """
 
     state: Path = Path()
@@ -63,6 +64,7 @@ class Mesh:
     results_bytes: int = 20 << 30
     reserve_bytes: int = 1 << 30
     checkpoint_bytes: int = 256 << 20
+    max_phase: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,9 @@ class Service:
     device: "auto" (the first CUDA card, else the CPU; decided in the worker), "cpu", "cuda:0" ...  dtype: "fp32", "bf16", "fp16",
     "": the device's default.  threads: of torch, on the CPU.  patience: seconds without a step after which the worker is stalled, 0:
     the cascade's own.  outbox_bytes: of finished bags held for others; beyond it the worker takes no new work.  checkpoint_steps: each
-    so many steps what is needed to go on from there is put in safety, so that a death costs no more; 0: never.  options: the stage's own.
+    so many steps what is needed to go on from there is put in safety, so that a death costs no more; 0: never.  residency: "resident", or
+    "swap": in memory by turns with all others in swap on its device.  needs: what it takes of the memory then, "": what its files say of
+    its weights.  options: the stage's own.
     """
 
     run: str = ""
@@ -91,17 +95,28 @@ class Service:
     patience: float = 0.0
     outbox_bytes: int = 1 << 30
     checkpoint_steps: int = 0
+    residency: str = "resident"
+    needs: str = ""
     options: dict[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def needed(self) -> int:
+        """`needs` in bytes; 0: nothing is said."""
+        return checks.size("needs", self.needs) if self.needs else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All that a process is told.  services: by stage name, each stage of the cascade.  hosts: by name; this one is not among them."""
+    """All that a process is told.  services: by stage name, each stage of the cascade.  hosts: by name; this one is not among them.
+
+    memory: by device, bytes that all in swap on it may take together.
+    """
 
     mesh: Mesh
     cascade: Weights
     services: Mapping[str, Service]
     hosts: Mapping[str, Host] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
 
     def copies(self, stage: str, host: str = "") -> int:
         """How many workers of the stage this host is to have: one of `hosts`, or the one that is none of them."""
@@ -195,12 +210,13 @@ def read(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
     for key, value, said in (*_environment(environ), *((k, v, f"--set {k}") for k, v in overrides.items())):
         _put(tree, key, value, said)
     others = hosts.read(tree.pop("hosts", {}))
+    memory = _memory(tree.pop("memory", {}))
     sections = _sections(tree)
     for stage in {stage for host in others.values() for stage, number in host.copies.items() if number}:
         sections[f"services.{stage}"].setdefault("copies", 0)  # it runs there, unless it was said that it runs here, too
     mesh = _mesh(sections["mesh"], environ)
     services = {stage: _service(stage, sections[f"services.{stage}"]) for stage in STAGES}
-    return Config(mesh, _weights(sections["cascade"]), services, others)
+    return Config(mesh, _weights(sections["cascade"]), services, others, memory)
 
 
 def locate(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -261,6 +277,8 @@ def _put(tree: dict[str, object], key: str, value: object, said: str) -> None:
         return
     if key.startswith("hosts.") and key.count(".") > 1:
         value = hosts.spoken(key.split(".")[2:], value, said)
+    elif section == "memory":
+        pass  # any device
     elif section.endswith(".options") and section.removesuffix(".options") in SECTIONS:
         value = _guessed(value) if isinstance(value, str) else value
     elif key in KEYS and not key.endswith(".options"):
@@ -335,10 +353,20 @@ def _mesh(table: dict[str, object], environ: Mapping[str, str]) -> Mesh:
     checks.bounded("mesh.results_bytes", mesh.results_bytes, 1 << 24, 1 << 50)
     checks.bounded("mesh.reserve_bytes", mesh.reserve_bytes, 0, 1 << 50)
     checks.bounded("mesh.checkpoint_bytes", mesh.checkpoint_bytes, 0, 1 << 40)
+    checks.bounded("mesh.max_phase", mesh.max_phase, 0.1, 86400)
     state = Path(str(folders["state"])).expanduser().absolute() if folders["state"] else state_folder(environ)
     keep = Path(str(folders["keep_bags"])).expanduser().absolute() if folders["keep_bags"] else None
     identity = Path(str(folders["identity"])).expanduser().absolute() if folders["identity"] else None
     return replace(mesh, state=state, keep_bags=keep, identity=identity)
+
+
+def _memory(table: object) -> dict[str, int]:
+    """[memory]: bytes by device."""
+    if not isinstance(table, dict):
+        raise Misconfigured(f"memory: {table!r}: a table, [memory]")
+    for device in table:
+        checks.device(f"memory.{device}", device, named=True)
+    return {device: checks.size(f"memory.{device}", said) for device, said in table.items()}
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
@@ -364,6 +392,12 @@ def _service(stage: str, table: dict[str, object]) -> Service:
     if service.dtype not in DTYPES:
         near = checks.nearest(service.dtype, DTYPES)
         raise Misconfigured(f"{where}.dtype: {service.dtype!r}: fp32, bf16, fp16, or leave it out{near}")
+    if service.residency not in RESIDENCY:
+        raise Misconfigured(
+            f"{where}.residency: {service.residency!r}: {', '.join(RESIDENCY)}{checks.nearest(service.residency, RESIDENCY)}"
+        )
+    if service.needs:
+        checks.size(f"{where}.needs", service.needs)
     checks.bounded(f"{where}.copies", service.copies, 0, 256)
     checks.bounded(f"{where}.threads", service.threads, 1, 1024)
     checks.bounded(f"{where}.patience", service.patience, 0, 86400)

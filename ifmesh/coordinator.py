@@ -143,6 +143,7 @@ class Coordinator:
             transfer=mesh.transfer,
             slowest=mesh.slowest_link,
             checkpoints=mesh.checkpoint_bytes > 0,
+            max_phase=mesh.max_phase,
         )
         self._broker = Broker(IF, self._journal.epoch, inlet, policy)
         self._outlets = Outlets(self._ctx, host, keys, TRIES * mesh.transfer, slowest=mesh.slowest_link)

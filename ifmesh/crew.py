@@ -49,6 +49,10 @@ class Crew(Vigil):
         if len(m.endpoints) > 8 or max(map(len, names)) > NAMES or len(m.numeric) > WORDS:
             self._send(peer, Refused("", "invalid", f"Hello: names of at most {NAMES} characters, and 8 endpoints"))
             return
+        if m.needs < 0 or (m.needs and m.needs > m.budget):
+            why = f"Hello: it needs {m.needs} bytes of {m.device}, where those in swap may take {m.budget} together"
+            self._send(peer, Refused("", "invalid", why, field="needs"))
+            return
         if m.stage not in self.queues:
             why = f"no stage {m.stage[:NAMES]!r} in this cascade: {', '.join(self.queues)}"
             self._send(peer, Refused("", "invalid", why, field="stage"))
@@ -57,17 +61,20 @@ class Crew(Vigil):
             if (m.stage, named(m)) != (known.stage, named(known.hello)):
                 self._send(peer, Refused("", "conflict", f"{m.life} is known as {known.name}"))
             else:
-                known.hello, known.peer, known.seen = m, peer, now
+                known.peer, known.seen = peer, now
+                self._join(known, m)
                 self.roster.offer(known)  # it may take more than before
             return
         if (older := self.roster.names.get(named(m))) is not None:
             self._lose(now, older, "a newer process runs under its name", own=False)
             self._bury(older.life)
+            self._freed(older.life)
         elif len(self.roster.lives) >= self.policy.max_workers:
             self._send(peer, Refused("", "busy", f"{len(self.roster.lives)} workers are here, the limit", self.policy.retry_after))
             return
         self._suspects.pop(m.life, None)
-        self.roster.add(Worker(m, peer, since=now, seen=now, progressed=now))
+        self.roster.add(worker := Worker(m, peer, since=now, seen=now, progressed=now))
+        self._join(worker, m)
         self._timer(now + self.policy.silence, "silence", m.life)
         self._note("", f"{m.name} is here: {m.stage} on {m.device}, pid {m.pid}")
 
@@ -93,7 +100,8 @@ class Crew(Vigil):
         worker.beat, worker.seen, worker.full = m.number, now, m.full
         if worker.state != m.state:
             self._note("", f"{worker.name} is {m.state}")
-            worker.state = m.state
+            worker.state, worker.since = m.state, now
+        self._holds(now, worker, m.lease)
         drop: list[tuple[str, Token]] = []
         release: list[tuple[str, Token]] = []
         for held in m.held:
@@ -119,7 +127,9 @@ class Crew(Vigil):
             return False
         if job.state is State.RUNNING and job.life == worker.life and job.token == held.token and not job.publishing:
             pass
-        elif job.state is State.QUEUED and job.stage <= index and (held.state != "waiting" or self._comes(job, index)):
+        elif (
+            job.state is State.QUEUED and job.stage <= index and self._able(worker) and (held.state != "waiting" or self._comes(job, index))
+        ):
             self._adopt(now, job, worker, index, held.token, f"{worker.name} has it already")
             self._trim(job)
             if self.policy.checkpoints:
@@ -265,6 +275,7 @@ class Crew(Vigil):
         if (worker := self._known(peer, m.life)) is not None:
             self._lose(now, worker, "said good-bye", own=False)
             self._bury(m.life)
+            self._freed(m.life)
 
     def _exited(self, now: float, peer: bytes, m: Exited) -> None:
         """The parent's word: that life is over, and why.  Repeated until it hears Noted."""
@@ -279,3 +290,4 @@ class Crew(Vigil):
             known = self._suspects.get(m.life, set())
             self._hold_against(now, known if ran is None else ran, name, m.life, f"{name} {m.cause}: {m.detail}")
         self._bury(m.life)
+        self._freed(m.life)

@@ -7,9 +7,9 @@ from typing import Literal
 from ifmesh.books import books
 from ifmesh.cascade import IMAGE64, IMAGE256, kept
 from ifmesh.commands import Book, Closed, Command, Hand
-from ifmesh.dispatch import Dispatch
 from ifmesh.errors import BadRequest
 from ifmesh.job import Cause, Job
+from ifmesh.phases import Phases
 from ifmesh.protocol import Accepted, Cancel, Cancelled, Fetch, Finished, Hi, Inspect, Refused, Submit, Wanted, Watch, Welcome
 from ifmesh.rules import PROMPT_CHARACTERS
 
@@ -17,8 +17,8 @@ LEFT = {IMAGE64.name, IMAGE256.name}
 """What a client brings only where another job has left it: the mesh keeps it, or nobody has it."""
 
 
-class Desk(Dispatch):
-    """Dispatch, and the doors for clients."""
+class Desk(Phases):
+    """Dispatch and its phases, and the doors for clients."""
 
     # ---- uploads, as the shell tells of them
 

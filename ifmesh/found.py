@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-from pathlib import Path
 
 from ifmesh.devices import KNOWN, Device
+from ifmesh.memory import of_device
 
-CGROUP = Path("/sys/fs/cgroup/memory.max")
 QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits")
 
 
 def devices() -> tuple[Device, ...]:
     """Cards in the driver's order, then the CPU."""
-    return (*cards(), Device("cpu", ram(), cores=len(os.sched_getaffinity(0))))
+    return (*cards(), Device("cpu", of_device("cpu"), cores=len(os.sched_getaffinity(0))))
 
 
 def cards() -> tuple[Device, ...]:
@@ -26,12 +25,8 @@ def cards() -> tuple[Device, ...]:
 
 
 def ram() -> int:
-    """Bytes: the machine's, or this process's share of it."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(total, int(CGROUP.read_text()))
-    except (OSError, ValueError):  # another kind of cgroup, or "max"
-        return total
+    """Bytes: the machine's, or this container's share of it."""
+    return of_device("cpu")
 
 
 def _card(line: str) -> Device:

@@ -15,6 +15,7 @@ from ifmesh.cascade import DRAWN
 from ifmesh.looks import Glance, Looks
 from ifmesh.prober import Cast, Prober, Said
 from ifmesh.protocol import (
+    NEVER,
     Beat,
     Bye,
     Done,
@@ -25,6 +26,7 @@ from ifmesh.protocol import (
     Header,
     Held,
     Hello,
+    Load,
     Look,
     Push,
     Raised,
@@ -37,6 +39,7 @@ from ifmesh.protocol import (
     Token,
     ToWorker,
     Trusted,
+    Unload,
     Verdicts,
     Who,
     WorkerMessage,
@@ -74,6 +77,16 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class Fill:
+    """To the compute thread: bring the weights into memory.  Told back with `loaded`, or `denied`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """To the compute thread: forget all jobs, and give the memory of the weights back.  Told back with `cleared`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rebuild:
     """Nothing was heard for too long: close the control socket and make a new one."""
 
@@ -85,7 +98,7 @@ class Stop:
     detail: str
 
 
-Command = Send | Carry | Cast | Forget | Rebuild | Stop
+Command = Send | Carry | Cast | Forget | Fill | Clear | Rebuild | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +171,9 @@ class Keeper:
         self.hello = hello
         self.tasks: dict[str, _Task] = {}  # in the order of their grants
         self.outbox: dict[str, _Kept] = {}
-        self.state: Literal["loading", "ready", "draining"] = "loading"
+        self.state: Literal["loading", "ready", "draining", "swapped", "unloading"] = "loading"
+        self._lease = NEVER  # under which the weights are in memory, or on their way there or out
+        self._past = NEVER  # the newest that is over
         self._early: OrderedDict[tuple[str, Token, str], tuple[Header, Frame]] = OrderedDict()  # by job, token and kind
         self._newest = 0.0  # when the last of them came
         self._looks = Looks()
@@ -174,6 +189,27 @@ class Keeper:
         """Say Hello; loading."""
         self._heard = now
         return self._introduce(now)
+
+    def weighed(self, now: float, needs: int, budget: int) -> list[Command]:
+        """In swap: this is what the weights take, and all in swap on the device may.  They come when the coordinator says so."""
+        self.hello = replace(self.hello, needs=needs, budget=budget)
+        if self.state == "loading":
+            self.state = "swapped"
+        return self._introduce(now)
+
+    def denied(self, now: float) -> list[Command]:
+        """Somebody on this host has the memory, who the coordinator does not know of: it hears with the next Beat, and asks again."""
+        self._lease = NEVER
+        if self.state in ("loading", "unloading"):
+            self.state = "swapped"
+        return []
+
+    def cleared(self, now: float) -> list[Command]:
+        """The memory of the weights is given back."""
+        self._lease = NEVER
+        if self.state == "unloading":
+            self.state = "swapped"
+        return self._say_beat(now)
 
     def loaded(self, now: float, numeric: str) -> list[Command]:
         """The weights are there: ready for work, in this numeric class."""
@@ -199,6 +235,10 @@ class Keeper:
                 return self._drop(job, token)
             case Release(job, token):
                 return self._release(job, token)
+            case Load(lease):
+                return self._load(now, lease)
+            case Unload(lease):
+                return self._unload(now, lease)
             case Verdicts():
                 out = [c for job, token in message.drop for c in self._drop(job, token)]
                 return out + [c for job, token in message.release for c in self._release(job, token)]
@@ -241,8 +281,10 @@ class Keeper:
 
         urgent: no slot is free, or as many run as there are, because one came beyond them; only a task that is more urgent than all
         that run.  That it begins is told at once: should the process die of it, the coordinator must know what ran.  With no task at all,
-        a glance at an early picture, of which nobody is told.
+        a glance at an early picture, of which nobody is told.  Nothing without the weights.
         """
+        if self.state not in ("ready", "draining"):
+            return None, []
         if not self.tasks:
             return None if urgent else self._glance(), []
         ready = [(-t.request.priority, t.token, job) for job, t in self.tasks.items() if t.whole and not t.running]
@@ -375,6 +417,26 @@ class Keeper:
             del self.outbox[job]
         return self._leave()
 
+    # ---- the weights
+
+    def _load(self, now: float, lease: Token) -> list[Command]:
+        if self.state != "swapped" or lease <= self._past:
+            return []
+        self._lease, self.state = lease, "loading"
+        return [Fill(), *self._say_beat(now)]
+
+    def _unload(self, now: float, lease: Token) -> list[Command]:
+        """What it holds that is not done was dropped before, and that was not heard; or it is for nobody."""
+        if lease in (NEVER, self._past) or lease != self._lease:
+            return []
+        self._past = lease
+        out: list[Command] = [Forget(job, task.token) for job, task in self.tasks.items()]
+        self.tasks.clear()
+        self._looks = Looks()
+        if self.state != "draining":
+            self.state = "unloading"
+        return [*out, Clear(), *self._say_beat(now), *self._leave()]
+
     # ---- early pictures
 
     def _glance(self) -> Task | None:
@@ -406,7 +468,7 @@ class Keeper:
         held = [Held(job, t.token, self._phase(t), t.step, t.steps) for job, t in self.tasks.items()]
         held += [Held(job, k.token, "done", k.steps, k.steps, k.digest, len(k.frame), k.seconds) for job, k in self.outbox.items()]
         full = len(self.outbox) >= BAGS or sum(len(k.frame) for k in self.outbox.values()) >= self._outbox_bytes
-        return [Send(Beat(self.hello.life, self._number, self.state, tuple(held), full, self._trusts))]
+        return [Send(Beat(self.hello.life, self._number, self.state, tuple(held), full, self._trusts, self._lease))]
 
     def _leave(self) -> list[Command]:
         """Draining, and nothing is held any more: the end."""

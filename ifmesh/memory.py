@@ -1,10 +1,13 @@
-"""Memory of this process: what was freed goes back to the system.  glibc keeps it, and what a stranger made us hold stays for ever so."""
+"""Memory of this process, and of its devices.  What was freed goes back to the system: glibc keeps it, and what a stranger made us hold
+stays for ever so."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 OFTEN, SELDOM = 1.0, 5.0
 """Seconds between two looks: at once after it has helped, ever later while all of it is in use."""
@@ -25,6 +28,35 @@ def resident() -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
+
+
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""What a container may use, by cgroup v2 and v1."""
+
+
+def of_device(device: str) -> int:
+    """Bytes that it has: of "cpu", what the machine or the container has; of a card, what its driver says.  0: nobody says."""
+    if device == "cpu":
+        limits = [int(text) for path in LIMITS if (text := _said(Path(path))).isdecimal()]
+        with suppress(ValueError, OSError):
+            limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        return min(limits, default=0)
+    number = int(device.partition(":")[2] or 0)
+    seen = [card for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
+    card = seen[number] if number < len(seen) else str(number)
+    words = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "-i", card]
+    try:
+        said = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout
+        return int(said.split()[0]) << 20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return 0
+
+
+def _said(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 class Tidy:

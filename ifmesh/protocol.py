@@ -11,7 +11,7 @@ from typing import Literal
 
 from ifmesh.request import Request
 
-VERSION = 5
+VERSION = 6
 
 Token = tuple[int, int]
 """(coordinator epoch, number).  Issuing a newer one is what invalidates the older; (0, 0) is older than any."""
@@ -233,9 +233,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class ServiceRow:
-    """One process of the mesh, as `ifmesh ps` shows it.  state: loading, ready, busy, draining, aside, starting or lost.
+    """One process of the mesh, as `ifmesh ps` shows it.  state: loading, ready, busy, draining, aside, starting or lost; of one in swap
+    also swapped (its weights are not in memory) and unloading.
 
-    slots: how many requests step together there.
+    slots: how many requests step together there.  needs: bytes of memory that it takes when it is loaded, of one in swap; 0: of no other.
     """
 
     service: str
@@ -250,6 +251,12 @@ class ServiceRow:
     seen_s: float
     numeric: str
     slots: int = 1
+    needs: int = 0
+
+    @property
+    def serves(self) -> bool:
+        """Does it take work, at once or when its turn comes?"""
+        return self.state in ("ready", "busy") or (self.needs > 0 and self.state in ("swapped", "loading", "unloading"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +311,8 @@ class Hello:
     """A worker lives.  life: one start of one process, never reused; name: the service it is, kept over restarts.
 
     capacity: jobs it may hold unfinished (running and prefetched).  numeric: its numeric class; equal strings, equal bits.
+    needs: of a worker in swap, bytes of memory that it takes when it is loaded; budget: what it and all others in swap on the same device
+    of the same host may take together.  0: its weights stay where they are.
     """
 
     stage: str
@@ -315,6 +324,8 @@ class Hello:
     endpoints: tuple[Endpoint, ...]
     capacity: int
     numeric: str
+    needs: int = 0
+    budget: int = 0
 
     @property
     def slots(self) -> int:
@@ -343,15 +354,17 @@ class Held:
 class Beat:
     """Everything that this worker holds and runs.  Sent each second; answered by Verdicts.  full: the outbox takes no more.
 
-    trusts: the number of the newest Trusted that it has heard; 0: none.
+    trusts: the number of the newest Trusted that it has heard; 0: none.  lease: under which Load its weights are in memory, or on their
+    way there or out; NEVER: they are not, or they are not swapped.
     """
 
     life: str
     number: int
-    state: Literal["loading", "ready", "draining"]
+    state: Literal["loading", "ready", "draining", "swapped", "unloading"]
     held: tuple[Held, ...]
     full: bool = False
     trusts: int = 0
+    lease: Token = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -523,6 +536,20 @@ class Echo:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """Bring your weights into memory, under this lease.  Said again until a Beat names it."""
+
+    lease: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """The lease is over: give the memory back.  Whatever is still in hand is forgotten.  Said again until a Beat does not name it."""
+
+    lease: Token
+
+
+@dataclass(frozen=True, slots=True)
 class Verdicts:
     """Answers a Beat: it was heard.  Whatever of it is to go: `drop` tasks, `release` bags."""
 
@@ -577,7 +604,7 @@ ToCoordinator = ClientMessage | WorkerMessage
 ToClient = (
     Welcome | Accepted | Wanted | Refused | Queued | Started | Progress | Preview | Finished | Failed | Cancelled | Result | Books | Probed
 )
-ToWorker = Run | Push | Look | Drop | Release | Reach | Echo | Verdicts | Trusted | Drain | Who | Refused
+ToWorker = Run | Push | Look | Drop | Release | Load | Unload | Reach | Echo | Verdicts | Trusted | Drain | Who | Refused
 ToParent = Kill | Noted | Refused
 Ended = Finished | Failed | Cancelled
 

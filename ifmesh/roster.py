@@ -19,7 +19,8 @@ class Worker:
     tasks: what it was granted and has not finished.  outputs: jobs whose finished bag is in its outbox.  beat: number of its last
     Beat, 0 before the first; nothing is granted before it, because it may hold tasks of an earlier epoch.  reserved: the one job
     that it is kept empty for.  urgency: the highest priority of its tasks.  came: when the newest of what has come from a life was pushed;
-    "": of what has come from this one to the coordinator.
+    "": of what has come from this one to the coordinator.  leaving: its weights are to leave the memory: it is granted nothing more.
+    since: when it came into its state.
     """
 
     hello: Hello
@@ -27,7 +28,7 @@ class Worker:
     since: float
     seen: float
     progressed: float
-    state: Literal["loading", "ready", "draining"] = "loading"
+    state: Literal["loading", "ready", "draining", "swapped", "unloading"] = "loading"
     full: bool = False
     beat: int = 0
     reserved: str = ""
@@ -36,6 +37,7 @@ class Worker:
     outputs: set[str] = field(default_factory=set)
     urgency: float = -inf
     came: dict[str, float] = field(default_factory=dict)
+    leaving: bool = False
 
     @property
     def life(self) -> str:
@@ -60,7 +62,7 @@ class Worker:
 
     def takes(self, places: int) -> bool:
         """May it be granted one more job, when it has so many places?"""
-        return self.state == "ready" and not self.full and not self.reserved and len(self.tasks) < places
+        return self.state == "ready" and not (self.leaving or self.full or self.reserved) and len(self.tasks) < places
 
 
 def named(hello: Hello) -> tuple[str, str]:
@@ -129,4 +131,9 @@ class Roster:
 
     def usable(self, stage: str) -> list[Worker]:
         """The workers of this stage that serve, with room or without."""
-        return [w for w in self.stages[stage].values() if w.state == "ready" and w.name not in self.aside]
+        return [w for w in self.stages[stage].values() if w.state == "ready" and not w.leaving and w.name not in self.aside]
+
+    def staffed(self, stage: str) -> bool:
+        """Is there a worker of this stage that serves, now or when its weights come into memory?"""
+        here = [w for w in self.stages[stage].values() if w.name not in self.aside]
+        return any(w.state == "ready" or (w.hello.needs and w.state != "draining") for w in here)

@@ -18,8 +18,8 @@ from ifmesh.protocol import Ended, Finished
 
 T = TypeVar("T")
 
-SCHEMA = 5
-OLDER = (3, 4)
+SCHEMA = 6
+OLDER = (3, 4, 5)
 """Versions that are brought up to date; the records of each are of the version of the protocol with the same number."""
 SEAL = 8  # bytes of checksum before each record
 FILE = "journal.db"

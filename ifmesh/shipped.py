@@ -23,13 +23,18 @@ def toml(config: Config, name: str, coordinator: str) -> str:
         "mesh": {**mesh, "coordinator": coordinator, "address": host.advertise},
         "cascade": typed.plain(config.cascade),
         **{f"services.{stage}": {**typed.plain(service), "copies": 0} for stage, service in config.services.items()},
+        "memory": config.memory,
         f"hosts.{name}": {"address": host.address, "devices": list(host.devices), "copies": host.copies},
     }
     return "\n".join(_table(section, table) for section, table in tables.items())
 
 
 def _table(section: str, table: Mapping[str, object]) -> str:
-    return "".join([f"[{section}]\n", *(f"{key} = {literal(value)}\n" for key, value in table.items())])
+    return "".join([f"[{section}]\n", *(f"{_key(key)} = {literal(value)}\n" for key, value in table.items())])
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "a").replace("-", "a").isalnum() and name.isascii() else literal(name)
 
 
 def literal(value: object) -> str:

@@ -110,3 +110,11 @@ class Stage(Protocol):
     def drop(self, job: str) -> None:
         """Forget the job, admitted or not."""
         ...
+
+
+class Weighing(Stage, Protocol):
+    """A stage that knows how much memory it will take: in swap that is asked before it is loaded, or else said in ifmesh.toml."""
+
+    def weighs(self, setup: Setup) -> int:
+        """Bytes of its weights in memory, without loading them.  Misconfigured as `load`."""
+        ...

@@ -6,7 +6,8 @@ follow the source's header, and not its EXIF orientation; a source without a hea
 
 Options (the stage's section of ifmesh.toml): `steps` (default 5), `step_ms` (milliseconds per step, default 0), `mode`, `slots` and
 `rows` (how many jobs step together, and what the numeric class says of it; see `modes`), `log_steps` (a line in the log for each step,
-before it is told) and `trouble` (one of the words below but bad: every job of this worker gets it).
+before it is told), `trouble` (one of the words below but bad: every job of this worker gets it), `load_ms` and `unload_ms`
+(milliseconds that it takes to load, and to give the memory back) and `weight` (bytes of memory that it says it takes, in swap).
 
 A prompt may ask for trouble in the second step, with the stage's name: `toy:raise=stage_one` raises an error, `toy:oom=...` runs out of
 memory, `toy:abort=...` aborts the process, `toy:hang=...` never returns, `toy:spin=...` neither, busy, and `toy:wedge=...` neither,
@@ -22,6 +23,7 @@ import ctypes
 import os
 import struct
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -69,8 +71,15 @@ class Toy:
         self._log_steps, self._fault = False, ""
         self._work: dict[str, Work] = {}
 
+    def weighs(self, setup: Setup) -> int:
+        """It has no weights, but may say that it has."""
+        return int((setup.options or {}).get("weight", 0))
+
     def load(self, setup: Setup) -> str:
         options = setup.options or {}
+        time.sleep(float(options.get("load_ms", 0)) / 1000)
+        if unload := float(options.get("unload_ms", 0)) / 1000:
+            weakref.finalize(self, time.sleep, unload).atexit = False
         self.slots = modes.slots(options)
         self._steps = int(options.get("steps", 5))
         self._pause = float(options.get("step_ms", 0)) / 1000

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from math import inf
 
 from ifmesh.cascade import Cascade
 from ifmesh.commands import Command, Discard, Policy, parent_of
@@ -30,6 +31,8 @@ class Vigil(Desk):
             "tether": self._tied,
             "upload": self._clear,
             "waiting": self._tire,
+            "phase": self._turn,
+            "ghost": self._presume,
         }
 
     def tick(self, now: float) -> list[Command]:
@@ -87,13 +90,16 @@ class Vigil(Desk):
         if worker is None:
             return
         heard = max(worker.seen, self._woke)
-        if worker.state == "loading" and now - worker.since > self.policy.loading:
+        patience = {"loading": self.policy.loading, "unloading": self.policy.unloading}.get(worker.state, inf)
+        if now - worker.since > patience:
             self._send(parent_of(life), Kill(life))
-            self._lose(now, worker, f"still loading after {self.policy.loading:g} s", own=True)
+            self._lose(now, worker, f"still {worker.state} after {patience:g} s", own=True)
         elif now >= heard + self.policy.silence:  # the very sum of the timer below: a difference may round the other way, for ever
             self._lose(now, worker, f"silent for {now - heard:.1f} s", own=False)
             if self._suspects[life]:
                 self._timer(max(now, worker.progressed + self._patience(worker.stage)), "suspect", life)
+            elif life in self.leases:
+                self._timer(now + self._patience(worker.stage), "suspect", life)  # the memory that it may hold is wanted back
         else:
             self._timer(heard + self.policy.silence, "silence", life)
 

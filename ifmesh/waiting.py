@@ -40,6 +40,12 @@ class Waiting:
             self._heap = [place for place in self._heap if place[3].ticket == place[2]]
             heapq.heapify(self._heap)
 
+    def first(self) -> Job | None:
+        """Who is next."""
+        while self._heap and self._heap[0][3].ticket != self._heap[0][2]:
+            heapq.heappop(self._heap)
+        return self._heap[0][3] if self._heap else None
+
     def drain(self) -> Iterator[Job]:
         """The waiting jobs in order.  Whom the caller neither removes nor stops at goes back to its place at the end."""
         passed = []

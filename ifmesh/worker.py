@@ -17,17 +17,16 @@ from queue import SimpleQueue
 
 import zmq
 
-from ifmesh import bags, credentials, exits, keeper, log, modes, sockets, tied
+from ifmesh import bags, credentials, exits, keeper, lender, log, memory, modes, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.cascade import IF
 from ifmesh.commands import peer_of
-from ifmesh.compute import Compute, Ended, Event, Free, Loaded, Made, Saved, Spoilt, Stepped, Threw
+from ifmesh.compute import Cleared, Compute, Denied, Ended, Event, Free, Loaded, Made, Saved, Spoilt, Stepped, Swap, Threw, Weighed
 from ifmesh.config import Config
 from ifmesh.errors import Misconfigured
 from ifmesh.inlet import deliveries
-from ifmesh.keeper import Carry, Forget, Keeper, Rebuild, Send, Stop
+from ifmesh.keeper import Carry, Clear, Fill, Forget, Keeper, Rebuild, Send, Stop
 from ifmesh.log import Garbage, logger
-from ifmesh.memory import tidy
 from ifmesh.meter import Meter
 from ifmesh.outlets import TRIES, Outlets
 from ifmesh.places import socket_file
@@ -71,6 +70,17 @@ def device(config: Config, stage: str) -> str:
     return "cuda:0" if card and not config.cascade.toy else "cpu"
 
 
+def swap(config: Config, stage: str, where: str, life: str) -> Swap | None:
+    """How the stage shares its device by turns; None: it does not.  Misconfigured: nobody knows how much memory the device has."""
+    service = config.services[stage]
+    if service.residency != "swap":
+        return None
+    limit = config.memory.get(where) or lender.budget(where, memory.of_device(where))
+    if not limit:
+        raise Misconfigured(f"memory.{where}: how much those in swap may take together on {where} cannot be found out: say so")
+    return Swap(lender.Lender(sockets.run_dir(config.mesh.state), where, life), limit, service.needed)
+
+
 class Worker:
     def __init__(self, stage: str, name: str, life: str, config: Config, testament: Testament) -> None:
         self._stage, self._name, self._life, self._config = stage, name, life, config
@@ -111,7 +121,8 @@ class Worker:
         setup = Setup(self._config.cascade.path, where, service.dtype, service.threads, service.options)
         factory = self._config.factory(self._stage)
         keep_bags, leave = self._config.mesh.keep_bags, self._testament.leave
-        self._compute = Compute(self._stage, factory, setup, IF, keep_bags, self._told, service.checkpoint_steps, leave)
+        self._swap = swap(self._config, self._stage, where, self._life)
+        self._compute = Compute(self._stage, factory, setup, IF, keep_bags, self._told, service.checkpoint_steps, leave, self._swap)
         self._uplink.dial()
         self._carry_out(self._keeper.start(time.monotonic()))
         self._compute.start()
@@ -170,7 +181,7 @@ class Worker:
             self._compute.give(task)
         if not ready and self._used and not self._keeper.tasks and not self._keeper.outbox:
             self._used = False
-            tidy()
+            memory.tidy()
 
     def _wait(self) -> set[object]:
         """The sockets and descriptors on which something has happened."""
@@ -204,6 +215,17 @@ class Worker:
             case Loaded(numeric):
                 logger.info("%s is loaded: %s", self._name, numeric)
                 self._carry_out(self._keeper.loaded(now, numeric))
+            case Weighed(needs):
+                assert self._swap is not None
+                logger.info("%s takes %d bytes of %s when it is its turn", self._name, needs, self._keeper.hello.device)
+                self._carry_out(self._keeper.weighed(now, needs, self._swap.budget))
+            case Denied(holders):
+                logger.warning("no room on %s now: %s has it", self._keeper.hello.device, holders)
+                self._carry_out(self._keeper.denied(now))
+            case Cleared():
+                logger.info("%s has given its memory back", self._name)
+                self._wanted = 0
+                self._carry_out(self._keeper.cleared(now))
             case Free():
                 self._wanted += 1
             case Stepped(job, token, step, steps):
@@ -231,7 +253,7 @@ class Worker:
                     self._carry(now, command)
                 case Cast(life, to, header, frame):
                     self._outlets.send(now, life, to, replace(header, digest=bags.digest(frame)), frame)
-                case Forget():
+                case Forget() | Fill() | Clear():
                     self._compute.give(command)
                 case Rebuild():
                     logger.info("no word from the coordinator: dialling again")

@@ -91,8 +91,7 @@ def seats(door: Mapping[str, Any]) -> list[Seat]:
             rows += client.status(page=page).services
     if books.missing:
         raise MeshError(f"no worker for {', '.join(books.missing)}: start one, or wait until it is ready (`ifmesh ps`)")
-    usable = ("ready", "busy")
-    return [Seat(row.service, row.stage, row.host, row.device, row.slots) for row in rows if row.state in usable]
+    return [Seat(row.service, row.stage, row.host, row.device, row.slots) for row in rows if row.serves]
 
 
 class Load:

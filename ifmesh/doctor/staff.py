@@ -15,7 +15,6 @@ from ifmesh.errors import Misconfigured
 from ifmesh.protocol import ServiceRow
 from ifmesh.request import STAGES
 
-WORKING = ("ready", "busy")
 PARTS = {"encoder": "text_encoder", "guard": "safety_checker"}
 """The folder of a repository in which a stage's weights lie; of the others "unet".  Encoder and guard use Stage I's repository."""
 FOLDER = "point cascade.path at a folder with cascade.json and repositories in the hub's layout (safetensors)"
@@ -27,7 +26,7 @@ def staff(config: Config, rows: Iterable[ServiceRow]) -> Iterator[Finding]:
     """One for each worker, and for each stage without any."""
     known = list(rows)
     for row in known:
-        yield _worker(row, "" if row.state in WORKING else last_error(config, row.stage))
+        yield _worker(row, "" if row.serves else last_error(config, row.stage))
     for stage in STAGES:
         if not any(row.stage == stage for row in known):
             said = last_error(config, stage)
@@ -81,7 +80,7 @@ def _worker(row: ServiceRow, error: str) -> Finding:
         "aside": "it has died of too many requests: see its log, and start the coordinator again to give it another chance",
         "draining": "it was told to end: start another, or wait for it to be started again",
     }
-    if row.state in WORKING:
+    if row.serves:
         return well(hop, where)
     if error:
         return broken(hop, f"{where}; before that: {error}", _mend(row.service))

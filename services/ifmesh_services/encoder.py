@@ -53,6 +53,12 @@ class Encoder:
 
     slots: int = 1
 
+    def weighs(self, setup: Setup) -> int:
+        """Bytes of its weights in memory, without loading them."""
+        how = terms.Terms.read(NAME, setup.options, setup.device)
+        repo, dtype = recipes.read(setup.cascade).repos[NAME], loading.dtype_of(setup, text=True)
+        return loading.weight(repo, "text_encoder", T5EncoderModel, dtype, how)
+
     def load(self, setup: Setup) -> str:
         """Misconfigured also when the weights give no finite embeddings: better no encoder than one that draws noise."""
         options = setup.options or {}

@@ -31,6 +31,7 @@ from ifmesh.stage import Advance, Bag, Foreign, Setup, Tensor
 from ifmesh_services.tensors import take
 
 from . import loading, offload, recipes
+from .terms import Terms
 
 NAME = "guard"
 MARK = 62  # pixels of the watermark's side in a picture of 1024 x 1024
@@ -68,6 +69,11 @@ class Guard:
 
     def __init__(self) -> None:
         self._jobs: dict[str, _Job] = {}
+
+    def weighs(self, setup: Setup) -> int:
+        """Bytes of its weights in memory, without loading them."""
+        repo, dtype = recipes.read(setup.cascade).repos[NAME], loading.dtype_of(replace(setup, dtype=setup.dtype or "fp32"))
+        return loading.weight(repo, "safety_checker", IFSafetyChecker, dtype, Terms.read(NAME, setup.options, setup.device))
 
     def load(self, setup: Setup) -> str:
         """Stage I's repository holds what is needed, whatever is in the others.

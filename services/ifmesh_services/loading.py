@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +34,7 @@ from .offload import offloaded
 from .precision import DTYPES, dtype_of
 from .terms import Terms
 
-__all__ = ["DTYPES", "agreed", "component", "dtype_of", "numeric_class", "scheduler", "settle", "tokenizer"]
+__all__ = ["DTYPES", "agreed", "component", "dtype_of", "numeric_class", "scheduler", "settle", "tokenizer", "weight"]
 
 Kind = TypeVar("Kind")
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}  # safetensors' names
@@ -147,6 +148,39 @@ def _from_pretrained(kind: Any, folder: Path, variant: str, **more: Any) -> Any:
     made, info = made
     shelf.complete(info["missing_keys"])
     return made
+
+
+def weight(repo: str, subfolder: str, kind: type, dtype: torch.dtype, terms: Terms) -> int:
+    """Bytes of memory of this model once it is loaded, without what it computes with: by its files' headers.  Misconfigured as `component`.
+
+    Of weights read from disk layer by layer: none.
+    """
+    if terms.download:
+        hub.fetched(repo, subfolder, (terms.variant or ("fp16" if dtype == torch.float16 else ""), ""))
+    folder = _folder(repo, subfolder)
+    _, files = _chosen(repo, folder, kind, dtype, terms)
+    try:
+        heads = {name: tensor for path in files for name, tensor in precision.header(path).items()}
+    except ERRORS as error:
+        raise _unreadable(folder, kind, repo, error) from error
+    if terms.offload == "disk":
+        return 0
+    quantize = "" if precision.stored(files) else terms.quantize
+    return sum(_bytes(name, tensor, kind, dtype, quantize, bool(precision.stored(files))) for name, tensor in heads.items())
+
+
+def _bytes(name: str, tensor: Mapping[str, Any], kind: type, dtype: torch.dtype, quantize: str, stored: bool) -> int:
+    """Of one tensor in memory: T5 keeps each block's `wo` in fp32 where the rest is fp16, and bitsandbytes its other Linear weights in 8 or
+    4 bits."""
+    count, source = int(math.prod(tensor["shape"])), FLOATS.get(tensor["dtype"])
+    text = issubclass(kind, T5EncoderModel)
+    if source is None or stored:
+        begin, end = tensor["data_offsets"]
+        return int(end - begin)
+    if text and quantize and len(tensor["shape"]) == 2 and ".wo." not in name and "block" in name and "relative" not in name:
+        return count if quantize == "int8" else count // 2
+    held = torch.float32 if text and dtype == torch.float16 and ".wo." in name else dtype
+    return count * held.itemsize
 
 
 def agreed(stage: str, setup: Setup, beside: Sequence[str] | None = None) -> Terms:

@@ -17,7 +17,7 @@ from .denoising import Draw, embeddings, noise, noise_source, rows
 from .pictures import sketched
 from .pooled import Pooling
 from .schedules import planned, scheduled
-from .terms import OPTIONS
+from .terms import OPTIONS, Terms
 
 NAME = "stage_one"
 
@@ -29,6 +29,11 @@ class StageOne:
     """
 
     slots: int = 1
+
+    def weighs(self, setup: Setup) -> int:
+        """Bytes of its weights in memory, without loading them."""
+        repo, dtype = recipes.read(setup.cascade).repos[NAME], loading.dtype_of(setup)
+        return loading.weight(repo, "unet", UNet2DConditionModel, dtype, Terms.read(NAME, setup.options, setup.device))
 
     def load(self, setup: Setup) -> str:
         pooling = Pooling.read(NAME, setup.options, beside=OPTIONS[NAME])

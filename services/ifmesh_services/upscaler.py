@@ -19,7 +19,7 @@ from .pictures import bright, drawn, enlarging
 from .pooled import Pooling
 from .schedules import planned, scheduled
 from .tensors import to_blob
-from .terms import OPTIONS
+from .terms import OPTIONS, Terms
 
 NAME = "upscaler"
 SCALING = 0.08333  # of the latents.  The pipeline sets it, whatever the VAE's configuration says
@@ -37,6 +37,13 @@ class Upscaler:
     """
 
     slots: int = 1
+
+    def weighs(self, setup: Setup) -> int:
+        """Bytes of its weights in memory, without loading them."""
+        repo, dtype = recipes.read(setup.cascade).repos[NAME], loading.dtype_of(setup)
+        how = Terms.read(NAME, setup.options, setup.device)
+        parts = ("text_encoder", CLIPTextModel, dtype), ("unet", UNet2DConditionModel, dtype), ("vae", AutoencoderKL, torch.float32)
+        return sum(loading.weight(repo, name, kind, of, how) for name, kind, of in parts)  # the VAE decodes in fp32
 
     def load(self, setup: Setup) -> str:
         pooling = Pooling.read(NAME, setup.options, beside=OPTIONS[NAME])

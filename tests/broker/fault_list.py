@@ -104,7 +104,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "wedged and silent is left alone": ("vigil", "        if life in self._suspects:\n", "        if False:\n"),
     "nothing is adopted after a restart": ("dispatch", "        if self._orphans:\n            return\n", ""),
     "who was told to end twice is blamed": ("crew", 'm.cause in ("crashed", "stalled")', 'm.cause in ("crashed", "stalled", "ended")'),
-    "who drains is given more": ("roster", 'return self.state == "ready" and not self.full', "return not self.full"),
+    "who drains is given more": ("roster", 'return self.state == "ready" and not (self.leaving', "return not (self.leaving"),
     "a kill from outside is blamed": ("crew", 'own = m.cause in ("crashed", "stalled")', "own = True"),
     "a late witness is not heard": ("crew", "        elif own:", "        elif False:"),
     "who died while no coordinator was there is forgotten": ("crew", "known if ran is None else ran,", "known,"),
@@ -118,7 +118,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "tries are not given back": ("dispatch", "victim.blame = max(0, victim.blame - 1)", "pass"),
     "the reservation of the rehabilitated stays": ("dispatch", "self._unreserve(victim)", "pass"),
     "the dangerous wait behind the harmless": ("dispatch", "elif not picky and not self._reserved:", "elif not picky:"),
-    "the dangerous get company": ("roster", "not self.full and not self.reserved and", "not self.full and"),
+    "the dangerous get company": ("roster", "self.full or self.reserved)", "self.full)"),
     # hand-over
     "new work before old": ("dispatch", "for stage in reversed(self.queues):", "for stage in self.queues:"),
     "bags are released too early": ("job", "return self.stage - 1 if self.received", "return self.stage if self.received"),
@@ -230,6 +230,68 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "what was overtaken is waited for": ("crew", "over is not None and job.pushed < worker.came.get(over, 0.0)", "False"),
     "results overtake nothing": ("broker", 'came[""] = max(came.get("", 0.0), known.pushed)', "pass"),
     "bags overtake nothing": ("dispatch", "worker.came[bag.life] = max(worker.came.get(bag.life, 0.0), job.pushed)", "pass"),
+    # whose weights are in memory
+    "a lost Load is not repeated": (
+        "phases", "                    self._send(worker.peer, Load(lease.token))\n", "                    pass\n",
+    ),
+    "a lost Unload is not repeated": (
+        "phases", '        elif lease.state == "ended":\n            self._send(worker.peer, Unload(lease.token))\n', "",
+    ),
+    "one that does not say what it needs is not asked": ("phases", "self._send(worker.peer, Who())", "pass"),
+    "more is lent than there is": ("phases", "if fits([*held, wanted]) and (", "if ("),
+    "what is asked back counts as free at once": ("phases", "if fits([*held, wanted]) and (", "if fits([*staying, wanted]) and ("),
+    "the silent hold nothing": ("phases", "            lease.silent = now\n", "            del self.leases[worker.life]\n"),
+    "the silent hold what they had for ever": (
+        "phases", "if lease is not None and now >= lease.silent + self.policy.presumed:", "if False:",
+    ),
+    "the dead hold what they had": ("crew", "        self._bury(m.life)\n        self._freed(m.life)\n", "        self._bury(m.life)\n"),
+    "who leaves holds what it had": (
+        "crew", "            self._bury(m.life)\n            self._freed(m.life)\n", "            self._bury(m.life)\n",
+    ),
+    "one whose name is taken holds what it had": ("crew", "            self._freed(older.life)\n", ""),
+    "a phase never ends while it has work": ("phases", "needed[lease.life] or now >= over:", "needed[lease.life]:"),
+    "nobody looks when a phase has lasted long enough": ("phases", "                self._look(now, over)\n", "                pass\n"),
+    "a phase ends while it has work": ("phases", "if urgent or not needed[lease.life] or now >= over:", "if True:"),
+    "the urgent wait for the end of the phase": ("phases", "if urgent or not needed[lease.life]", "if not needed[lease.life]"),
+    "the urgent wait for their turn": ("phases", "-priority if priority > busy else inf, turn", "0, turn"),
+    "always the first of the cascade": (
+        "phases", "(self._places[worker.stage] - self._turns.get(group, -1) - 1)", "self._places[worker.stage]",
+    ),
+    "who leaves is granted more": ("roster", "not (self.leaving or self.full or self.reserved)", "not (self.full or self.reserved)"),
+    "it has to leave with work in hand": ("phases", "lease.settled and known is not None and not known.tasks:", "known is not None:"),
+    "what is done does not leave": (
+        "phases", "        return any(job.route[job.stage + 1] == worker.stage for job in near)", "        return True",
+    ),
+    "what others are about to send is not waited for": (
+        "phases", "        return any(job.route[job.stage + 1] == worker.stage for job in near)", "        return False",
+    ),
+    "one whose outbox is full keeps its place": ("phases", "is not None and not worker.full:", "is not None:"),
+    "the full are loaded": ("phases", "if not w.full and w.name not in", "if w.name not in"),
+    "those put aside are loaded": ("phases", "if not w.full and w.name not in self.roster.aside]", "if not w.full]"),
+    "all copies are loaded for one job": (
+        "phases",
+        "            if not self._lacks(worker.stage, group, held):\n                continue  # another",
+        "            if False:\n                continue  #",
+    ),
+    "after a restart it is lent at once": ("broker", "            self._settled = now + self.policy.grace\n", "            pass\n"),
+    "one without its weights is adopted": ("crew", " and self._able(worker) and", " and"),
+    "more than there is stays lent": (
+        "phases", "            self._leave_memory(lease)\n\n    def _lend", "            pass\n\n    def _lend",
+    ),
+    "small ones go before large ones for nothing": ("phases", "            if fits([*rest, lease, wanted]):\n", "            if False:\n"),
+    "what is needed soonest leaves first": (
+        "phases", "-((self._places[lease.stage] - this) % places)", "((self._places[lease.stage] - this) % places)",
+    ),
+    "nobody hears what the urgent cost": ("phases", "            self._story(now, first, f\"{first.at}: {again}\")\n", ""),
+    "what can never fit is taken": ("crew", "m.needs < 0 or (m.needs and m.needs > m.budget)", "False"),
+    "who loads for ever is let be": ("vigil", '{"loading": self.policy.loading, "unloading": self.policy.unloading}', "{}"),
+    "it loads again what it has": ("keeper", 'if self.state != "swapped" or lease <= self._past:', "if lease <= self._past:"),
+    "an old Load counts": ("keeper", 'if self.state != "swapped" or lease <= self._past:', 'if self.state != "swapped":'),
+    "any Unload counts": ("keeper", "if lease in (NEVER, self._past) or lease != self._lease:", "if lease in (NEVER, self._past):"),
+    "it begins without its weights": ("keeper", 'if self.state not in ("ready", "draining"):', "if False:"),
+    "it does not say that it has them no more": (
+        "keeper", '        self._lease = NEVER\n        if self.state == "unloading":', '        if self.state == "unloading":',
+    ),
     # the worker's mind
     "a stale bag is taken": ("keeper", "if task.token != header.token or task.whole:", "if task.whole:"),
     "early bags are thrown away": ("keeper", "self._early[header.job, header.token, header.kind] = header, frame", "pass"),

@@ -25,6 +25,7 @@ BROKER = (
     "uploads",
     "ledger",
     "dispatch",
+    "phases",
     "desk",
     "vigil",
     "crew",
@@ -52,7 +53,7 @@ def broken(name: str, old: str, new: str) -> Minds:
         if name not in BROKER:
             original: Any = {"keeper": keeper, "caller": caller}[name]
             module: Any = _executed(name, texts[name])
-            for command in ("Send", "Carry", "Forget", "Rebuild", "Stop", "Task", "Tell", "Upload"):
+            for command in ("Send", "Carry", "Forget", "Fill", "Clear", "Rebuild", "Stop", "Task", "Tell", "Upload"):
                 if hasattr(original, command):
                     setattr(module, command, getattr(original, command))
             return Minds(keeper=module.Keeper) if name == "keeper" else Minds(caller=module.Caller)

@@ -22,7 +22,7 @@ from ifmesh.broker import Broker
 from ifmesh.cascade import BROUGHT, IF, kept
 from ifmesh.commands import Blame, Book, Booked, Close, Closed, Discard, Forget, Give, Hand, Hold, Note, Policy, Restore, Send
 from ifmesh.prober import Cast
-from ifmesh.protocol import Beat, Done, Endpoint, Exited, Header, Held, Hello, Raised, Received, Step, Token
+from ifmesh.protocol import NEVER, Beat, Done, Endpoint, Exited, Header, Held, Hello, Raised, Received, Step, Token
 from ifmesh.request import Request
 from tests.broker.keeper_script import KeeperStory
 from tests.broker.teller import CREW, INLET, UPLOADS, Teller, numbers, show
@@ -84,12 +84,12 @@ class BrokerStory(Teller):
         """The messages of this worker, with what goes without saying filled in."""
         name = life.partition(".")[0]
 
-        def hello(stage: str, capacity: int = 2, numeric: str = "cpu") -> Hello:
-            return Hello(stage, life, name, 1, "here", "cpu", (Endpoint("", f"tcp://{life}"),), capacity, numeric)
+        def hello(stage: str, capacity: int = 2, numeric: str = "cpu", needs: int = 0, budget: int = 0) -> Hello:
+            return Hello(stage, life, name, 1, "here", "cpu", (Endpoint("", f"tcp://{life}"),), capacity, numeric, needs, budget)
 
-        def beat(*held: Held, state: Any = "ready", full: bool = False, number: int = 0) -> Beat:
+        def beat(*held: Held, state: Any = "ready", full: bool = False, number: int = 0, lease: Token = NEVER) -> Beat:
             self._beats[life] = self._beats.get(life, 0) + 1
-            return Beat(life, number or self._beats[life], state, held, full)
+            return Beat(life, number or self._beats[life], state, held, full, lease=lease)
 
         def has(state: Any) -> Callable[..., Held]:
             def held(job: str, token: Token, step: int = 0, steps: int = 0) -> Held:
@@ -117,6 +117,9 @@ class BrokerStory(Teller):
             held.append(f"{state}({job_id!r}, {token}, {job.step}, {job.steps})")
         for job_id in sorted(worker.outputs):
             held += [f"done({job_id!r}, {o.token})" for o in self._broker.jobs[job_id].outputs.values() if o.life == life]
+        lent = self._broker.leases.get(life)
+        if worker.hello.needs:
+            held += [f"state={worker.state!r}", f"lease={lent.token if lent is not None and worker.state != 'swapped' else NEVER}"]
         return f"Beat({', '.join(held)})"
 
     def _restart(self) -> list[str]:

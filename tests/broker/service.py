@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from ifmesh.commands import Give, parent_of
-from ifmesh.keeper import Carry, Command, Forget, Keeper, Rebuild, Send, Stop, Task
+from ifmesh.keeper import Carry, Clear, Command, Fill, Forget, Keeper, Rebuild, Send, Stop, Task
 from ifmesh.prober import Cast
 from ifmesh.protocol import Beat, Endpoint, Exited, Header, Hello, Kill, Noted, ToWorker
 from tests.broker.links import Down, Link
@@ -83,9 +83,12 @@ class Service:
         self.keeper: Keeper
         self.link: Link
         self.parent: Parent
+        self._filling: tuple[float, ...] = ()
+        self._numeric = ""
         self._asleep: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._tick_at = float("inf")
         self._skew = 0.0
+        self.device = f"card {int(name[-1]) % world.devices}" if stage in world.needs else "cpu"
         self.pace = world.rng.choice((0.01, 0.05, 0.2, 0.5)) / world.length
 
     @property
@@ -107,14 +110,19 @@ class Service:
         self.task, self.held, self._asleep, self._tick_at = None, (), [], float("inf")
         self._skew = world.rng.uniform(0, 1e6)
         numeric = f"cpu {self.name[-1]}" if world.mixed else "cpu"
-        hello = Hello(self.stage, self.life, self.name, 1, "here", "cpu", (Endpoint("", self.url),), 2, numeric)
+        hello = Hello(self.stage, self.life, self.name, 1, "here", self.device, (Endpoint("", self.url),), 2, numeric)
         self.keeper = world.minds.keeper(hello, world.outbox)
         self.link = world.links.join(self.life.encode(), self.life, self._hear)
         self.parent = Parent(self, self.life)
         world.inlets[self.url] = self
         world.say(self.life, "starts")
         self._do(self.keeper.start(self.clock()))
-        self._mine(world.rng.uniform(0.05, 3.0 if world.storm else 0.5), self._loaded, numeric)
+        then = self._weighed if self.stage in world.needs else self._loaded
+        self._mine(world.rng.uniform(0.05, 3.0 if world.storm else 0.5), then, numeric)
+
+    def _weighed(self, numeric: str) -> None:
+        self.ready, self._numeric = True, numeric
+        self._do(self.keeper.weighed(self.clock(), self.world.needs[self.stage], self.world.budget))
 
     def _loaded(self, numeric: str) -> None:
         self.ready = True
@@ -132,6 +140,7 @@ class Service:
             world.killed_by(self.task.job, self.life, witness)
         ran = (self.task.job,) if self.task is not None else ()
         dead, self.life, self.task = self.life, "", None
+        world.loaded.pop(dead, None)
         world.inlets.pop(f"tcp://{dead}", None)
         world.links.leave(self.link)
         if witness:
@@ -251,6 +260,12 @@ class Service:
                 if self.task is not None and (self.task.job, self.task.token) == (command.job, command.token):
                     world.say(self.life, "forgets", command)
                     self.task = None
+            elif isinstance(command, Fill):
+                self._fill()
+            elif isinstance(command, Clear):
+                world.say(self.life, "gives its memory back")
+                self.task, self._filling = None, ()
+                self._mine(world.rng.uniform(0.01, 0.5), self._cleared)
             elif isinstance(command, Rebuild):
                 world.say(self.life, "rebuilds its socket")
                 world.rebuilds += 1
@@ -260,6 +275,31 @@ class Service:
                 world.drained += not command.detail
                 return self.die("ended", command.detail or "drained")
         return None
+
+    # ---- its weights
+
+    def _fill(self) -> None:
+        world = self.world
+        if not self.life:
+            return
+        if world.fills(self):
+            world.say(self.life, "loads")
+            self._filling = (world.now,)
+            self._mine(world.rng.uniform(0.1, 3.0 if world.storm else 1.0), self._filled, self._filling)
+        else:
+            world.say(self.life, "has no room on", self.device)
+            self._mine(0.01, self._denied)
+
+    def _denied(self) -> None:
+        self._do(self.keeper.denied(self.clock()))
+
+    def _filled(self, which: tuple[float, ...]) -> None:
+        if which == self._filling:
+            self._loaded(self._numeric)
+
+    def _cleared(self) -> None:
+        self.world.loaded.pop(self.life, None)
+        self._do(self.keeper.cleared(self.clock()))
 
     # ---- the compute thread
 

@@ -33,6 +33,9 @@ from tests.broker.weather import Weather
 QUIET = 150.0
 """Seconds after the storm in which everything must have ended."""
 
+LOADED = 6.0
+"""Seconds until the weights of a stage that nobody else wants are in memory, at the most: others leave before, and a word may be lost."""
+
 BUSY = 200_000
 """Events in one run; a usual one has some 5,000."""
 
@@ -67,11 +70,23 @@ class World:
         self.cascade = cascade(patience=rng.choice((4.0, 8.0)))
         mostly = Random(f"the rate of {seed}").choice((inf, inf, inf, 40.0))  # dice of its own: old seeds tell what they told
         rate = mostly if rate is None else rate
+        memory = Random(f"the memory of {seed}")  # and these
+        stages = [spec.name for spec in self.cascade.stages]
+        swapped = memory.sample(stages, memory.randint(2, 5)) if memory.random() < 0.3 else []
+        self.needs = {stage: memory.randint(1, 5) for stage in swapped}  # bytes of the weights of those in swap
+        self.budget = memory.randint(max(self.needs.values()), sum(self.needs.values())) if swapped else 0  # of each device
+        self.devices = memory.choice((1, 1, 2))
+        self.loaded: dict[str, Service] = {}  # by life, whose weights are in memory, or on their way
+        self.loads: Counter[str] = Counter()  # by stage
+        self.denied = 0
         self.policy = Policy(
             max_jobs=rng.choice((4, 1000, 1000)),
             transfer=rng.choice((1.0, 3.0, 5.0)),
             slowest=0.9 * rate,
             loading=20.0,
+            unloading=20.0,
+            max_phase=memory.choice((2.0, 8.0, 30.0)),
+            presumed=30.0,
             upload_keep=rng.choice((5.0, 10.0, 20.0)),
             max_uploads=rng.choice((1 << 30, 1 << 30, 25, 100)),
             tether=rng.choice((15.0, 30.0)),
@@ -180,6 +195,22 @@ class World:
     def cancelled_by_somebody(self, job: str) -> bool:
         return any(w.cancelled for p in self.patrons for w in p.wishes.values() if w.job == job)
 
+    # ---- the memory of the devices
+
+    def fills(self, service: Service) -> bool:
+        """Its weights come into memory, if there is room: the host itself lends nothing twice.  The coordinator may only ask for too much
+        if somebody has some of whom it does not know."""
+        there = [other for other in self.loaded.values() if other.device == service.device]
+        if sum(self.needs[other.stage] for other in there) + self.needs[service.stage] > self.budget:
+            self.denied += 1
+            leases = [self.hub.broker.leases.get(other.life) for other in there]
+            known = self.hub.alive and all(lease is not None and not lease.found for lease in leases)
+            assert not known, f"{service.life}: too much is lent of {service.device}: {[other.life for other in there]}"
+            return False
+        self.loaded[service.life] = service
+        self.loads[service.stage] += 1
+        return True
+
     def watch(self, message: ToCoordinator) -> None:
         """What the coordinator is about to hear: does it know what this death was about?"""
         if isinstance(message, Exited) and (job_id := self._deadly.get(message.life, "")):
@@ -212,7 +243,7 @@ class World:
         self.until(self.storm_s)
         self._clear()
         self.later(5.0, self._operator)
-        end = self.now + QUIET
+        end = self.now + QUIET * (2 if self.needs else 1)
         self.until(end, self._all_ended)
         self._judge()
         self._settle()
@@ -330,6 +361,7 @@ class World:
         assert wish.fetched, "the result of the last job was not fetched"
         slow = sum(max(s.pace for s in self.services if s.stage == spec.name) * 9 * self.length for spec in IF.stages)
         row = self.hub.disk.rows[wish.job]
+        slow += LOADED * len(self.needs)
         assert row.ended - row.accepted < slow + 1.0, f"the last job took {row.ended - row.accepted:.1f} s, and needs {slow:.1f} at most"
         self.until(self.now + 20.0, lambda: not self._unfetched())
         assert not self._unfetched(), f"results were not fetched: {self._unfetched()}"

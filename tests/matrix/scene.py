@@ -266,19 +266,19 @@ class Scene(World):
             service.start()
         for patron in self.patrons:
             patron.start()
-        self.wait(self._all_here, 10.0)
+        self.wait(self.all_here, 10.0)
         self.pass_by(BEAT)
         return self
 
     def wait(self, holds: Callable[[], object], within: float) -> float:
         """Until it holds, which has to be within so many seconds; how many it took."""
         began = self.now
-        self._until(began + within, lambda: bool(holds()))
+        self.until(began + within, lambda: bool(holds()))
         assert holds(), f"not within {within:g} s"
         return self.now - began
 
     def pass_by(self, seconds: float) -> None:
-        self._until(self.now + seconds)
+        self.until(self.now + seconds)
 
     def hire(self, name: str, stage: str) -> Actor:
         """One service more; it is not started."""

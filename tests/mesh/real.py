@@ -111,7 +111,7 @@ class Real:
 
     def ready(self) -> None:
         """Until every service is ready for work."""
-        self.when(lambda books: self.services <= {r.service for r in books.services if r.state in ("ready", "busy")})
+        self.when(lambda books: self.services <= {r.service for r in books.services if r.serves})
 
     def when(self, holds: Callable[[Books], bool], job: str = "") -> Books:
         """The first books (of one job) of which this holds."""

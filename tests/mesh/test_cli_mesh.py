@@ -134,7 +134,9 @@ def test_ps_is_one_document(slow: Shell) -> None:
     assert list(told) == ["services", "jobs", "queued", "missing"]
     services = {s["service"]: s for s in told["services"]}
     assert list(services) == ["supervisor", "coordinator", *(f"{s}-0" for s in ("encoder", "stage_one", "stage_two", "upscaler", "guard"))]
-    keys = {"service", "stage", "pid", "host", "host_name", "device", "state", "running", "held", "done", "seen_s", "numeric", "slots"}
+    keys = {"service", "stage", "pid", "host", "host_name", "device", "state", "running", "held", "done", "seen_s", "numeric", "slots"} | {
+        "needs"
+    }
     assert all(set(service) == keys for service in services.values())
     assert (services["stage_one-0"]["state"], services["stage_one-0"]["running"]) == ("busy", 1)
     assert {s["device"] for s in services.values() if s["stage"]} == {"cpu"}

@@ -185,3 +185,33 @@ def test_weights_are_looked_for_only_where_they_are_needed(tmp_path: Path) -> No
     plain(cascade__path="nowhere", cascade__toy=True).check_weights()
     (tmp_path / "cascade.json").write_text("{}")
     plain(cascade__path=str(tmp_path)).check_weights()
+
+
+@pytest.mark.parametrize(
+    ("said", "bytes_"), [("14GB", 14_000_000_000), ("13.5GiB", int(13.5 * 2**30)), ("900 MB", 900_000_000), (4096, 4096), ("1k", 1000)]
+)
+def test_sizes_are_said_as_people_say_them(write: Write, said: str | int, bytes_: int) -> None:
+    assert plain(write(f'[memory]\n"cuda:0" = {said!r}\n')).memory == {"cuda:0": bytes_}
+    assert plain(None, None, **{"memory.cuda:0": str(said)}).memory == {"cuda:0": bytes_}
+    assert plain(None, None, services__encoder__needs=str(said)).services["encoder"].needed == bytes_
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[memory]\ncpu = "much"\n', ("memory.cpu: 'much'", "14GB")),
+        ("[memory]\ncpu = true\n", ("memory.cpu: True",)),
+        ("[memory]\ncpu = 0\n", ("memory.cpu: 0",)),
+        ('[memory]\ncuda = "14GB"\n', ("memory.cuda", '"cuda:0" = "14GB"')),
+        ('[memory]\ngpu = "14GB"\n', ("memory.gpu", "cpu or cuda:N")),
+        ("memory = 3\n", ("memory: 3", "a table")),
+        ('[services.guard]\nresidency = "swapped"\n', ("services.guard.residency", "did you mean swap?")),
+        ('[services.guard]\nneeds = "-1GB"\n', ("services.guard.needs: '-1GB'",)),
+        ("[mesh]\nmax_phase = 0\n", ("mesh.max_phase: 0",)),
+    ],
+)
+def test_what_is_wrong_about_memory_is_named(write: Write, text: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(Misconfigured) as error:
+        plain(write(text))
+    for word in words:
+        assert word in str(error.value)

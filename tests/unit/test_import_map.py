@@ -24,6 +24,7 @@ MINDS = {
     "commands",
     "books",
     "dispatch",
+    "phases",
     "roster",
     "waiting",
     "ledger",

@@ -52,6 +52,7 @@ RUN = StageRun("encoder", "encoder-0", 7, "cpu", 0.1, 0.2, 1, 0, 1000, 1)
 VALUES: dict[str, Any] = {
     "request": BROUGHT,
     "token": (3, 4),
+    "lease": (3, 5),
     "peers": (Peer("k" * 40, "stage_one"), Peer("k" * 40, "")),
     "endpoints": (Endpoint("h", "ipc://x"), Endpoint("", "tcp://127.0.0.1:1")),
     "inlet": (Endpoint("h", "ipc://x"), Endpoint("", "tcp://127.0.0.1:1")),

@@ -11,6 +11,9 @@ from PIL import Image
 
 from ifmesh_services.nano.batches import sheet
 from ifmesh_services.nano.judge import judge
+from ifmesh_services.nano.scenes import questions
+
+__all__ = ["Score", "contacts", "interval", "judge", "questions", "score"]
 
 WIDTH = 1.96  # deviations either way: an interval of 95 %
 

@@ -7,14 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ifmesh.cascade import DRAWN
 from ifmesh.client import Client
-
-from ..nano.exam import Score, contacts, score
-from ..nano.judge import judge
-from ..nano.scenes import questions
 
 COLUMNS = (
     *(("captions", "captions"), ("shape", "shape"), ("colours", "both colours"), ("position", "position")),
@@ -37,12 +31,16 @@ class Wanted:
 
 
 class Quality:
-    """door: where the mesh is.  tell: a line of progress, and how much of all is done.  over: is this to end?"""
+    """exam: the module of that name in ifmesh_services.nano.  door: where the mesh is.  tell: a line of progress, and how much of all is
+    done.  over: is this to end?
+    """
 
-    def __init__(self, wanted: Wanted, door: Mapping[str, Any], tell: Callable[[str, float], None], over: Callable[[], bool]) -> None:
-        self._wanted, self._door, self._tell, self._over = wanted, door, tell, over
-        self._said = questions()[: wanted.captions]
-        self._pictures: dict[str, list[Image.Image]] = {}  # by stage
+    def __init__(
+        self, exam: Any, wanted: Wanted, door: Mapping[str, Any], tell: Callable[[str, float], None], over: Callable[[], bool]
+    ) -> None:
+        self._exam, self._wanted, self._door, self._tell, self._over = exam, wanted, door, tell, over
+        self._said = exam.questions()[: wanted.captions]
+        self._pictures: dict[str, list[Any]] = {}  # by stage, Pillow's
 
     def measure(self) -> None:
         wanted = self._wanted
@@ -59,7 +57,7 @@ class Quality:
 
     def figures(self) -> dict[str, Any]:
         """Of what was drawn so far: what follows the head of a report.  On top the last stage's; rows: each stage's, as far as it drew."""
-        scores = {stage: score(pictures, self._said[: len(pictures)]) for stage, pictures in self._drawn().items()}
+        scores = {stage: self._exam.score(pictures, self._said[: len(pictures)]) for stage, pictures in self._drawn().items()}
         rows = [{"name": f"{self._pictures[stage][0].width} px", **_row(one)} for stage, one in scores.items()]
         notes = [f"So many of {SEEN[-1]} where a caption says one; from, to: where `all` truly lies, with 95 % confidence."]
         found: dict[str, Any] = {}
@@ -73,27 +71,30 @@ class Quality:
         asked = {"captions": len(self._said), "size": self._wanted.size, "seed": self._wanted.seed}
         return {"asked": asked, **found, "columns": COLUMNS, "rows": rows, "notes": notes, "interrupted": self._over()}
 
-    def _drawn(self) -> dict[str, list[Image.Image]]:
+    def _drawn(self) -> dict[str, list[Any]]:
         return {stage: self._pictures[stage] for stage in DRAWN if stage in self._pictures}
 
     def _seen(self, i: int) -> str:
         *_, last = self._drawn().values()
-        verdict = judge(last[i])
+        verdict = self._exam.judge(last[i])
         return ", ".join(f"{part} {getattr(verdict, part) or '?'}" for part in SEEN)
 
     def _agreeing(self, one: str, other: str) -> float:
         pairs = list(zip(self._pictures[one], self._pictures[other], strict=True))
-        same = [all(getattr(a, part) == getattr(b, part) for part in SEEN) for a, b in ((judge(x), judge(y)) for x, y in pairs)]
+        same = [
+            all(getattr(a, part) == getattr(b, part) for part in SEEN)
+            for a, b in ((self._exam.judge(x), self._exam.judge(y)) for x, y in pairs)
+        ]
         return sum(same) / len(same)
 
-    def _sheet(self) -> Image.Image:
+    def _sheet(self) -> Any:
         *_, last = self._drawn().values()
-        wrong = score(last, self._said[: len(last)]).wrong
+        wrong = self._exam.score(last, self._said[: len(last)]).wrong
         small = [picture.copy() for picture in last]
         for picture in small:
             picture.thumbnail((LARGEST, LARGEST))
-        return contacts(small, wrong)
+        return self._exam.contacts(small, wrong)
 
 
-def _row(one: Score) -> dict[str, float]:
+def _row(one: Any) -> dict[str, float]:
     return {**{name: getattr(one, name) for name, _ in COLUMNS[:5]}, "low": one.interval[0], "high": one.interval[1]}
