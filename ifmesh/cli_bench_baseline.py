@@ -53,7 +53,8 @@ def baseline(size: str, notebook: bool, prompts: int, steps: int | None, memory:
     if find_spec("torch") is None or find_spec("diffusers") is None:
         raise Misconfigured("bench: torch or diffusers is not installed: pip install 'ifmesh[services]'")
     settings = dict(click.get_current_context().meta.get("ifmesh.overrides", {}))
-    if memory:
+    if memory:  # what shares it is told by its full name
+        given["device"] = "cuda:0" if given["device"] == "cuda" else given["device"]
         settings = {f"memory.{given['device']}": memory, **dict.fromkeys(IN_SWAP, "swap"), **settings}
     with report as page:
         if notebook:

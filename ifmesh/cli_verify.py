@@ -76,5 +76,5 @@ def _evidence(folder: Path, work: Any) -> None:
     picture = "sheet.png" if any(row["seconds"] for row in report["cases"]) else ""
     if picture:
         work.sheet().save(folder / picture)
-    (folder / "report.md").write_text(markdown(report, report["verdict"].capitalize(), picture), encoding="utf-8")
+    (folder / "report.md").write_text(markdown(report, f"ifmesh verify: {report['verdict']}", picture), encoding="utf-8")
     screen.say(f"written: {folder / 'report.md'}{' and ' + picture if picture else ''}")

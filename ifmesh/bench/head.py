@@ -69,7 +69,7 @@ def configuration(config: Config) -> dict[str, object]:
             value = getattr(held[section], key.name)
             if key.name not in OF_THE_PLACE and value != getattr(usual, key.name):
                 found[f"{section}.{key.name}"] = value
-    return found
+    return found | {f"memory.{device}": count for device, count in config.memory.items()}
 
 
 def _processor() -> str:

@@ -71,6 +71,8 @@ class Notebook:
         with Alone(read, wanted.stages, self._over) as alone, Peaks(lambda: [alone.pid]) as peaks:
             self._alone(alone, read)
         self._found["notebook"] |= sides.memory(peaks)
+        if self._over():
+            return
         with ExitStack() as stack:
             self._tell("the mesh starts", 0.5)
             mesh = stack.enter_context(measured(wanted.settings))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Self
 
-EVERY = 0.05
-"""Seconds between two looks; cards are asked each 200 ms."""
+EVERY, SELDOM = 0.05, 20
+"""Seconds between two looks, and at least so many times what a look takes: the more memory, the longer.  Cards are asked each 200 ms."""
 CARDS = ("nvidia-smi", "--query-gpu=index,memory.used", "--format=csv,noheader,nounits", "-lms", "200")
 
 
@@ -51,8 +52,11 @@ class Peaks:
         return sum(self._most[card] - before for card, before in self._first.items()) if self._first else None
 
     def _look(self) -> None:
-        while not self._over.wait(EVERY):
+        taken = 0.0
+        while not self._over.wait(max(EVERY, SELDOM * taken)):
+            began = time.thread_time()
             self.ram = max(self.ram, sum(map(_share, self._pids())))
+            taken = time.thread_time() - began
 
     def _listen(self, cards: subprocess.Popen[str]) -> None:
         assert cards.stdout is not None

@@ -166,7 +166,7 @@ def _verify(report: Report) -> list[Table]:
         far = (row["stages"].get(stage, "-") for stage in stages)
         cases.append((row["case"], row["task"], *far, *(number(row["seconds"].get(side)) for side in sides)))
     columns = ("case", "task", *stages, *(f"{side}, s" for side in sides))
-    verdict = Table(report["cascade"], columns, tuple(cases), (f"{report['verdict']}.".capitalize(), *report["wrong"]))
+    verdict = Table(report["cascade"], columns, tuple(cases), (f"Verdict: {report['verdict']}.", *report["wrong"]))
     taken = []
     for name, said in (("ram", "most memory of the host"), ("vram", "most memory of the cards")):
         taken.append((said, *("-" if (count := side.get(name)) is None else size(count) for side in sides.values())))

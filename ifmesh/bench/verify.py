@@ -21,10 +21,12 @@ from ifmesh.bench.meshes import measured
 from ifmesh.bench.peaks import Peaks
 from ifmesh.cascade import DRAWN, EMBEDS
 from ifmesh.client import Client
+from ifmesh.errors import Misconfigured
 from ifmesh.image import Image
 from ifmesh.own import Settings
 from ifmesh.request import STAGES, Request
 from ifmesh.wishes import LAST, Brought
+from ifmesh.worker import device
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
@@ -84,6 +86,9 @@ class Verify:
             settings = {**wanted.settings, "mesh.keep_bags": str(Path(above) / "bags")}
             read = config.read(wanted.file, os.environ, settings)
             if wanted.real:
+                if read.services["stage_one"].device == "auto" and device(read, "stage_one") == "cpu":
+                    remedy = "on a CPU each step takes seconds to minutes; --device cpu if that is meant"
+                    raise Misconfigured(f"--real {wanted.real}: there is no card here, and {remedy}")
                 settings["cascade.path"] = str(Path(above) / "random")
                 self._tell(f"random weights of {wanted.real}", 0.0)
                 with Alone(read, wanted.stages, self._over) as builder:
@@ -97,7 +102,8 @@ class Verify:
             with Alone(read, wanted.stages, self._over) as alone, Peaks(lambda: [alone.pid]) as peaks:
                 self._reference(alone, wanted.reference or str(settings.get("cascade.path", read.cascade.path)))
             self._sides["diffusers"] |= sides.memory(peaks)
-            self._mesh(settings)
+            if not self._over():
+                self._mesh(settings)
 
     def report(self) -> Report:
         """As far as it came."""

@@ -56,7 +56,7 @@ def test_the_mesh_is_diffusers_own(weights: Path, tmp_path: Path) -> None:
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width == 1352
     text = (tmp_path / "report.md").read_text()
-    assert text.startswith("# All of 4 tensors of 2 cases are diffusers' own, bit by bit\n")
+    assert text.startswith("# ifmesh verify: all of 4 tensors of 2 cases are diffusers' own, bit by bit\n")
     assert "| astronaut | generate | equal | equal |" in text
     assert "(sheet.png)" in text
 
@@ -101,6 +101,21 @@ def test_the_notebooks_sequence_stands_beside_the_mesh(weights: Path, tmp_path: 
     assert report["asked"]["prompts"] == 3
 
 
+@pytest.mark.slow
+def test_in_swap_each_part_is_loaded_once_for_all(weights: Path, tmp_path: Path) -> None:
+    """Of the two only one fits.  The warm picture leaves Stage I in memory, which then has to go for the texts."""
+    needs = [part for stage in ("encoder", "stage_one") for part in ("--set", f"services.{stage}.needs=300MB")]
+    words = ("--prompts", "4", "--steps", "2", "--size", "64", "--memory", "400MB", "--cascade", weights, "--out", tmp_path)
+    ifmesh("bench", "baseline", "--notebook", *words, *needs)
+    report = json.loads((tmp_path / "report.json").read_text())
+    notebook, mesh = report["rows"]
+    assert notebook["loads_by_stage"] == {"encoder": 4, "stage_one": 4}
+    assert mesh["loads_by_stage"] == {"encoder": 1, "stage_one": 1}
+    assert notebook["loads_times"] == 4.0
+    assert report["configuration"]["memory.cpu"] == 400_000_000
+    assert report["configuration"]["services.stage_one.residency"] == "swap"
+
+
 def test_peaks_are_those_of_the_processes_that_count() -> None:
     code = "import sys; held = bytearray(b'x') * 300_000_000; print('held', flush=True); sys.stdin.readline()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
@@ -133,6 +148,7 @@ def test_markdown_is_what_was_said(capfd: pytest.CaptureFixture[str]) -> None:
         (("--case", "nobody"), exits.USAGE, "astronaut"),
         (("--cascade", "/nowhere"), exits.CONFIGURATION, "/nowhere"),
         (("--dtype", "fp8"), exits.USAGE, "bf16"),
+        (("--real", "if-m"), exits.CONFIGURATION, "--device cpu"),
     ],
 )
 def test_what_cannot_be_verified_is_told_before_anything_starts(
