@@ -26,7 +26,7 @@ class Difference:
     def __str__(self) -> str:
         if self.said:
             return self.said
-        return f"differs by {self.most:.3g} at most, in {self.values} values" if self.values else "equal"
+        return f"differs by {self.most:.3g} at most, in {self.values} value{'s' * (self.values > 1)}" if self.values else "equal"
 
 
 def apart(one: Tensor, other: Tensor) -> Difference:

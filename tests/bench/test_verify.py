@@ -134,7 +134,7 @@ def test_peaks_are_those_of_the_processes_that_count() -> None:
         assert 300e6 < peaks.ram < 330e6
 
 
-def test_markdown_is_what_was_said(capfd: pytest.CaptureFixture[str]) -> None:
+def test_markdown_is_what_was_said() -> None:
     machine = {"processor": "a|b", "processors": 1, "memory": 1, "cards": [], "load": 0.0}
     report: dict[str, Any] = {"kind": "none", "at": "now", "command": "ifmesh", "machine": machine, "versions": {}, "configuration": {}}
     text = markdown({**report, "what": "<b>[x](y)|"}, "A *title*")
