@@ -22,6 +22,7 @@ from ifmesh import (
     cli_remote,
     cli_submit,
     cli_up,
+    cli_verify,
     exits,
 )
 from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
@@ -68,7 +69,7 @@ for command in (
     *(cli_up.up, cli_up.down, cli_plan.plan, cli_pull.pull),
     *(cli_submit.submit, *cli_candidates.COMMANDS, cli_submit.encode),
     *(*cli_jobs.COMMANDS, *cli_mesh.COMMANDS, *cli_keys.COMMANDS, cli_doctor.doctor, cli_journal.journal),
-    *(cli_bench.bench, cli_chaos.chaos, *cli_completion.COMMANDS, cli_remote.remote),
+    *(cli_bench.bench, cli_verify.verify, cli_chaos.chaos, *cli_completion.COMMANDS, cli_remote.remote),
 ):
     cli.add_command(command)
 

@@ -10,7 +10,9 @@ from ifmesh import cli_options as options
 from ifmesh import exits
 from ifmesh.cli_bench_report import reported, whole_numbers
 from ifmesh.errors import Misconfigured
+from ifmesh.request import STAGES
 
+IN_SWAP = tuple(f"services.{stage}.residency" for stage in STAGES if stage != "guard")  # which is small, and looks at all
 SIZES = {"64": "stage_one", "256": "stage_two", "1024": "upscaler"}
 
 
@@ -22,27 +24,46 @@ SIZES = {"64": "stage_one", "256": "stage_two", "1024": "upscaler"}
 @click.option("--in-flight", type=click.IntRange(1, 4096), default=6, show_default=True, help="Requests at once in the mesh.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Of each measurement.")
 @click.option("--warm", type=click.FloatRange(0), default=10.0, show_default=True, metavar="S", help="Of the mesh, before each.")
-@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Rounds, in turns.")
+@click.option("--repeat", type=click.IntRange(1), help="Rounds, in turns.  [3; with --notebook 1]")
 @click.option("--device", default="cpu", show_default=True, help="Of diffusers: cpu, cuda:0; let the mesh have the same.")
+@click.option("--notebook", is_flag=True, help="diffusers as in the published notebooks: for each picture load, use, free.")
+@click.option("--prompts", type=click.IntRange(1, 1000), default=8, show_default=True, help="With --notebook: asked at once.")
+@click.option("--steps", type=click.IntRange(1, 1000), help="With --notebook: of each stage.  [the cascade's own]")
+@click.option("--memory", metavar="SIZE", help="The mesh in swap, with so much of --device, as in 14GB.")
 @options.cascade
 @options.copies
 @options.sets
 @reported
-def baseline(size: str, report: Any, **given: Any) -> int:
+def baseline(size: str, notebook: bool, prompts: int, steps: int | None, memory: str | None, report: Any, **given: Any) -> int:
     """The same prompts through diffusers' pipelines in one process, one after another, and through a mesh of its own, in turns.
+
+    --notebook: the published sequence instead, which has one part of the cascade in memory at a time; how often each is loaded is told,
+    and what memory both have taken.  --balance, --threads, --in-flight, --seconds and --warm are not for it.
 
     \b
     ifmesh bench baseline                       two equally heavy stages; diffusers with one thread and with two
     ifmesh bench baseline --cascade if-m --size 1024 --balance 0 --device cuda:0
+    ifmesh bench baseline --notebook --prompts 8 --cascade if-xl --size 1024 --device cuda:0 --memory 14GB
     """
     from importlib.util import find_spec
 
+    from ifmesh.bench import notebook as noted
     from ifmesh.bench.baseline import Baseline, Wanted
 
     if find_spec("torch") is None or find_spec("diffusers") is None:
         raise Misconfigured("bench: torch or diffusers is not installed: pip install 'ifmesh[services]'")
     settings = dict(click.get_current_context().meta.get("ifmesh.overrides", {}))
+    if memory:  # what shares it is told by its full name
+        given["device"] = "cuda:0" if given["device"] == "cuda" else given["device"]
+        settings = {f"memory.{given['device']}": memory, **dict.fromkeys(IN_SWAP, "swap"), **settings}
     with report as page:
+        if notebook:
+            here = {f"services.{stage}.device": given["device"] for stage in STAGES}
+            asked = noted.Wanted(prompts, SIZES[size], steps or 0, given["repeat"] or 1, {**here, **settings})
+            alone = noted.Notebook(asked, page.tell, page.over)
+            page.take(alone.measure, alone.report)
+            return exits.OK
+        given["repeat"] = given["repeat"] or 3
         work = Baseline(Wanted(SIZES[size], settings=settings, **given), page.tell, page.over)
         page.take(work.measure, work.report)
     return exits.OK

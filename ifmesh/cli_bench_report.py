@@ -47,10 +47,13 @@ def reported(f: F) -> F:
 
 
 class Page:
-    """Where a report is made.  The first Ctrl-C ends the measuring, and what was measured is told; the second ends all."""
+    """Where a report is made; out: the folder that was wished, if any.
+
+    The first Ctrl-C ends the measuring, and what was measured is told; the second ends all.
+    """
 
     def __init__(self, as_json: bool, html: Path | None, out: Path | None) -> None:
-        self._as_json, self._html, self._out = as_json, html, out
+        self._as_json, self._html, self.out = as_json, html, out
         self._signals = 0
         self._before: Any = None
         self._status: Status | None = None
@@ -99,10 +102,10 @@ class Page:
         else:
             print_tables(report)
         files = [self._html] if self._html else []
-        if self._out is not None:
-            self._out.mkdir(parents=True, exist_ok=True)
-            (self._out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-            files.append(self._out / "report.html")
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            files.append(self.out / "report.html")
         for file in files:
             from ifmesh.bench.page import page
 

@@ -111,6 +111,11 @@ class Own:
         return self
 
     @property
+    def pids(self) -> list[int]:
+        """Of all its processes that live."""
+        return list(_family(self._up.pid)) if self._up is not None else []
+
+    @property
     def door(self) -> dict[str, Any]:
         """What a client of it is told: coordinator ("" before it listens), state, identity."""
         who: str | bool = str(self.state / "keys" / "operator.key") if self.config.mesh.curve else False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -54,6 +54,12 @@ def several(images: Mapping[int, Image]) -> Pixels:
     first = next(iter(images.values()))
     size = "{} x {}".format(*first.size)
     return _page(_title(first), f"ifmesh, {len(cells)} candidates, {size}", cells, min(len(cells), max(COLUMNS, math.isqrt(len(cells)))))
+
+
+def gathered(title: str, said: str, cells: Sequence[tuple[Pixels, str, str]]) -> Pixels:
+    """RGB.  Any pictures, each with its two lines, four to a row, or more, so that it stays a square.  Imports Pillow."""
+    made = [_Cell(_fitted(picture, SMALL), *lines) for picture, *lines in cells]
+    return _page(title, said, made, min(len(made), max(COLUMNS, math.isqrt(len(made)))))
 
 
 def _page(title: str, said: str, cells: list[_Cell], columns: int) -> Pixels:

@@ -10,6 +10,8 @@ floor       a bare chain of processes; taken: what a closed loop has measured (p
 crossing    `bench mesh`: all of these in turns
 links       `bench links`: every way of a running mesh, probed
 load        `bench load`; sweep, compare: many of them (pure)
+notebook    `bench baseline --notebook`: diffusers alone, loading, using, freeing, beside a mesh; sides: what is told of both; peaks: RAM
+verify      `ifmesh verify`: cases by both of them; difference: of two tensors (pure)
 baseline    diffusers in one process, beside a mesh; rivalry, peers: other systems; lines: a child that is asked in JSON
-tables      a report in words and numbers (pure); plots: in pictures; page: both in one file
+tables      a report in words and numbers (pure); plots: in pictures; page: both in one file; markdown: to be committed (pure)
 """

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ifmesh.config import SECTIONS, Config
 
-Kind = Literal["mesh", "load", "links", "sweep", "baseline", "peers", "quality"]
+Kind = Literal["mesh", "load", "links", "sweep", "baseline", "peers", "quality", "verify"]
 Report = dict[str, Any]
 """What a benchmark found, as it is written in JSON."""
 
@@ -69,7 +69,7 @@ def configuration(config: Config) -> dict[str, object]:
             value = getattr(held[section], key.name)
             if key.name not in OF_THE_PLACE and value != getattr(usual, key.name):
                 found[f"{section}.{key.name}"] = value
-    return found
+    return found | {f"memory.{device}": count for device, count in config.memory.items()}
 
 
 def _processor() -> str:

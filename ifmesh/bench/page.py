@@ -15,6 +15,7 @@ TITLES = {
     "sweep": "How a mesh scales",
     "peers": "The same work on other systems",
     "baseline": "A mesh beside one process",
+    "verify": "A mesh against diffusers",
 }
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #22252b; background: #fbfaf7; max-width: 1060px; margin: 2.5rem auto;

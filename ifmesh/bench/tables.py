@@ -158,6 +158,24 @@ def _bars(report: Report) -> list[Table]:
     return [Table("", columns, rows, notes)]
 
 
+def _verify(report: Report) -> list[Table]:
+    """Each case and its stages; below it what both sides took."""
+    stages, sides = report["stages"], report["sides"]
+    cases = []
+    for row in report["cases"]:
+        far = (row["stages"].get(stage, "-") for stage in stages)
+        cases.append((row["case"], row["task"], *far, *(number(row["seconds"].get(side)) for side in sides)))
+    columns = ("case", "task", *stages, *(f"{side}, s" for side in sides))
+    verdict = Table(report["cascade"], columns, tuple(cases), (f"Verdict: {report['verdict']}.", *report["wrong"]))
+    taken = []
+    for name, said in (("ram", "most memory of the host"), ("vram", "most memory of the cards")):
+        taken.append((said, *("-" if (count := side.get(name)) is None else size(count) for side in sides.values())))
+    taken.append(("seconds until it is ready", *(number(side.get("ready_s")) for side in sides.values())))
+    for stage in stages:
+        taken.append((f"{stage}: times loaded", *(str(side.get("loads", {}).get(stage, "-")) for side in sides.values())))
+    return [verdict, Table("What it took", ("", *sides), tuple(taken))]
+
+
 def _plain(report: Report) -> list[Table]:
     rows = tuple((key, str(value)) for key, value in flat(report) if key.partition(".")[0] not in HEAD)
     return [Table("", ("", "value"), rows)]
@@ -182,6 +200,7 @@ KINDS: Mapping[str, Callable[[Report], list[Table]]] = {
     "peers": _bars,
     "baseline": _bars,
     "quality": _bars,
+    "verify": _verify,
 }
 
 

@@ -72,6 +72,7 @@ def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixtu
         "doctor",
         "journal",
         "bench",
+        "verify",
         "chaos",
         "completion",
     ]

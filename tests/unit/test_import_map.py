@@ -49,6 +49,8 @@ MINDS = {
     "bench.sweep",
     "bench.tables",
     "bench.compare",
+    "bench.difference",
+    "bench.markdown",
     "roles",
     "planner",
 }
