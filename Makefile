@@ -32,7 +32,7 @@ test: $(STAMP)
 parity: $(STAMP)
 	$(PY) -m pytest -q -m parity tests/services
 
-# what `make test` leaves out for its length: compilers, large files, peaks of memory
+# what `make test` leaves out for its length: compilers, large files, peaks of memory, crowds
 slow: $(STAMP)
 	$(PY) -m pytest -q -m slow tests
 

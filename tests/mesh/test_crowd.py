@@ -108,6 +108,7 @@ def size(coordinator: Process) -> int:
     return int(psutil.Process(coordinator.pid).memory_info().rss)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_crowd_of_clients_gets_every_end(mesh: Make) -> None:
     one = mesh()

@@ -182,6 +182,7 @@ def test_a_picture_that_is_none_is_the_requests_fault(mesh: Real, folder16: Path
     compare(mesh, folder16, Request(FOX, 22, settings=FEW), beside.result())
 
 
+@pytest.mark.slow
 def test_true_geometry(tmp_path_factory: pytest.TempPathFactory) -> None:
     """64 -> 256 -> 1024, the built-in cascade itself."""
     folder = cascade(tmp_path_factory.getbasetemp(), 64)

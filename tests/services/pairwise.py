@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
+from typing import Any
+
+import pytest
 
 Case = tuple[object, ...]
 """One value for each factor, in their order."""
+SHARE = 3
+"""One case of so many is in make test; the others are in make parity."""
 
 
 def whole(factors: Mapping[str, Sequence[object]]) -> list[Case]:
@@ -26,3 +31,8 @@ def pairwise(factors: Mapping[str, Sequence[object]]) -> list[Case]:
         chosen.append(max(every, key=lambda case: len(pairs(case) & missing)))
         missing -= pairs(chosen[-1])
     return chosen
+
+
+def shared(cases: Sequence[Case]) -> list[Any]:
+    """The cases as parameters, most of them for make parity."""
+    return [pytest.param(case, marks=() if i % SHARE == 0 else pytest.mark.parity) for i, case in enumerate(cases)]

@@ -22,7 +22,7 @@ from ifmesh.stage import DONE, Bag, Foreign, Setup, Stage, Tensor, counted
 from ifmesh.wire import Garbled
 from tests.services.chained import KINDS, bringing, compare, file, loaded, passed, run
 from tests.services.interrupted import At, Interrupted
-from tests.services.pairwise import Case, pairs, pairwise, whole
+from tests.services.pairwise import Case, pairs, pairwise, shared, whole
 from tests.services.photos import photo, saved, stencil
 from tests.services.together import GUIDED, ONE, TWO, UP, every, pooled, requests, together
 
@@ -83,7 +83,7 @@ def named(case: Case) -> str:
     return "-".join(str(part).replace(" ", "_") for part in case)
 
 
-@pytest.mark.parametrize("case", pairwise(FACTORS), ids=named)
+@pytest.mark.parametrize("case", shared(pairwise(FACTORS)), ids=named)
 def test_every_pair(stages: dict[str, tuple[Stages, Stages]], case: Case) -> None:
     *words, mode, at = cast(tuple[str, str, str, str, str, At], case)
     check(stages[mode], *asked(*words), at)

@@ -167,6 +167,7 @@ def check_peaks(small: Path, large: Path, *cases: str) -> None:
             assert peak <= 0.45, case
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_loading_needs_little_more_than_the_weights(nano16: Path, large: Path) -> None:
     """Of every stage; the libraries alone need 3.0 times the weights where a dtype is not the file's.  From disk they need a fraction."""

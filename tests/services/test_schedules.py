@@ -19,7 +19,7 @@ from ifmesh.samplers import SAMPLERS
 from ifmesh.stage import Stage
 from tests.services import oracle
 from tests.services.chained import compare, drawn, file, loaded
-from tests.services.pairwise import Case, pairwise, whole
+from tests.services.pairwise import Case, pairwise, shared, whole
 from tests.services.photos import photo, saved, stencil
 from tests.services.test_loading import rewritten
 
@@ -97,7 +97,7 @@ def named(case: Case) -> str:
     return "-".join(map(str, case))
 
 
-@pytest.mark.parametrize("case", pairwise(FACTORS), ids=named)
+@pytest.mark.parametrize("case", shared(pairwise(FACTORS)), ids=named)
 def test_every_pair(stages16: dict[str, Stage], nano16: Path, case: Case) -> None:
     draw(stages16, nano16, case)
 

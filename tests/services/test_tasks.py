@@ -28,7 +28,7 @@ from ifmesh.geometry import fitted
 from ifmesh.request import Request, Settings
 from ifmesh.stage import Bag, Stage
 from tests.services.chained import bringing, compare, drawn, file, loaded, run
-from tests.services.pairwise import Case, pairs, pairwise, whole
+from tests.services.pairwise import Case, pairs, pairwise, shared, whole
 from tests.services.photos import photo, saved, stencil
 
 FOX = "a red fox in the snow, oil on canvas"
@@ -80,7 +80,7 @@ def draw(stages: dict[str, Stage], folder: Path, case: Case) -> None:
     assert [tuple(made[n].shape[1:]) for n in ("image64", "image256", "image1024")] == [(n * height, n * width) for n in (1, 4, 16)]
 
 
-@pytest.mark.parametrize("case", pairwise(FACTORS), ids=named)
+@pytest.mark.parametrize("case", shared(pairwise(FACTORS)), ids=named)
 def test_every_pair(stages16: dict[str, Stage], nano16: Path, case: Case) -> None:
     draw(stages16, nano16, case)
 
@@ -104,6 +104,7 @@ TRUE: dict[str, tuple[str, tuple[int, int], str, list[list[int]]]] = {
 }
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("case", TRUE)
 def test_true_geometry(nano64: Path, case: str) -> None:
     task, size, kind, shapes = TRUE[case]
