@@ -109,13 +109,13 @@ def _model(kind: Any, folder: Path, files: list[Path], variant: str, dtype: torc
         made = _quantised(kind, folder, variant, quantize, bool(stored), dtype, at)
     elif terms.offload == "disk":
         made, kept = shelf.skeleton(kind, folder, files, variant, dtype)
-        return offloaded(made.eval().requires_grad_(False), "disk", device, kept)
+        return offloaded(made.eval(), "disk", device, kept)
     elif _alike(kind, files, dtype):
         made = _from_pretrained(kind, folder, variant, dtype=dtype).to(at)
     else:  # the libraries would hold the files and the model at once
         made, kept = shelf.skeleton(kind, folder, files, variant, dtype)
         made = shelf.filled(made, kept, at)
-    made = made.eval().requires_grad_(False)
+    made = made.eval()
     return made if terms.offload == "none" else offloaded(made, terms.offload, device)
 
 
