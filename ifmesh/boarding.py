@@ -44,7 +44,7 @@ except ImportError:
     there = "an older one"
 if there != {release!r}:
     end("another ifmesh is there (" + there + ") than here ({release}): " + sys.executable + " -m pip install {install}")
-from ifmesh.hosted import run
+from {module} import run
 run()
 """
 
@@ -70,9 +70,9 @@ def command(python: str) -> str:
     return f"{python} -c '{READ}'"
 
 
-def lines(name: str, environment: Mapping[str, str], order: Mapping[str, object]) -> bytes:
-    """What that command is to read.  order: for `hosted.run`."""
+def lines(name: str, environment: Mapping[str, str], module: str = "ifmesh.hosted") -> bytes:
+    """What that command is to read; then comes whatever the `run` of that module reads."""
     install = f"'ifmesh[services]=={version()}'" if version() else "the same checkout"
     first = _FIRST.format(name=name, environment=json.dumps(dict(environment)), read=READ)
-    second = _SECOND.format(name=name, install=install, needed=NEEDED, release=release())
-    return b"".join(line.encode() + b"\n" for line in (ascii(first), ascii(second), json.dumps(order)))
+    second = _SECOND.format(name=name, install=install, needed=NEEDED, release=release(), module=module)
+    return b"".join(line.encode() + b"\n" for line in (ascii(first), ascii(second)))

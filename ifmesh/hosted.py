@@ -33,8 +33,8 @@ class Order:
     toml: str
     keys: Mapping[str, str]
 
-    def plain(self) -> dict[str, object]:
-        return asdict(self)
+    def line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
 
 
 def run() -> NoReturn:

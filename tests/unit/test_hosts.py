@@ -14,6 +14,7 @@ import pytest
 from ifmesh import boarding, kept, shipped
 from ifmesh.config import Config, check_hosts, read
 from ifmesh.errors import Misconfigured
+from ifmesh.hosted import Order
 from ifmesh.hosts import Host
 from ifmesh.request import STAGES
 
@@ -153,8 +154,8 @@ def test_the_address_that_a_host_is_to_advertise_is_sent(write: Write) -> None:
 def test_nothing_that_a_host_is_told_is_an_argument(tmp_path: Path) -> None:
     """The command is the same for every host and mesh; it becomes a Python with the environment that it was told."""
     spoken = "import os, sys; print(os.environ['FOX'], os.environ['PYTHONSAFEPATH'], sys.argv, sys.orig_argv[1:])"
-    first, _, order = boarding.lines("two", {"FOX": 'it\'s "red" \\ 🦊'}, {"keys": {"guard": "secret"}}).splitlines(keepends=True)
-    told = first + ascii(spoken).encode() + b"\n" + order
+    first, _ = boarding.lines("two", {"FOX": 'it\'s "red" \\ 🦊'}).splitlines(keepends=True)
+    told = first + ascii(spoken).encode() + b"\n" + Order("two", "mesh", "url", "toml", {"guard": "secret"}).line()
     done = subprocess.run(["sh", "-c", boarding.command(sys.executable)], input=told, capture_output=True, timeout=60, check=True)
     assert done.stdout.decode() == f"it's \"red\" \\ 🦊 1 ['-c'] {['-c', boarding.READ]}\n"
-    assert b"secret" in order
+    assert b"secret" in told
