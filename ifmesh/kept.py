@@ -118,5 +118,5 @@ def services(config: Config, flags: tuple[str, ...], host: str = "") -> list[Ser
 
 
 def hosts(config: Config, flags: tuple[str, ...]) -> list[Service]:
-    """One command for each host, which starts an `ifmesh up` there."""
-    return [Service(name, "", (REMOTE, name, "--tied", *flags)) for name in config.hosts]
+    """One command for each host that has workers, which starts an `ifmesh up` there."""
+    return [Service(name, "", (REMOTE, name, "--tied", *flags)) for name, host in config.hosts.items() if any(host.copies.values())]

@@ -143,6 +143,7 @@ def test_a_host_that_was_cut_off_for_long_is_taken_over(start: Start) -> None:
         asked = ask(client, "long", JOBS)
         begun(client, "stage_one")
         before = far_pids(far.hosts["two"], "ifmesh worker")
+        assert len(before) == 4  # two workers, and the parent of each
         far.hosts.isolate("two")
         until(lambda: "hosts.two: the connection to" in up.log.read_text(), "the connection is never given up", 120.0)
         far.hosts.heal()

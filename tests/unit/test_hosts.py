@@ -84,7 +84,7 @@ WRONG = {
     "hosts.'10.0.0.2' = {}": ("hosts.10.0.0.2", "a name of letters"),
     "hosts.two = {copies = {guard = 1}}": ("hosts.two.address: missing",),
     "hosts.two = {address = 'a', copies = {guard = 1}}\nhosts.tow = {copies = {guard = 1}}": ("hosts.tow.address", "did you mean two?"),
-    "hosts.two = {address = 'a'}": ("hosts.two.copies: {}", "copies = { stage_one = 2 }"),
+    "hosts.two = {address = 'a'}": ("hosts.two.copies: missing", "copies = { stage_one = 2 }", "copies = {}"),
     "hosts.two = {address = 'a', copies = {stage_on = 1}}": ("hosts.two.copies.stage_on: no such stage", "did you mean stage_one?"),
     "hosts.two = {address = 'a', copies = {guard = 257}}": ("hosts.two.copies.guard: 257", "from 0 to 256"),
     "hosts.two = {address = 'a', devices = ['gpu'], copies = {guard = 1}}": ("hosts.two.devices: 'gpu'", "cuda:N"),
@@ -126,6 +126,7 @@ def test_one_command_for_each_host(write: Write) -> None:
     assert [(s.name, s.host, s.command) for s in kept.hosts(config, ("--config", "c"))] == [
         (name, name, ("remote", name, "--tied", "--config", "c")) for name in ("two", "three")
     ]
+    assert kept.hosts(plain(write("hosts.two = {address = 'a', copies = {}}")), ()) == []
     assert [s.name for s in kept.services(config, ())] == ["coordinator", "encoder-0", "stage_two-0", "upscaler-0"]
 
 
