@@ -145,7 +145,7 @@ def rotate(name: str, overlap: float, yes: bool, out: Path | None, config_file: 
         if out is not None:
             raise click.BadParameter(f"{name} is one of the mesh's own: it stays in its file", param_hint="--out")
         authorized.renew(config.mesh.state, name, ends)
-        screen.say(f"new key for {name}; who runs with the old one must be started again before {written(ends)}")
+        screen.say(f"new key for {name}; the old one is valid until {written(ends)}: {_left(config, name)}")
         return 0
     url = inviting.url(config)
     inviting.check_new(out)
@@ -153,6 +153,18 @@ def rotate(name: str, overlap: float, yes: bool, out: Path | None, config_file: 
     screen.say(f"new key for {name}; the old one is valid until {written(ends)}")
     inviting.tell_how(url, out)
     return 0
+
+
+def _left(config: Config, name: str) -> str:
+    """What is left to do until then."""
+    from ifmesh import lease
+
+    if not name.startswith("worker-"):
+        return "what runs with it must be started again before"
+    by_hand = "a worker that something else started (Slurm, Kubernetes, a shell) needs the new file, and must be started again before"
+    if not (pid := lease.holder(config.mesh.state)):
+        return by_hand
+    return f"`ifmesh up` (pid {pid}) has its workers start again, here and on its hosts; {by_hand}"
 
 
 def _rotate_coordinator(config: Config, yes: bool) -> int:

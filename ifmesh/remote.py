@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 from ifmesh import boarding, exits, identity, shipped
 from ifmesh.config import Config
+from ifmesh.errors import MeshError
 from ifmesh.hosted import Order
 from ifmesh.request import STAGES
-from ifmesh.ssh import Way
+from ifmesh.ssh import CONNECT, Way, reason
 
 if TYPE_CHECKING:
     import asyncssh
 
+LOOK = 2.0  # seconds between two looks at the keys that are there, too
+AGAIN = 10.0  # seconds until a new one that could not be brought is tried again
 GOODBYE = 8.0  # seconds that the far end has, once it was told to end
 
 
@@ -65,10 +68,11 @@ class _Remote:
                     boarding.command(self._host.python), encoding=None, stderr=asyncssh.STDOUT, send_eof=False
                 )
                 process.stdin.write(boarding.lines(self._name, self._host.environment) + order.line())
-                ending = asyncio.ensure_future(self._tell_to_end(process))
+                beside = [asyncio.ensure_future(work) for work in (self._tell_to_end(process), self._renew(connection, order))]
                 while some := await process.stdout.read(1 << 16):
                     _show(some)
-                ending.cancel()
+                for work in beside:
+                    work.cancel()
                 await process.wait_closed()
             except (asyncssh.Error, OSError) as error:
                 raise self._way.broken(error) from None
@@ -77,6 +81,38 @@ class _Remote:
     async def _tell_to_end(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
         await self._asked.wait()
         process.stdin.write_eof()
+
+    async def _renew(self, connection: asyncssh.SSHClientConnection, there: Order) -> None:
+        """A key of the mesh's own that changes here is brought there, where `up` has its workers start again with it.  there: what is."""
+        import asyncssh
+
+        while True:
+            await asyncio.sleep(LOOK)
+            changed = ""
+            try:
+                order = self._order()
+                changed = ", ".join(f"worker-{stage}" for stage, key in order.keys.items() if key != there.keys[stage])
+                if changed:
+                    await asyncio.wait_for(self._bring(connection, order), CONNECT)
+                    print(f"brought the new key of {changed}", flush=True)
+                    there = order
+            except (MeshError, asyncssh.Error, OSError, TimeoutError) as error:
+                what = f"the new key of {changed} is not on {self._host.address}" if changed else "a key cannot be read"
+                remedy = f"tried again in {AGAIN:g} s; the workers there are heard no longer than the old key lasts (`ifmesh keys list`)"
+                print(f"hosts.{self._name}: {what}: {reason(error)}; {remedy}", flush=True)
+                await asyncio.sleep(AGAIN)
+
+    async def _bring(self, connection: asyncssh.SSHClientConnection, order: Order) -> None:
+        """MeshError: it is not there."""
+        import asyncssh
+
+        command = boarding.command(self._host.python)
+        async with await connection.create_process(command, encoding=None, stderr=asyncssh.STDOUT) as process:
+            process.stdin.write(boarding.lines(self._name, self._host.environment, "ifmesh.hosted:renew") + order.line())
+            process.stdin.write_eof()
+            said = await process.stdout.read()
+        if process.exit_status != exits.OK:
+            raise MeshError(said.decode(errors="replace").strip().rpartition("\n")[2] or f"exit {process.exit_status}")
 
     def _ended(self, status: int | None) -> int:
         if self._asked.is_set():

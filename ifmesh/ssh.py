@@ -58,7 +58,7 @@ class Way:
 
     def broken(self, error: Exception) -> Lost:
         """In mid-connection."""
-        return Lost(f"hosts.{self.name}: the connection to {self.host.address} is lost: {_reason(error)}")
+        return Lost(f"hosts.{self.name}: the connection to {self.host.address} is lost: {reason(error)}")
 
     def ended(self, status: int | None) -> MeshError | None:
         """Why the command there has ended, where that was none of its own doing.  status: its exit code; None: it told none."""
@@ -93,13 +93,13 @@ class Way:
             case asyncssh.KeyImportError():
                 return Misconfigured(f"{where}.key: {host.key}: no private key that can be read: make one by ssh-keygen -t ed25519")
             case socket.gaierror():
-                return Lost(f"{where}.address: {host.address!r}: no such name: {_reason(error)}: say its number, or mend the name service")
+                return Lost(f"{where}.address: {host.address!r}: no such name: {reason(error)}: say its number, or mend the name service")
             case ConnectionRefusedError():
                 return Lost(f"{where}.port: nobody listens at {at}: start sshd there, or say its port")
             case TimeoutError():
                 return Lost(f"{where}.address: no answer from {at} in {CONNECT:g} s: is it up, and does a firewall let SSH through?")
             case _:
-                return Lost(f"{where}: no connection to {at}: {_reason(error)}")
+                return Lost(f"{where}: no connection to {at}: {reason(error)}")
 
     def _is_known(self, file: Path) -> bool:
         """Does the file hold a host key of that host?"""
@@ -111,5 +111,6 @@ class Way:
             return False
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What went wrong, in a few words."""
     return getattr(error, "strerror", None) or getattr(error, "reason", None) or str(error) or type(error).__name__

@@ -16,7 +16,7 @@ from ifmesh.ssh import Way
 if TYPE_CHECKING:
     import asyncssh
 
-FAR = "ifmesh.bench.hosted"
+FAR = "ifmesh.bench.hosted:run"
 BEAT = 5.0
 """Seconds at most between two lines to there."""
 
