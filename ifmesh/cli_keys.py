@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,11 +170,14 @@ def _left(config: Config, name: str) -> str:
 
 def _rotate_coordinator(config: Config, yes: bool) -> int:
     from ifmesh import authorized, identity, lease, screen
+    from ifmesh.journal import locked
 
     state = config.mesh.state
     path = state / "keys" / f"{identity.COORDINATOR}.key"
     if pid := lease.holder(state):
         raise MeshError(f"`ifmesh up` (pid {pid}) runs with the old key: end it first (`ifmesh down`)")
+    if path.exists():
+        os.close(locked(state))  # so does one that runs without `up`
     guests = sorted({row["name"] for row in _rows(state)} - {identity.COORDINATOR, *authorized.OWN}) if path.exists() else []
     if not yes:
         lost = f"the invites of {', '.join(guests)}" if guests else "every invite"

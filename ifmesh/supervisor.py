@@ -23,7 +23,7 @@ from typing import IO
 
 from ifmesh import exits, lease
 from ifmesh.config import Config
-from ifmesh.kept import COORDINATOR, LOADED, Service, services
+from ifmesh.kept import COORDINATOR, LOADED, REFUSED, Service, services
 from ifmesh.renewal import Renewal
 
 __all__ = ["Service", "Supervisor", "python", "services"]
@@ -156,7 +156,8 @@ class Supervisor:
         if number == signal.SIGTERM:
             self._say("up", f"{service.name}: its key has changed: it finishes what runs, and starts again with the new one")
         else:
-            self._say("up", f"{service.name}: it has not ended in time: killed")
+            why = "its key counts no more, and there is a new one" if service.refused else "it has not ended in time"
+            self._say("up", f"{service.name}: {why}: killed")
         self._send(service, number)
 
     def _look_for_endpoint(self, now: float) -> None:
@@ -180,7 +181,7 @@ class Supervisor:
         if service.log is None:
             service.log = self._open_log(service.name)
         self._renewal.started(now, service)
-        service.loaded = False
+        service.loaded = service.refused = False
         service.process = made = subprocess.Popen(
             self._program(*command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0
         )
@@ -281,6 +282,7 @@ class Supervisor:
             if service.log:
                 service.log.write(line + b"\n")
         service.loaded |= any(word in line for word in LOADED)
+        service.refused |= REFUSED in line
         self._say(service.name, line.decode(errors="replace"))
 
     def _open_log(self, name: str) -> IO[bytes]:

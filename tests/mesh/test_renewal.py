@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from ifmesh import authorized, identity
 from ifmesh.request import STAGES, Request
 from tests.mesh.conftest import Make
@@ -51,3 +53,20 @@ def test_workers_take_a_new_key_one_after_another_and_no_job_is_begun_twice(mesh
     said = up.log.read_text()
     assert said.count("its key has changed") == 2
     assert "its key was revoked" not in said
+
+
+@pytest.mark.slow
+def test_after_a_key_was_revoked_a_new_one_has_its_workers_start_again_at_once(mesh: Make) -> None:
+    """Nobody hears them any more, so that what they do is in vain: it is not waited for."""
+    one = mesh(services__stage_one__options__step_ms=20_000, services__stage_one__patience=60)
+    up = one.start("up", "up")
+    one.wait_for(lambda: bool(one.config.announced()), up)
+    with one.speaker() as fan:
+        before = one.ready(fan, *(f"{stage}-0" for stage in STAGES))["stage_one-0"].pid
+        fan.submit("a", REQUESTS["job-0"])
+        fan.when(lambda books: any(row.state == "running" and row.stage == "stage_one" for row in books.jobs))
+        authorized.remove(table(one), "worker-stage_one")
+        authorized.renew(one.state, "worker-stage_one", time.time() + 3600)
+        fan.when(lambda books: any(row.service == "stage_one-0" and row.pid != before and row.state == "busy" for row in books.services))
+    said = up.log.read_text()
+    assert "stage_one-0: its key counts no more, and there is a new one: killed" in said

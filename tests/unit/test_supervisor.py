@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ifmesh import identity, lease
+from ifmesh import identity, lease, line
 from ifmesh.config import read
 from ifmesh.errors import MeshError
-from ifmesh.kept import Backoff, Service, ending, killed, services
+from ifmesh.kept import REFUSED, Backoff, Service, ending, killed, services
 from ifmesh.renewal import LEAVING, LOADING, Renewal
 from ifmesh.supervisor import Lines
 
@@ -311,11 +311,31 @@ def test_who_does_not_leave_is_killed_and_who_is_never_loaded_is_not_waited_for_
     assert renewal.asked(kept[0])
     assert renewal.next(20.0 + 90 + LEAVING - 1, kept) is None
     assert renewal.next(20.0 + 90 + LEAVING, kept) == (kept[0], signal.SIGKILL)
+    assert renewal.next(20.0 + 90 + LEAVING + 1, kept) is None, "once"
     renewal.started(200.0, kept[0])
     kept[0].starts = 2
     assert not renewal.asked(kept[0])
     assert renewal.next(200.0 + LOADING - 1, kept) is None
     assert renewal.next(200.0 + LOADING, kept) == (kept[1], signal.SIGTERM)
+
+
+def test_who_is_refused_has_nothing_to_finish(tmp_path: Path) -> None:
+    """The old key is over already: all are to have the new one, and none waits for another."""
+    assert REFUSED.decode() in line._TROUBLE.values()
+    renewed(tmp_path, "old")
+    kept = [Service(f"stage_one-{n}", "stage_one", (), process=subprocess.Popen(["true"]), starts=1) for n in range(3)]
+    renewal = Renewal(read(None, {}, {"mesh.state": str(tmp_path)}))
+    for service in kept:
+        assert service.process
+        service.process.wait()
+        renewal.started(0.0, service)
+    kept[0].refused = True
+    assert renewal.next(1.0, kept) is None, "there is no other key for it"
+    renewed(tmp_path, "new one")
+    kept[1].refused = True
+    assert renewal.next(2.0, kept) == (kept[0], signal.SIGKILL)
+    assert renewal.next(2.0, kept) == (kept[1], signal.SIGKILL)
+    assert renewal.next(2.0, kept) == (kept[2], signal.SIGTERM)
 
 
 def test_lines_of_a_pipe_that_was_closed_in_the_same_round() -> None:
