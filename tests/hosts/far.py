@@ -181,3 +181,8 @@ def far_pids(host: Host, words: str) -> list[int]:
     """Of what runs on that host with these words in its command line, as the host counts."""
     said = host.run("sh", "-c", f"grep -al -- '[{words[0]}]{words[1:].replace(' ', '.')}' /proc/[0-9]*/cmdline 2>/dev/null || true")
     return [int(line.split("/")[2]) for line in said.split()]
+
+
+def nothing_stays(host: Host) -> None:
+    """Wait until nothing of ifmesh runs on that host, nor anything that is about to become it."""
+    until(lambda: not far_pids(host, "-m ifmesh") + far_pids(host, "exec(eval("), f"something stays behind on {host.name}")

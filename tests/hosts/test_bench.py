@@ -14,7 +14,7 @@ import pytest
 from ifmesh import authorized, exits
 from ifmesh.request import STAGES
 from tests.hosts.conftest import why_not
-from tests.hosts.far import Far, far_pids, why_no_ssh
+from tests.hosts.far import Far, far_pids, nothing_stays, why_no_ssh
 from tests.hosts.kit import Hosts, Process, until
 from tests.hosts.mesh import STATE, ready
 from tests.hosts.test_far_mistakes import BASE
@@ -55,7 +55,7 @@ def guests(far: Far) -> list[tuple[str, str]]:
 def alone(far: Far) -> None:
     """Wait until nothing of ifmesh runs on the other hosts."""
     for name in BOTH:
-        until(lambda name=name: not far_pids(far.hosts[name], "ifmesh"), f"something stays behind on {name}")  # type: ignore[misc]
+        nothing_stays(far.hosts[name])
 
 
 def measuring(far: Far) -> Process:
@@ -67,6 +67,7 @@ def measuring(far: Far) -> Process:
     until(lambda: "run 2 of 1000" in process.log.read_text() or process.popen.poll() is not None, "it does not begin")
     assert process.popen.poll() is None, process.log.read_text()
     assert [len(far_pids(far.hosts[name], CLIENT)) for name in BOTH] == [2, 2]
+    assert all(far_pids(far.hosts[name], "exec(eval(") for name in BOTH), "what started them has another name"
     return process
 
 
@@ -101,6 +102,7 @@ def test_ctrl_c_ends_the_clients_there_and_keeps_what_was_measured(far: Far) -> 
     alone(far)
 
 
+@pytest.mark.matrix
 def test_nothing_stays_behind_when_whoever_measures_is_killed(far: Far) -> None:
     process = measuring(far)
     process.signal(signal.SIGKILL)
@@ -129,7 +131,7 @@ MISTAKES: dict[str, tuple[dict[str, object], list[str], int, str]] = {
 """More keys of [hosts.two], more flags, the exit code, and what the line says."""
 
 
-@pytest.mark.parametrize("case", [*MISTAKES])
+@pytest.mark.parametrize("case", ["loopback", *(pytest.param(case, marks=pytest.mark.matrix) for case in MISTAKES if case != "loopback")])
 def test_one_line_says_what_to_mend(far: Far, case: str) -> None:
     more, flags, code, said = MISTAKES[case]
     far.extra["two"] = more
