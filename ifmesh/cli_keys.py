@@ -161,8 +161,8 @@ def _left(config: Config, name: str) -> str:
     from ifmesh import lease
 
     if not name.startswith("worker-"):
-        return "what runs with it must be started again before"
-    by_hand = "a worker that something else started (Slurm, Kubernetes, a shell) needs the new file, and must be started again before"
+        return "what runs with it must be started again by then"
+    by_hand = "a worker that something else started (Slurm, Kubernetes, a shell) needs the new file, and must be started again by then"
     if not (pid := lease.holder(config.mesh.state)):
         return by_hand
     return f"`ifmesh up` (pid {pid}) has its workers start again, here and on its hosts; {by_hand}"

@@ -83,8 +83,10 @@ def door(config: Config, seconds: float) -> Iterator[Message]:
     told = {"coordinator": url, "state": "", "identity": False}
     if not config.mesh.curve:
         yield told
-    elif config.invited() is not None:
-        yield told | {"identity": identity.dumps(config.identity("client"))}
+        return
+    me = config.identity("client")
+    if config.invited() is not None:
+        yield told | {"identity": identity.dumps(me)}
     else:
         name = f"bench-{token_hex(4)}"
         made = authorized.invite(config.mesh.state, name, "gateway", url, float(int(time() + seconds)))
