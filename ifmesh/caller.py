@@ -53,7 +53,7 @@ class Tell:
 
     job: str
     message: ToClient
-    payload: bytes = b""
+    payload: bytes | memoryview = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class Caller:
 
     # ---- what arrived
 
-    def receive(self, now: float, message: ToClient, payload: bytes = b"") -> list[Command]:
+    def receive(self, now: float, message: ToClient, payload: bytes | memoryview = b"") -> list[Command]:
         line = self._line
         line.quiet = now
         fresh, line.probing = line.probing, False
@@ -333,12 +333,12 @@ class Caller:
         # Once did not do: the coordinator may be another by now, with another inlet, and its Welcome tells.
         return [Upload(message.digest), *([Send(Hi())] if self._luggage.repeated(message.digest) else [])]
 
-    def _preview(self, message: Preview, payload: bytes) -> list[Command]:
+    def _preview(self, message: Preview, payload: bytes | memoryview) -> list[Command]:
         """An extra: it answers nothing, and puts nothing off."""
         wish = self._jobs.get(message.job)
         return [Tell(message.job, message, payload)] if wish is not None and wish.news(message) else []
 
-    def _result(self, message: Result, payload: bytes) -> list[Command]:
+    def _result(self, message: Result, payload: bytes | memoryview) -> list[Command]:
         wish = self._fetches.get(message.job)
         if wish is None:
             return []

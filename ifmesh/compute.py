@@ -1,14 +1,13 @@
 """The compute thread of a worker: the stage, stepping.  It knows tasks and bags, no sockets, no clock of the mesh.
 
-It asks for a task with `Free` whenever it has a free slot, and tells with the other events what became of each; `tell` may be called
-from its thread.  Orders come through `give` and are looked at between steps.  An urgent task comes unasked, and the less urgent pause.
-In swap the stage is there from Fill to Clear, made anew each time.
+It asks for a task with `Free` whenever it has a free slot, and tells with the other events what became of each; `tell` is called from
+its thread, and from the packer's.  Orders come through `give` and are looked at between steps.  An urgent task comes unasked, and the
+less urgent pause.  In swap the stage is there from Fill to Clear, made anew each time.
 """
 
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ifmesh.keeper import Clear, Fill, Forget, Task
 from ifmesh.lender import Lender
 from ifmesh.log import logger
 from ifmesh.memory import tidy
+from ifmesh.packer import Made, Packed, Packer, Unmade
 from ifmesh.protocol import Token
 from ifmesh.stage import Bag, Foreign, Setup, Stage, steps_done
 from ifmesh.wire import Garbled
@@ -84,14 +84,11 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """The stage's bag, whole.  digest: xxh3-128; seconds: spent stepping."""
+class Over:
+    """Its last step is done, and its slot is free; its bag follows, as Made."""
 
     job: str
     token: Token
-    frame: bytes
-    digest: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +116,7 @@ class Ended:
     error: str
 
 
-Event = Loaded | Weighed | Denied | Cleared | Free | Stepped | Saved | Made | Spoilt | Threw | Ended
+Event = Loaded | Weighed | Denied | Cleared | Free | Stepped | Saved | Over | Made | Spoilt | Threw | Ended
 
 
 Order = Task | Forget | Fill | Clear
@@ -153,7 +150,7 @@ def load_stage(factory: str) -> Stage:
 
 
 class Compute:
-    """keep_bags: also write each finished bag into this folder, as JOB.STAGE.safetensors.
+    """keep_bags: see Packer.
 
     checkpoint_steps: after each so many steps of a job tell what it takes to go on from there; 0: never.  leave: is told, just before,
     which jobs run now, and nothing else: the process may die of them.  swap: None: the stage stays in memory.
@@ -171,7 +168,8 @@ class Compute:
         leave: Callable[[tuple[str, ...]], None] = lambda _: None,
         swap: Swap | None = None,
     ) -> None:
-        self._name, self._factory, self._setup, self._cascade, self._keep_bags, self._tell = stage, factory, setup, cascade, keep_bags, tell
+        self._name, self._factory, self._setup, self._cascade, self._tell = stage, factory, setup, cascade, tell
+        self._packer = Packer(stage, cascade, keep_bags, self._packed)
         self._each, self._leave = checkpoint_steps, leave
         self._swap = swap
         self._orders: SimpleQueue[Order] = SimpleQueue()
@@ -179,6 +177,7 @@ class Compute:
         self._asked = 0
 
     def start(self) -> None:
+        self._packer.start()
         Thread(target=self._run, name="compute", daemon=True).start()
 
     def give(self, order: Order) -> None:
@@ -237,6 +236,7 @@ class Compute:
         self._work.clear()
         self._asked = 0
         self._leave(())
+        self._packer.settle()
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
@@ -250,9 +250,7 @@ class Compute:
 
     def _turn(self, stage: Stage) -> bool:
         """Orders first, then one step for all that is admitted and does not pause.  False: the stage is to be forgotten."""
-        while self._asked + len(self._work) < stage.slots:
-            self._asked += 1
-            self._tell(Free())
+        self._ask(stage)
         try:
             while True:
                 if not self._work:
@@ -271,6 +269,11 @@ class Compute:
             pass
         self._step(stage)
         return True
+
+    def _ask(self, stage: Stage) -> None:
+        while self._asked + len(self._work) < stage.slots:
+            self._asked += 1
+            self._tell(Free())
 
     def _admit(self, stage: Stage, task: Task) -> None:
         self._leave((task.job,))
@@ -323,7 +326,9 @@ class Compute:
                         self._save(stage, work.task, advance.step)
                 else:
                     del self._work[advance.job]
-                    self._made(stage, work, advance.output)
+                    self._tell(Over(advance.job, work.task.token))
+                    self._ask(stage)
+                    self._packer.pack(work.task, work.bag, advance.output, work.seconds)
         except Exception as error:  # it concerns all that stepped
             for job in [job for job in self._work if job not in paused]:
                 self._failed(stage, self._work.pop(job).task, error)
@@ -338,41 +343,23 @@ class Compute:
         except Exception as error:
             logger.warning("no checkpoint after step %d: %s", step, brief(error), extra={"job": task.job})
 
-    def _made(self, stage: Stage, work: _Work, output: Bag) -> None:
-        """What the stage gives and what rides along, as one frame, checked as its receiver will."""
-        task = work.task
-        carried = self._cascade.carries(task.request, self._name)
-        given = {blob.name for blob in self._cascade[self._name].gives(task.request)}
-        try:
-            if missing := [b.name for b in carried if b.name in given and b.name not in output]:
-                raise ValueError(f"{self._name} gave no {', '.join(missing)}")
-            frame = bags.encode({b.name: output[b.name] if b.name in given else work.bag[b.name] for b in carried})
-            bags.decode(frame, carried)
-        except Exception as error:
-            self._failed(stage, task, error)
-            return
-        if not task.preview:
-            self._keep(task.job, frame)
-        self._tell(Made(task.job, task.token, frame, bags.digest(frame), work.seconds))
-
-    def _keep(self, job: str, frame: bytes) -> None:
-        if self._keep_bags is None:
-            return
-        path = self._keep_bags / f"{job}.{self._name}.safetensors"
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            self._keep_bags.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(frame)
-            part.replace(path)
-        except OSError as error:  # a copy for the curious: the job goes on
-            logger.warning("keep_bags: %s", error, extra={"job": job})
+    def _packed(self, packed: Packed) -> None:
+        """Called in the packer's thread."""
+        match packed:
+            case Made():
+                self._tell(packed)
+            case Unmade(job, token, error):
+                self._told(job, token, error)
 
     def _failed(self, stage: Stage, task: Task, error: Exception) -> None:
+        self._told(task.job, task.token, error)
+        stage.drop(task.job)
+
+    def _told(self, job: str, token: Token, error: Exception) -> None:
         fault: Literal["request", "stage"] = "request" if isinstance(error, BadRequest) else "stage"
         if fault == "stage":
-            logger.error("%s failed", self._name, exc_info=error, extra={"job": task.job})
-        self._tell(Threw(task.job, task.token, str(error)[:2000] if fault == "request" else brief(error), fault))
-        stage.drop(task.job)
+            logger.error("%s failed", self._name, exc_info=error, extra={"job": job})
+        self._tell(Threw(job, token, str(error)[:2000] if fault == "request" else brief(error), fault))
 
 
 def brief(error: BaseException) -> str:

@@ -226,11 +226,13 @@ class Connection:
             if self._line.socket is None:
                 return
             try:
-                parts = [part.bytes for part in sockets.received(self._line.socket, 2)]
+                first, *rest = sockets.received(self._line.socket, 1)
             except zmq.Again:
                 return
             try:
-                message, payload = wire.TO_CLIENT.decode(parts[0]), b"".join(parts[1:])
+                if len(rest) > 1:
+                    raise wire.Garbled("more than two parts")
+                message, payload = wire.TO_CLIENT.decode(first.bytes), rest[0].buffer if rest else b""  # not copied
                 if isinstance(message, Result) and hashlib.sha256(payload).hexdigest() != message.digest:
                     raise wire.Garbled(f"result of {message.job}: not the bytes that were published")
             except wire.VersionMismatch as error:
@@ -260,7 +262,7 @@ class Connection:
                     except zmq.ZMQError as error:  # no descriptor left, say: the next Rebuild tries again
                         log.warning("no socket to %s: %s", self.address, error)
 
-    def _tell(self, job: str, message: ToClient, payload: bytes) -> None:
+    def _tell(self, job: str, message: ToClient, payload: wire.Frame) -> None:
         if isinstance(message, Refused) and message.reason == "version":
             self.failure = versions(self.address, message.detail)
             return

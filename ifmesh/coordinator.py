@@ -187,6 +187,7 @@ class Coordinator:
     def _turn(self) -> None:
         """Wait for something, one round of everything, commit once, then carry out."""
         self._wait()
+        log.tend(time.monotonic())
         self._outlets.flush(time.monotonic())
         for number in self._bell.hear():
             self._stop(number)
@@ -234,7 +235,7 @@ class Coordinator:
         self._outlets.register(poller)
         now = time.monotonic()
         mine = (self._disk.due,) if self._disk.waiting else (self._broker.wakeup(), self._retention.due)
-        until = min(t for t in (now + PAUSE, self._outlets.wakeup(), *mine, self._farewell.wakeup(now)) if t is not None)
+        until = min(t for t in (now + PAUSE, self._outlets.wakeup(), *mine, self._farewell.wakeup(now), log.wakeup()) if t is not None)
         poller.poll(int(max(0.0, until - now) * 1000) + 1)
 
     def _reread(self) -> None:
@@ -334,7 +335,6 @@ class Coordinator:
                 return
             for command in commands:
                 self._do(command)
-            log.write()
 
     def _do(self, command: Command) -> None:
         """One branch for each kind."""

@@ -213,7 +213,8 @@ class Dispatch(Ledger):
             self._story(now, job, f"{job.at}: begun on {worker.name}")
             self._tell(job, Started(job.id, job.at, worker.name))
             for other in (self.jobs[j] for j in self._paused(worker) if j not in before):
-                self._story(now, other, f"{other.at}: makes way for what is more urgent")
+                if other.request.priority < job.request.priority:  # else its last step is done, and its bag is being packed
+                    self._story(now, other, f"{other.at}: makes way for what is more urgent")
         job.step, job.steps = step, steps
         worker.progressed = now
         if steps:

@@ -43,7 +43,7 @@ class Embeds:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def published(cls, request: Request, frame: bytes) -> Embeds:
+    def published(cls, request: Request, frame: bytes | memoryview) -> Embeds:
         """From the frame that the encoder published: embeds and tokens.  Raises wire.Garbled."""
         bag = bags.decode(frame, (EMBEDS, TOKENS))
         made = bag[EMBEDS.name]

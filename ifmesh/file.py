@@ -63,7 +63,7 @@ class File(Signal):
         self.probed: Probed | None = None
         self.asked = False  # somebody waits for the books: one question at a time, answers do not say whose they are
 
-    def add(self, message: ToClient, payload: bytes) -> None:
+    def add(self, message: ToClient, payload: wire.Frame) -> None:
         with self.lock:
             match message:
                 case Accepted():
@@ -105,7 +105,7 @@ class File(Signal):
         if isinstance(event, Finished | Failed | Cancelled):
             self.ending = event
 
-    def _show(self, message: Shown, payload: bytes) -> None:
+    def _show(self, message: Shown, payload: wire.Frame) -> None:
         self.accepted = True
         try:
             preview = Preview.published(message.job, message.stage, payload)
@@ -115,7 +115,7 @@ class File(Signal):
         if preview not in self.events:  # a stage that ran again draws the same
             self._tell(preview)
 
-    def _keep(self, message: Result, payload: bytes) -> None:
+    def _keep(self, message: Result, payload: wire.Frame) -> None:
         if not isinstance(self.ending, Finished) or self.result is not None:
             return
         self.request = self.request or message.request

@@ -94,7 +94,7 @@ class Preview(Picture):
     flagged: bool
 
     @classmethod
-    def published(cls, job: str, stage: str, frame: bytes) -> Preview:
+    def published(cls, job: str, stage: str, frame: bytes | memoryview) -> Preview:
         """From the frame that came with the message: uint8 tensors picture_STAGE [bytes] and flagged [1].  Raises wire.Garbled."""
         if stage not in DRAWN:
             raise wire.Garbled(f"preview of {job}: not of a stage that draws")
@@ -129,7 +129,12 @@ class Image(Picture):
 
     @classmethod
     def published(
-        cls, finished: Finished, frame: bytes, request: Request | None = None, source: bytes | None = None, mask: bytes | None = None
+        cls,
+        finished: Finished,
+        frame: bytes | memoryview,
+        request: Request | None = None,
+        source: bytes | None = None,
+        mask: bytes | None = None,
     ) -> Image:
         """From the frame that the coordinator stored: uint8 tensors picture_STAGE [bytes] and flagged [1], and int64 tokens [texts, 3] or
         none.

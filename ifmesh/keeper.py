@@ -122,7 +122,7 @@ class Task:
 class _Task:
     """A granted job that is not done.  frame: its bag, saved: the checkpoint that it is to go on from, once here.
 
-    resume, inlet: see `Run`.  told: when its last Step was sent.
+    resume, inlet: see `Run`.  over: it runs no more, and its bag is being packed.  told: when its last Step was sent.
     """
 
     token: Token
@@ -132,6 +132,7 @@ class _Task:
     frame: Frame | None = None
     saved: Frame | None = None
     running: bool = False
+    over: bool = False
     step: int = 0
     steps: int = 0
     told: float = 0.0
@@ -271,7 +272,12 @@ class Keeper:
             task.frame = frame
         elif task.resume == header.step:
             task.saved = frame
-        return self._received(header.job, task)
+        return [] if self._begins(task) else self._received(header.job, task)
+
+    def _begins(self, task: _Task) -> bool:
+        """Is there a slot for it?  Then that it has begun is told, and that says as much."""
+        before = sum(other.whole and not other.over for other in self.tasks.values() if other is not task)
+        return task.whole and self.state in ("ready", "draining") and before < self.hello.slots
 
     def _received(self, job: str, task: _Task) -> list[Command]:
         return [Send(Received(self.hello.life, job, task.token))] if task.whole else []
@@ -288,7 +294,7 @@ class Keeper:
         if not self.tasks:
             return None if urgent else self._glance(), []
         ready = [(-t.request.priority, t.token, job) for job, t in self.tasks.items() if t.whole and not t.running]
-        running = [-t.request.priority for t in self.tasks.values() if t.running]
+        running = [-t.request.priority for t in self.tasks.values() if t.running and not t.over]
         urgent = urgent or len(running) >= self.hello.slots
         if urgent:
             ready = [one for one in ready if running and one[0] < min(running)]
@@ -322,6 +328,11 @@ class Keeper:
             return []
         task.told = now
         return [Send(Step(self.hello.life, job, token, step, steps))]
+
+    def over(self, job: str, token: Token) -> None:
+        """Its last step is done: another may have its slot."""
+        if (task := self._current(job, token)) is not None:
+            task.over = True
 
     def saved(self, now: float, job: str, token: Token, step: int, frame: Frame, digest: str) -> list[Command]:
         """A checkpoint, taken after this step: to the coordinator, if it wants any.  Nothing is held of it."""

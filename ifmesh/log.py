@@ -13,6 +13,9 @@ from typing import TextIO
 LINE = 2000
 """Characters of a line, before any are escaped; a traceback of our own is shown whole."""
 
+MOMENT = 0.05
+"""Seconds that a note waits for others."""
+
 logger = logging.getLogger("ifmesh")
 
 
@@ -36,23 +39,26 @@ class _Lines(logging.Formatter):
 
 
 class _Notes(logging.StreamHandler[TextIO]):
-    """Notes wait for the end of a turn, and are written together: a job has a dozen, and each write would wake whoever reads."""
+    """Notes wait a moment, and are written together: a job has a dozen, and each write would wake whoever reads."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self._lines = _Lines()
         self.setFormatter(self._lines)
         self._notes: list[str] = []
+        self.due: float | None = None
         self._mine = Lock()  # other threads have lines of their own, before which these are written
 
     def note(self, job: str, text: str) -> None:
         line = self._lines.line(time.time(), "info", job, text)
         with self._mine:
             self._notes.append(line)
+            if self.due is None:
+                self.due = time.monotonic() + MOMENT
 
     def write(self) -> None:
         with self._mine:
-            notes, self._notes = self._notes, []
+            notes, self._notes, self.due = self._notes, [], None
         if notes:
             with suppress(OSError):  # nobody reads any more
                 self.stream.write("\n".join(notes) + "\n")
@@ -73,17 +79,25 @@ def start() -> None:
 
 
 def note(job: str, text: str) -> None:
-    """What happened to a job, or, with job "", in the mesh: to be written soon, by `write` or before the next line of another kind."""
-    for handler in logger.handlers:
-        if isinstance(handler, _Notes):
-            handler.note(job or "-", text)
+    """What happened to a job, or, with job "", in the mesh: to be written soon, by `tend` or before the next line of another kind."""
+    for handler in _noting():
+        handler.note(job or "-", text)
 
 
-def write() -> None:
-    """The notes that wait."""
-    for handler in logger.handlers:
-        if isinstance(handler, _Notes):
+def tend(now: float) -> None:
+    """The notes whose moment is over, and those that came since."""
+    for handler in _noting():
+        if handler.due is not None and handler.due <= now:
             handler.write()
+
+
+def wakeup() -> float | None:
+    """When `tend` has something to do (monotonic); None: never."""
+    return min((handler.due for handler in _noting() if handler.due is not None), default=None)
+
+
+def _noting() -> list[_Notes]:
+    return [handler for handler in logger.handlers if isinstance(handler, _Notes)]
 
 
 class Garbage:

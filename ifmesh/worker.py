@@ -21,7 +21,7 @@ from ifmesh import bags, credentials, exits, keeper, lender, log, memory, modes,
 from ifmesh.bell import Bell
 from ifmesh.cascade import IF
 from ifmesh.commands import peer_of
-from ifmesh.compute import Cleared, Compute, Denied, Ended, Event, Free, Loaded, Made, Saved, Spoilt, Stepped, Swap, Threw, Weighed
+from ifmesh.compute import Cleared, Compute, Denied, Ended, Event, Free, Loaded, Over, Saved, Spoilt, Stepped, Swap, Threw, Weighed
 from ifmesh.config import Config
 from ifmesh.errors import Misconfigured
 from ifmesh.inlet import deliveries
@@ -29,6 +29,7 @@ from ifmesh.keeper import Carry, Clear, Fill, Forget, Keeper, Rebuild, Send, Sto
 from ifmesh.log import Garbage, logger
 from ifmesh.meter import Meter
 from ifmesh.outlets import TRIES, Outlets
+from ifmesh.packer import Made
 from ifmesh.places import socket_file
 from ifmesh.prober import Cast
 from ifmesh.protocol import Endpoint, Hello, Kind, Trusted
@@ -140,7 +141,7 @@ class Worker:
         return self._code
 
     def _told(self, event: Event) -> None:
-        """Called in the compute thread.  A step that the Keeper would not tell at once wakes nobody."""
+        """Called in the compute thread, and in its packer's.  A step that the Keeper would not tell at once wakes nobody."""
         self._events.put(event)
         if isinstance(event, Stepped):
             now = time.monotonic()
@@ -232,6 +233,8 @@ class Worker:
                 self._carry_out(self._keeper.advanced(now, job, token, step, steps))
             case Saved(job, token, step, frame, digest):
                 self._carry_out(self._keeper.saved(now, job, token, step, frame, digest))
+            case Over(job, token):
+                self._keeper.over(job, token)
             case Made(job, token, frame, digest, seconds):
                 self._used = True
                 self._carry_out(self._keeper.completed(now, job, token, frame, digest, seconds))

@@ -71,5 +71,5 @@ def right(fan: Speaker, job: str, request: Request, **runs: int) -> Finished:
 
 def under_way(fan: Speaker, stage: str) -> str:
     """Somebody works on it; who."""
-    fan.until(Progress, lambda m: (m.stage, m.step) == (stage, 1))
+    fan.until(Progress, lambda m: m.stage == stage and m.step >= 1)
     return next(m.worker for m in reversed(fan.heard) if isinstance(m, Started) and m.stage == stage)

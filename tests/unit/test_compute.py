@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from itertools import groupby
 from queue import SimpleQueue
+from threading import Event as Mark
 from typing import ClassVar
 
 import pytest
 
 from ifmesh import bags, toy
 from ifmesh.cascade import IF
-from ifmesh.compute import Compute, Event, Free, Loaded, Made, Saved, Stepped, Threw
+from ifmesh.compute import Compute, Event, Free, Loaded, Over, Saved, Stepped, Threw
 from ifmesh.errors import BadRequest
 from ifmesh.keeper import Forget, Task
+from ifmesh.packer import Made
 from ifmesh.request import Request
-from ifmesh.stage import DONE, Bag, Setup, Tensor, counted, steps_done
+from ifmesh.stage import DONE, Advance, Bag, Setup, Tensor, counted, steps_done
 
 FOX, OWL = Request("a fox", 7), Request("an owl", 8)
 LIMIT = 30.0
@@ -52,6 +55,15 @@ class Picky(toy.StageOne):
         raise BadRequest("prompt", request.prompt, "another one")
 
 
+class Meagre(toy.StageOne):
+    """Its picture is missing."""
+
+    def step(self, paused: Collection[str] = ()) -> Iterable[Advance]:
+        for advance in super().step(paused):
+            gave = advance.output
+            yield advance if gave is None else replace(advance, output={name: gave[name] for name in gave if name != "image64"})
+
+
 class Thread:
     """A compute thread of a toy Stage I, and what it told."""
 
@@ -69,7 +81,7 @@ class Thread:
         made: list[Event] = []
         while not made or not last(made[-1]):
             event = self.told.get(timeout=LIMIT)
-            if not isinstance(event, Loaded | Free):
+            if not isinstance(event, Loaded | Free | Over):
                 made.append(event)
         return made
 
@@ -189,3 +201,33 @@ def test_what_runs_is_left_behind_before_it_does() -> None:
     for job in ("a", "b"):
         thread.run(job)
     assert [jobs for jobs, _ in groupby(list(thread.left))][:4] == [(), ("a",), (), ("b",)]
+
+
+def test_the_next_is_asked_for_before_the_bag_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And begins beside that."""
+    packing, begun = Mark(), Mark()
+    encode = bags.encode
+
+    def slowly(bag: Bag) -> bytes:
+        packing.set()
+        assert begun.wait(LIMIT)
+        return encode(bag)
+
+    thread = Thread(steps=2)
+    thread.give("a")
+    thread.until(lambda event: event == Stepped("a", (1, 1), 0, 2))
+    monkeypatch.setattr(bags, "encode", slowly)
+    assert thread.told.get(timeout=LIMIT) == Stepped("a", (1, 1), 1, 2)
+    assert [thread.told.get(timeout=LIMIT) for _ in range(2)] == [Over("a", (1, 1)), Free()]
+    assert packing.wait(LIMIT)
+    thread.give("b", 2)
+    thread.until(lambda event: event == Stepped("b", (1, 2), 0, 2))
+    begun.set()
+    made = [event.job for event in thread.until(lambda event: isinstance(event, Made) and event.job == "b") if isinstance(event, Made)]
+    assert made == ["a", "b"]
+
+
+def test_a_stage_that_gives_too_little_is_told_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    events = Thread(kind=f"{__name__}:Meagre", steps=2).run("a")
+    assert events[-1] == Threw("a", (1, 1), "ValueError: stage_one gave no image64", "stage")
+    assert "stage_one failed" in caplog.text

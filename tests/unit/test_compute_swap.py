@@ -15,9 +15,10 @@ import pytest
 
 from ifmesh import memory, toy
 from ifmesh.cascade import IF
-from ifmesh.compute import Cleared, Compute, Denied, Ended, Event, Free, Loaded, Made, Swap, Weighed
+from ifmesh.compute import Cleared, Compute, Denied, Ended, Event, Free, Loaded, Over, Stepped, Swap, Weighed
 from ifmesh.keeper import Clear, Fill, Forget, Task
 from ifmesh.lender import Lender
+from ifmesh.packer import Made
 from ifmesh.stage import Setup
 from tests.unit.test_compute import FOX, FRAMES, LIMIT, OWL
 
@@ -52,12 +53,12 @@ class Thread:
         self.compute.start()
 
     def next(self, kind: type[E]) -> E:
-        """The next event but Free and what is told of steps, which is of this kind."""
+        """The next event but Free, Over and what is told of steps, which is of this kind."""
         while True:
             event = self.told.get(timeout=LIMIT)
             if isinstance(event, kind):
                 return event
-            assert isinstance(event, Free) or type(event).__name__ == "Stepped", event
+            assert isinstance(event, Free | Over | Stepped), event
 
 
 def test_it_comes_and_goes_with_the_same_pixels(tmp_path: Path) -> None:

@@ -58,6 +58,14 @@ def given(keeper: Keeper, job: str, token: Token, request: Request = FOX) -> Non
     keeper.arrived(0.0, bag(job, token), b"in")
 
 
+def busy() -> Keeper:
+    """Its one slot is taken, by job "z"."""
+    keeper = ready()
+    given(keeper, "z", (1, 0))
+    keeper.take(0.0)
+    return keeper
+
+
 def finished(keeper: Keeper, job: str, token: Token, frame: bytes = b"out") -> list[Command]:
     given(keeper, job, token)
     task, _ = keeper.take(0.0)
@@ -117,7 +125,7 @@ def test_the_outbox_has_a_limit_in_bytes() -> None:
 
 @pytest.mark.parametrize("early", [True, False])
 def test_a_bag_may_come_before_its_run_or_after(early: bool) -> None:
-    keeper = ready()
+    keeper = busy()
     run, here = Run("a", (1, 1), FOX), Send(Received("enc.1", "a", (1, 1)))
     if early:
         assert keeper.arrived(0.0, bag("a", (1, 1)), b"in") == []
@@ -125,13 +133,38 @@ def test_a_bag_may_come_before_its_run_or_after(early: bool) -> None:
     else:
         assert keeper.receive(0.0, run) == []
         assert keeper.arrived(0.0, bag("a", (1, 1)), b"in") == [here]
+    keeper.completed(0.0, "z", (1, 0), b"out", "d", 1.0)
     task, _ = keeper.take(0.0)
     assert task is not None
     assert (task.job, task.token, task.request, task.frame) == ("a", (1, 1), FOX, b"in")
 
 
-def test_bags_for_nobody_do_not_pile_up() -> None:
+def test_what_begins_at_once_is_not_told_to_have_come() -> None:
+    """That it begins says as much."""
     keeper = ready()
+    keeper.receive(0.0, Run("a", (1, 1), FOX))
+    keeper.receive(0.0, Run("b", (1, 2), FOX))
+    assert keeper.arrived(0.0, bag("a", (1, 1)), b"in") == []
+    assert keeper.arrived(0.0, bag("b", (1, 2)), b"in") == [Send(Received("enc.1", "b", (1, 2)))]
+    assert keeper.take(0.0)[1] == [Send(Step("enc.1", "a", (1, 1), 0, 0))]
+
+
+def test_one_whose_bag_is_being_packed_leaves_its_slot() -> None:
+    keeper = busy()
+    given(keeper, "a", (1, 1))
+    assert keeper.take(0.0, urgent=True) == (None, [])
+    keeper.over("z", (1, -1))
+    assert keeper.take(0.0) == (None, []), "of another grant"
+    keeper.over("z", (1, 0))
+    task, _ = keeper.take(0.0)
+    assert task is not None
+    assert (task.job, task.urgent) == ("a", False)
+    assert [(h.job, h.state) for h in beat(keeper, 1.0).held] == [("z", "running"), ("a", "running")]
+    assert keeper.completed(1.0, "z", (1, 0), b"out", "d", 1.0) == [Send(Done("enc.1", "z", (1, 0), "d", 3, 0, 1.0))]
+
+
+def test_bags_for_nobody_do_not_pile_up() -> None:
+    keeper = busy()
     for n in range(3 * EARLY):
         keeper.arrived(0.0, bag(f"job{n}", (1, n)), b"in")
     there = [n for n in range(3 * EARLY) if keeper.receive(0.0, Run(f"job{n}", (1, n), FOX))]
