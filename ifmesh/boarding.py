@@ -44,8 +44,8 @@ except ImportError:
     there = "an older one"
 if there != {release!r}:
     end("another ifmesh is there (" + there + ") than here ({release}): " + sys.executable + " -m pip install {install}")
-from ifmesh.hosted import run
-run()
+from {module} import {function}
+{function}()
 """
 
 
@@ -70,9 +70,10 @@ def command(python: str) -> str:
     return f"{python} -c '{READ}'"
 
 
-def lines(name: str, environment: Mapping[str, str], order: Mapping[str, object]) -> bytes:
-    """What that command is to read.  order: for `hosted.run`."""
+def lines(name: str, environment: Mapping[str, str], far: str = "ifmesh.hosted:run") -> bytes:
+    """What that command is to read; then comes whatever the function reads that is the far end, as module:function."""
     install = f"'ifmesh[services]=={version()}'" if version() else "the same checkout"
+    module, _, function = far.partition(":")
     first = _FIRST.format(name=name, environment=json.dumps(dict(environment)), read=READ)
-    second = _SECOND.format(name=name, install=install, needed=NEEDED, release=release())
-    return b"".join(line.encode() + b"\n" for line in (ascii(first), ascii(second), json.dumps(order)))
+    second = _SECOND.format(name=name, install=install, needed=NEEDED, release=release(), module=module, function=function)
+    return b"".join(line.encode() + b"\n" for line in (ascii(first), ascii(second)))

@@ -14,7 +14,7 @@ def bench() -> None:
 
 for command in (
     *(cli_bench_mesh.mesh, cli_bench_mesh.up, cli_bench_mesh.client),
-    *(cli_bench_load.load, cli_bench_sweep.sweep, cli_bench_sweep.compare),
+    *(cli_bench_load.load, cli_bench_load.crew, cli_bench_sweep.sweep, cli_bench_sweep.compare),
     *(cli_bench_baseline.baseline, cli_bench_baseline.peers, cli_bench_links.links),
     *(cli_bench_stages.stages, cli_bench_stages.tolerance, cli_bench_quality.quality),
 ):

@@ -18,6 +18,7 @@ from ifmesh.errors import Misconfigured
 from ifmesh.request import STAGES
 
 if TYPE_CHECKING:
+    from ifmesh.bench.crews import Crews
     from ifmesh.bench.load import Wanted
     from ifmesh.bench.merge import Goal
     from ifmesh.config import Config
@@ -46,6 +47,10 @@ def goal(ctx: click.Context, param: click.Parameter, text: str | None) -> Goal |
     if not (found := _SLO.fullmatch(text.strip())):
         raise click.BadParameter(f"{text!r}: as in p95=60s: so many per cent of the images within so long", ctx, param)
     return Goal(float(found[1]), float(found[2]) / (1000 if found[3] == "ms" else 1))
+
+
+def _names(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(","))) if text else ()
 
 
 def asked(f: F) -> F:
@@ -87,10 +92,11 @@ def started(f: F) -> F:
 @click.option("--in-flight", type=click.IntRange(1, 4096), default=8, show_default=True, metavar="N", help="Closed loop: so many at once.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="R", help="Open loop: so many a second, whatever becomes of them.")
 @click.option("--arrivals", type=click.Choice(["poisson", "constant"]), default="poisson", show_default=True, help="Of the open loop.")
+@click.option("--on", "hosts", callback=_names, metavar="HOST,...", help="The clients on these [hosts.NAME], over SSH; --clients on each.")
 @asked
 @started
 @reported
-def load(in_flight: int, rate: float | None, arrivals: str, report: Any, **given: Any) -> int:
+def load(in_flight: int, rate: float | None, arrivals: str, hosts: tuple[str, ...], report: Any, **given: Any) -> int:
     """Ask a mesh by client processes of its own, and tell what came of it.  In an open loop a request counts from when it was due, so a
     mesh or a client that is late cannot hide it.
 
@@ -98,15 +104,18 @@ def load(in_flight: int, rate: float | None, arrivals: str, report: Any, **given
     ifmesh bench load --start --toy --in-flight 8
     ifmesh bench load --sleep 50 --in-flight 8                        four stages of 50 ms: what the mesh loses of 20 images/s
     ifmesh bench load --rate 0.5 --clients 4 --slo p95=60s --repeat 3 --out report
+    ifmesh bench load --rate 20 --on gpu1,gpu2 --clients 4            the mesh that runs, asked from two hosts of ifmesh.toml
     """
     from ifmesh.bench.head import head
     from ifmesh.bench.load import Load
 
     way = {"arrivals": arrivals, "rate": rate} if rate else {"arrivals": "closed"}
-    wanted = made(given, in_flight=in_flight, **way)
-    with report as page, mesh(given, page.tell) as (door, config):
+    wanted = made(given, in_flight=in_flight, hosts=hosts, **way)
+    if hosts and (given["start"] or given["sleep"] or given["busy"]):
+        raise click.UsageError("--on: other hosts ask the mesh that runs: not with --start, --sleep, --busy")
+    with report as page, mesh(given, page.tell) as (door, config), aboard(config, wanted, given["config_file"], page.over) as crews:
         begun = head("load", config)
-        work = Load(wanted, door, page.tell, page.over)
+        work = Load(wanted, door, page.tell, page.over, crews)
         page.take(work.measure, lambda: {**begun, **work.figures()})
     return exits.OK
 
@@ -120,6 +129,34 @@ def made(given: dict[str, Any], **more: Any) -> Wanted:
     lines = asks(file, wishes) if file else tuple(json.dumps({"prompt": prompt, **wishes}) for prompt in PROMPTS)
     names = ("seconds", "warm", "clients", "repeat", "seed", "unloaded")
     return Wanted(**{name: given[name] for name in names}, previews=not given["no_previews"], goal=given["slo"], asks=lines, **more)
+
+
+@click.command(hidden=True)
+@click.argument("name")
+@options.configured
+def crew(name: str, config_file: Path | None) -> int:
+    """The way to the clients on the host NAME: orders on stdin, reports on stdout."""
+    from ifmesh.bench.remote import run
+
+    return run(name, options.configuration(config_file)[0].hosts[name])
+
+
+@contextmanager
+def aboard(config: Config, wanted: Wanted, file: Path | None, over: Callable[[], bool]) -> Iterator[Crews | None]:
+    """The clients on other hosts, not started yet; None: there are none.  Misconfigured: there is no such host."""
+    from ifmesh import checks, supervisor
+    from ifmesh.bench.crews import Crews, door
+
+    for name in wanted.hosts:
+        if name not in config.hosts:
+            raise Misconfigured(f"hosts.{name}: no such host in the configuration{checks.nearest(name, config.hosts)}")
+    if not wanted.hosts:
+        yield None
+        return
+    _, flags = options.configuration(file)
+    with door(config, wanted.longest) as told:
+        commands = {name: supervisor.python("bench", "crew", name, *flags) for name in wanted.hosts}
+        yield Crews(commands, wanted.clients, told, over)
 
 
 @contextmanager

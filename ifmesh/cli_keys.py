@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,7 +146,7 @@ def rotate(name: str, overlap: float, yes: bool, out: Path | None, config_file: 
         if out is not None:
             raise click.BadParameter(f"{name} is one of the mesh's own: it stays in its file", param_hint="--out")
         authorized.renew(config.mesh.state, name, ends)
-        screen.say(f"new key for {name}; who runs with the old one must be started again before {written(ends)}")
+        screen.say(f"new key for {name}; the old one is valid until {written(ends)}: {_left(config, name)}")
         return 0
     url = inviting.url(config)
     inviting.check_new(out)
@@ -155,13 +156,28 @@ def rotate(name: str, overlap: float, yes: bool, out: Path | None, config_file: 
     return 0
 
 
+def _left(config: Config, name: str) -> str:
+    """What is left to do until then."""
+    from ifmesh import lease
+
+    if not name.startswith("worker-"):
+        return "what runs with it must be started again by then"
+    by_hand = "a worker that something else started (Slurm, Kubernetes, a shell) needs the new file, and must be started again by then"
+    if not (pid := lease.holder(config.mesh.state)):
+        return by_hand
+    return f"`ifmesh up` (pid {pid}) has its workers start again, here and on its hosts; {by_hand}"
+
+
 def _rotate_coordinator(config: Config, yes: bool) -> int:
     from ifmesh import authorized, identity, lease, screen
+    from ifmesh.journal import locked
 
     state = config.mesh.state
     path = state / "keys" / f"{identity.COORDINATOR}.key"
     if pid := lease.holder(state):
         raise MeshError(f"`ifmesh up` (pid {pid}) runs with the old key: end it first (`ifmesh down`)")
+    if path.exists():
+        os.close(locked(state))  # so does one that runs without `up`
     guests = sorted({row["name"] for row in _rows(state)} - {identity.COORDINATOR, *authorized.OWN}) if path.exists() else []
     if not yes:
         lost = f"the invites of {', '.join(guests)}" if guests else "every invite"

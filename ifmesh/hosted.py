@@ -33,18 +33,13 @@ class Order:
     toml: str
     keys: Mapping[str, str]
 
-    def plain(self) -> dict[str, object]:
-        return asdict(self)
+    def line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
 
 
 def run() -> NoReturn:
     """Become the `ifmesh up` of this host, as the next line of standard input says."""
-    told = b""
-    while not told.endswith(b"\n"):
-        if not (some := os.read(0, 1)):
-            sys.exit(exits.FAILURE)
-        told += some
-    order = Order(**json.loads(told))
+    order = hear()
     try:
         state = settle(order)
     except Misconfigured as error:
@@ -52,11 +47,37 @@ def run() -> NoReturn:
     except Lost as error:
         end(exits.UNREACHABLE, str(error))
     except OSError as error:
-        about = f"{error.filename or 'its state folder'}: {error.strerror or error}"
-        remedy = 'make room or let it be written, or name another folder: environment = { XDG_STATE_HOME = "/a/folder" }'
-        end(exits.CONFIGURATION, f"hosts.{order.name}: {about}: {remedy}")
+        end(exits.CONFIGURATION, unwritable(order, error))
     flags = ("--config", str(state / config.FILE), "--state", str(state), "--set", f"mesh.coordinator={order.coordinator}")
     os.execv(sys.executable, python("up", "--tied", "--as", order.name, *flags))
+
+
+def renew() -> NoReturn:
+    """Put the keys of the next line of standard input in the place of those that are here.  The `up` of this host sees it."""
+    order = hear()
+    try:
+        keep(folder(order), order.keys)
+    except Misconfigured as error:
+        end(exits.CONFIGURATION, str(error))
+    except OSError as error:
+        end(exits.CONFIGURATION, unwritable(order, error))
+    sys.exit(exits.OK)
+
+
+def hear() -> Order:
+    """The next line of standard input, and no byte more."""
+    told = b""
+    while not told.endswith(b"\n"):
+        if not (some := os.read(0, 1)):
+            sys.exit(exits.FAILURE)
+        told += some
+    return Order(**json.loads(told))
+
+
+def unwritable(order: Order, error: OSError) -> str:
+    about = f"{error.filename or 'its state folder'}: {error.strerror or error}"
+    remedy = 'make room or let it be written, or name another folder: environment = { XDG_STATE_HOME = "/a/folder" }'
+    return f"hosts.{order.name}: {about}: {remedy}"
 
 
 def end(code: int, why: str) -> NoReturn:
@@ -66,22 +87,32 @@ def end(code: int, why: str) -> NoReturn:
 
 def settle(order: Order) -> Path:
     """The state folder, ready.  Misconfigured, Lost, OSError: why there can be none."""
-    state = config.state_folder(os.environ) / "hosted" / f"{order.name}-{order.mesh}"
+    state = folder(order)
     make_folder(state)
     if why := reach(order.coordinator, REACH):
         remedy = "open that port for this host; with several addresses, say by mesh.listen or mesh.address which one is meant"
         raise Lost(f"hosts.{order.name}: from there the coordinator at {order.coordinator} cannot be reached ({why}): {remedy}")
     take_over(state)
-    keys = state / "keys"
-    make_folder(keys)
-    files = {f"worker-{stage}.key": text for stage, text in order.keys.items()}
-    for path in keys.glob("*.key"):
-        if path.name not in files:
-            path.unlink()
-    for file, text in files.items():
-        identity.put(keys / file, text)
+    keep(state, order.keys)
     identity.put(state / config.FILE, order.toml)
     return state
+
+
+def folder(order: Order) -> Path:
+    """The state folder."""
+    return config.state_folder(os.environ) / "hosted" / f"{order.name}-{order.mesh}"
+
+
+def keep(state: Path, keys: Mapping[str, str]) -> None:
+    """These keys, as in Order, and no others.  One that is as it was stays untouched."""
+    make_folder(state / "keys")
+    files = {state / "keys" / f"worker-{stage}.key": text for stage, text in keys.items()}
+    for path in (state / "keys").glob("*.key"):
+        if path not in files:
+            path.unlink()
+    for path, text in files.items():
+        if not path.exists() or path.read_text() != text:
+            identity.put(path, text)
 
 
 def take_over(state: Path) -> None:

@@ -23,7 +23,7 @@ class Host:
     key: file of the private key; None: the agent's, and those of ~/.ssh.  known_hosts: file; None: ~/.ssh/known_hosts.  python: the
     command there, of an environment that has this very ifmesh.  advertise: its address in numbers, by which the others reach its
     workers; "": the one by which it reaches the coordinator.  environment: of all that runs there.  devices: its copies get them in
-    turn, in the order of the stages; (): as services.STAGE.device says.  copies: by stage.
+    turn, in the order of the stages; (): as services.STAGE.device says.  copies: by stage; {}: `up` starts nothing there.
     """
 
     address: str = ""
@@ -79,6 +79,9 @@ def _host(name: str, table: object, among: Mapping[str, object]) -> Host:
     if not host.address:
         near = checks.nearest(name, [other for other in among if other != name])
         raise Misconfigured(f'{where}.address: missing: there is no such host without one, as in address = "10.0.0.7"{near}')
+    if "copies" not in table:
+        said = "say what, as in copies = { stage_one = 2 }; copies = {}: only clients of `ifmesh bench load` are to run there"
+        raise Misconfigured(f"{where}.copies: missing: nothing runs there: {said}")
     _check(where, host)
     found = {key: Path(str(file)).expanduser().absolute() for key, file in files.items()}
     return replace(host, **found)  # type: ignore[arg-type]  # the two that are paths
@@ -107,5 +110,3 @@ def _check(where: str, host: Host) -> None:
         if stage not in STAGES:
             raise Misconfigured(f"{where}.copies.{stage}: no such stage: {', '.join(STAGES)}{checks.nearest(stage, STAGES)}")
         checks.bounded(f"{where}.copies.{stage}", number, 0, 256)
-    if not any(host.copies.values()):
-        raise Misconfigured(f"{where}.copies: {host.copies!r}: nothing runs there: say what, as in copies = {{ stage_one = 2 }}")

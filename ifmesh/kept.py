@@ -21,6 +21,8 @@ ENDINGS = {
     exits.STALLED: "stalled: killed because it did not advance",
 }
 OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+LOADED = (b" is loaded: ", b" when it is its turn")  # in the log line of a worker that may be given work
+REFUSED = b"this key is not authorised there"  # ... and of one that the coordinator does not hear any more
 SENT_AWAY = 10.0  # seconds until a worker knocks again at a coordinator elsewhere that is being taken down
 CRASHED = 2.0  # seconds, at most, until a process that a signal ended is started again
 
@@ -61,7 +63,7 @@ def ending(code: int) -> str:
 class Service:
     """One command that is kept running.  due: when to start it (monotonic; None: it runs, or is not to be started).
 
-    rest: seconds, at least, until it starts again after it has ended in order.
+    rest: seconds, at least, until it starts again after it has ended in order.  loaded, refused: it has said so since it was started.
     """
 
     name: str
@@ -72,6 +74,8 @@ class Service:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     starts: int = 0
+    loaded: bool = False
+    refused: bool = False
     why: str = ""
     code: int | None = None
     backoff: Backoff = field(default_factory=Backoff)
@@ -118,5 +122,5 @@ def services(config: Config, flags: tuple[str, ...], host: str = "") -> list[Ser
 
 
 def hosts(config: Config, flags: tuple[str, ...]) -> list[Service]:
-    """One command for each host, which starts an `ifmesh up` there."""
-    return [Service(name, "", (REMOTE, name, "--tied", *flags)) for name in config.hosts]
+    """One command for each host that has workers, which starts an `ifmesh up` there."""
+    return [Service(name, "", (REMOTE, name, "--tied", *flags)) for name, host in config.hosts.items() if any(host.copies.values())]

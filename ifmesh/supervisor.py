@@ -23,7 +23,8 @@ from typing import IO
 
 from ifmesh import exits, lease
 from ifmesh.config import Config
-from ifmesh.kept import COORDINATOR, Service, services
+from ifmesh.kept import COORDINATOR, LOADED, REFUSED, Service, services
+from ifmesh.renewal import Renewal
 
 __all__ = ["Service", "Supervisor", "python", "services"]
 
@@ -63,6 +64,7 @@ class Supervisor:
         self._program = program
         self._coordinator = next((service for service in kept if service.name == COORDINATOR), None)
         self._url = "" if self._coordinator else config.mesh.coordinator
+        self._renewal = Renewal(config)
         self._signals = 0
         self._forced = False
         self._stop_by: float | None = None  # the phase of the ending that runs ends here; None: no phase yet
@@ -135,6 +137,8 @@ class Supervisor:
             self._next_phase(now)
         if self._phase in ("up", "draining") and not self._url and self._coordinates:
             self._look_for_endpoint(now)
+        if self._phase == "up" and self._url and (due := self._renewal.next(now, self.services)):
+            self._renew(*due)
         times = [self._stop_by] if self._stop_by is not None else []
         if self._phase in ("up", "draining"):
             for service in self.services:
@@ -146,6 +150,15 @@ class Supervisor:
         if self._coordinates and not self._url:
             times.append(now + 0.05)
         return max(0.0, min([now + 5.0, *times]) - now)
+
+    def _renew(self, service: Service, number: signal.Signals) -> None:
+        """Its key has changed: it is to end, and starts again."""
+        if number == signal.SIGTERM:
+            self._say("up", f"{service.name}: its key has changed: it finishes what runs, and starts again with the new one")
+        else:
+            why = "its key counts no more, and there is a new one" if service.refused else "it has not ended in time"
+            self._say("up", f"{service.name}: {why}: killed")
+        self._send(service, number)
 
     def _look_for_endpoint(self, now: float) -> None:
         """Workers start when the coordinator has bound its socket, and has said where."""
@@ -167,6 +180,8 @@ class Supervisor:
             command = (*command, "--coordinator", self._url)
         if service.log is None:
             service.log = self._open_log(service.name)
+        self._renewal.started(now, service)
+        service.loaded = service.refused = False
         service.process = made = subprocess.Popen(
             self._program(*command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0
         )
@@ -192,6 +207,8 @@ class Supervisor:
         lines.close()
         now = time.monotonic()
         wait = service.died(now, code)
+        if self._renewal.asked(service):
+            wait, service.due = 0.0, now
         if service is self._coordinator:
             self._url = ""
             if code == exits.CONFIGURATION and service.starts == 1 and self._phase == "up" and not self.is_ready:
@@ -199,7 +216,8 @@ class Supervisor:
                 self._say("up", "the coordinator cannot run: taking down the rest")
                 self._begin_end(now)
                 return
-        wanted = self._phase == "up" or (self._phase == "draining" and service is not self._coordinator and code != 0)
+        missed = service is not self._coordinator and (code != 0 or self._renewal.asked(service))
+        wanted = self._phase == "up" or (self._phase == "draining" and missed)
         if wanted:
             when = "again at once" if wait == 0 else f"again in {wait:g} s"
             self._say("up", f"{service.name}: {service.why}; {when}")
@@ -224,7 +242,7 @@ class Supervisor:
             self._phase, self._stop_by = "ending", now + LAST_WORDS
             for service in self.services:
                 service.due = None
-                if service.process:
+                if service.process and not self._renewal.asked(service):  # a second one would not let it finish
                     service.process.send_signal(signal.SIGTERM)
         else:
             self._phase, self._stop_by = "killing", None
@@ -233,9 +251,13 @@ class Supervisor:
 
     def _kill(self) -> None:
         for service in self.services:
-            if service.process and service.process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(service.process.pid, signal.SIGKILL)  # its group: a worker's parent and child
+            self._send(service, signal.SIGKILL)
+
+    def _send(self, service: Service, number: signal.Signals) -> None:
+        """SIGKILL: to its group, a worker's parent and child; any other to it alone, which passes it on."""
+        if service.process and service.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if number == signal.SIGKILL else os.kill)(service.process.pid, number)
 
     # ---- signals, log lines, what is written down
 
@@ -259,6 +281,8 @@ class Supervisor:
                 service.log = self._open_log(service.name)
             if service.log:
                 service.log.write(line + b"\n")
+        service.loaded |= any(word in line for word in LOADED)
+        service.refused |= REFUSED in line
         self._say(service.name, line.decode(errors="replace"))
 
     def _open_log(self, name: str) -> IO[bytes]:

@@ -5,6 +5,7 @@ statistics  percentiles, rates, intervals (pure)
 stages      stages that do nothing, wait or compute, with tensors of the true sizes
 meshes      a mesh for one measurement; apart: its processes as if each had a host of its own
 orders      what a client process is told and tells, in JSON (pure); agent: that process; clients: many of them
+crews       many of them on other hosts; remote, hosted: the near and the far end of the connection to one
 schedules   when requests are due; merge: what clients saw, as one (pure)
 floor       a bare chain of processes; taken: what a closed loop has measured (pure); durable: what the disk asks for a write
 crossing    `bench mesh`: all of these in turns

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ifmesh import supervisor, typed
 from ifmesh.bench.lines import Lines, Message
@@ -17,6 +17,21 @@ STARTING = 60.0
 """Seconds in which a client has to be ready."""
 
 Command = Sequence[str]
+
+
+def answers(lines: Sequence[Lines], over: Callable[[], bool], tell: Callable[[float], None]) -> list[Any]:
+    """What each tells under "report".  Once it is over they are told to stop.  The rest: as in `Clients.run`."""
+    began, stopped = time.monotonic(), False
+    found = []
+    for line in lines:
+        while (told := line.heard("report")) is None:
+            tell(time.monotonic() - began)
+            if over() and not stopped:
+                stopped = True
+                for other in lines:
+                    other.say({"stop": True})
+        found.append(told)
+    return found
 
 
 def here() -> list[str]:
@@ -56,17 +71,7 @@ class Clients:
         """
         for line, run in zip(self._lines, runs, strict=True):
             line.say({"run": asdict(run)})
-        began, stopped = time.monotonic(), False
-        reports: list[Report] = []
-        for line in self._lines:
-            while (told := line.heard("report")) is None:
-                tell(time.monotonic() - began)
-                if over() and not stopped:
-                    stopped = True
-                    for other in self._lines:
-                        other.say({"stop": True})
-            reports.append(typed.build(Report, told, "report"))
-        return reports
+        return [typed.build(Report, told, "report") for told in answers(self._lines, over, tell)]
 
     def _end(self) -> None:
         for line in self._lines:

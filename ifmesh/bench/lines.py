@@ -53,8 +53,12 @@ class Lines:
         except ValueError:
             raise MeshError(f"{self._name} says what is no JSON: {line[:200]!r}") from None
         if "error" in told:
-            raise MeshError(f"{self._name}: {told['error']}")
+            raise self.failure(told)
         return told[key]
+
+    def failure(self, told: Message) -> MeshError:
+        """What it says under "error"."""
+        return MeshError(f"{self._name}: {told['error']}")
 
     def ask(self, message: Message, key: str, limit: float, over: Callable[[], bool] = lambda: False) -> Any:
         """Said, and its answer.  MeshError: there is none within so many seconds, or it is not waited for any longer."""

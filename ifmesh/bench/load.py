@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ifmesh.bench.clients import Clients, Command, here
+from ifmesh.bench.clients import Clients, here
+from ifmesh.bench.crews import Crews
 from ifmesh.bench.head import Report
-from ifmesh.bench.merge import Figures, Goal, Seat, figures, hops, repeated
+from ifmesh.bench.merge import Figures, Goal, Seat, crews, figures, hops, repeated
 from ifmesh.bench.orders import Record, Run
 from ifmesh.bench.orders import Report as Seen
 from ifmesh.bench.schedules import Kind, dealt, shared
@@ -27,6 +28,7 @@ class Wanted:
     """arrivals: closed (in_flight at once), or open at `rate` a second.  warm: seconds before the `seconds` that are measured.
 
     asks: as in `orders.Run`.  unloaded: requests that go one at a time before, for what the hops take.  goal: of goodput.
+    clients: processes, on each of `hosts`; (): on this one.
     """
 
     arrivals: Arrivals = "closed"
@@ -35,6 +37,7 @@ class Wanted:
     seconds: float = 30.0
     warm: float = 5.0
     clients: int = 1
+    hosts: tuple[str, ...] = ()
     repeat: int = 1
     seed: int = 0
     previews: bool = True
@@ -47,15 +50,26 @@ class Wanted:
         """Seconds of one run."""
         return self.warm + self.seconds
 
+    @property
+    def places(self) -> list[str]:
+        """The host of each client; "": this one."""
+        return [host for host in self.hosts or ("",) for _ in range(self.clients)]
+
+    @property
+    def longest(self) -> float:
+        """Seconds after which all has ended, whatever the mesh does."""
+        settle = Run(()).settle
+        return (self.repeat + 1) * (self.length + settle) + self.unloaded * settle
+
     def runs(self, number: int) -> list[Run]:
         """One for each client.  number: of the repeat, which has seeds of its own."""
-        seed = self.seed + number * 1_000_000
-        seeds = [seed + client * 10_000 for client in range(self.clients)]
+        seed, clients = self.seed + number * 1_000_000, len(self.places)
+        seeds = [seed + client * 10_000 for client in range(clients)]
         if self.arrivals == "closed":
-            share = dealt(self.in_flight, self.clients)
+            share = dealt(self.in_flight, clients)
             return [Run(self.asks, s, n, self.length if n else 0.0, 0, (), self.previews) for s, n in zip(seeds, share, strict=True)]
         kind: Kind = self.arrivals
-        dues = shared(kind, self.rate, self.length, self.clients, seed)
+        dues = shared(kind, self.rate, self.length, clients, seed)
         return [Run(self.asks, s, at=at, previews=self.previews) for s, at in zip(seeds, dues, strict=True)]
 
 
@@ -95,7 +109,7 @@ def seats(door: Mapping[str, Any]) -> list[Seat]:
 
 
 class Load:
-    """door: where the mesh is, as in `orders`.  commands: how each client is started; None: all on this host.
+    """door: where the mesh is, as in `orders`.  aboard: the clients, where they are on other hosts.
 
     tell: a line of progress, and how much of all is done.  over: is this to end?  Then what was measured is the report.
     """
@@ -106,10 +120,10 @@ class Load:
         door: Mapping[str, Any],
         tell: Callable[[str, float], None],
         over: Callable[[], bool],
-        commands: Sequence[Command] | None = None,
+        aboard: Crews | None = None,
     ) -> None:
         self._wanted, self._door, self._tell, self._over = wanted, dict(door), tell, over
-        self._commands = [here()] * wanted.clients if commands is None else commands
+        self._clients: Clients | Crews = aboard or Clients([here()] * wanted.clients, self._door)
         self._seats: list[Seat] = []
         self._unloaded: list[Record] = []
         self._runs: list[Figures] = []
@@ -118,11 +132,11 @@ class Load:
     def measure(self) -> None:
         wanted = self._wanted
         self._seats = seats(self._door)
-        with Clients(self._commands, self._door) as clients:
+        with self._clients as clients:
             if wanted.unloaded:
                 self._tell(f"{wanted.unloaded} requests, one at a time", 0.0)
                 alone = Run(wanted.asks, wanted.seed, 1, 0.0, wanted.unloaded, (), wanted.previews)
-                rest = [Run(wanted.asks)] * (wanted.clients - 1)
+                rest = [Run(wanted.asks)] * (len(wanted.places) - 1)
                 self._unloaded = list(clients.run([alone, *rest], self._over)[0].records)
             for number in range(wanted.repeat):
                 if self._over():
@@ -140,6 +154,7 @@ class Load:
             "runs": self._runs,
             "unloaded": {"requests": len(alone), "latency_ms": quantiles([record.seconds for record in alone], (50,)), "hops": hops(alone)},
             "latency_ms_by_percent": [round(1000 * percentile(quarter, percent), 2) for percent in range(101)] if quarter else [],
+            "hosts": self._clients.machines if isinstance(self._clients, Crews) else {},
             "interrupted": self._over(),
         }
 
@@ -152,7 +167,8 @@ class Load:
         broken = [record for report in reports for record in report.records if record.how in ("failed", "lost")]
         for record in broken[:1]:
             self._tell(f"{len(broken)} requests did not end well; the first: {record.error}", 1.0)
-        self._runs.append(figures(reports, self._seats, wanted.warm, length, wanted.goal))
+        told = figures(reports, self._seats, wanted.warm, length, wanted.goal)
+        self._runs.append(told | {"crews": crews(reports, wanted.places, wanted.warm, length)})
         due = (record for report in reports for record in report.records if record.how == "finished" and record.at >= wanted.warm)
         self._seconds += [record.seconds for record in due]
 

@@ -71,6 +71,27 @@ def figures(reports: Sequence[Report], seats: Sequence[Seat], warm: float, secon
     return told
 
 
+def crews(reports: Sequence[Report], hosts: Sequence[str], warm: float, seconds: float) -> list[Figures]:
+    """What the clients of each host saw of one run.  hosts: where each client was; "": on this one."""
+    found = []
+    for host in dict.fromkeys(hosts):
+        own = [report for report, where in zip(reports, hosts, strict=True) if where == host]
+        due = [record for report in own for record in report.records if warm <= record.at < seconds]
+        finished = [record for record in due if record.how == "finished"]
+        done = sum(record.how == "finished" and warm < record.end <= seconds for report in own for record in report.records)
+        row: Figures = {
+            "host": host,
+            "clients": len(own),
+            "images_per_s": done / (seconds - warm),
+            "requests": dict(Counter(record.how for record in due)),
+            "latency_ms": quantiles([record.seconds for record in finished]),
+            "first_picture_ms": quantiles([record.preview - record.at for record in finished if record.preview is not None]),
+            "late_ms": quantiles([record.sent - record.at for record in due], (50, 99)),
+        }
+        found.append(row)
+    return found
+
+
 def hops(records: Iterable[Record]) -> list[Figures]:
     """Of requests that went one at a time: how many bytes came into each stage, and how long after the end of the one before."""
     spells = [spell for record in records if record.how == "finished" for spell in record.spells]

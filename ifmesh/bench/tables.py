@@ -114,6 +114,8 @@ def _load(report: Report) -> list[Table]:
     found = [Table("What came of it", ("", "mean (95 % interval)"), tuple(main), tuple(notes)), stages(run["stages"])]
     rows = tuple((w["worker"], w["stage"], w["device"], str(w["images"]), share(w["busy"])) for w in run["workers"])
     found.append(Table("Workers", ("worker", "stage", "device", "images", "busy"), rows))
+    if report.get("hosts"):
+        found.append(_crews(run["crews"]))
     hops = report["unloaded"]["hops"]
     ways = tuple(
         (f"into {h['into']}", size(h["bytes"]), number(h["ms"]), f"{size(h['bytes_per_s'])}/s" if h["bytes_per_s"] else "-") for h in hops
@@ -133,6 +135,18 @@ def stages(rows: Iterable[Report]) -> Table:
         times = number(queued["p50_ms"]), number(queued["p95_ms"]), number(work["mean_ms"])
         made.append((row["stage"], str(row["workers"]), *times, share(row["busy"]), size(row["bytes_in"]), size(row["bytes_out"])))
     return Table("Stages", columns, tuple(made))
+
+
+def _crews(rows: Iterable[Report]) -> Table:
+    """The clients, by the host that they were on."""
+    made = []
+    for row in rows:
+        times = row["latency_ms"], row["latency_ms"], row["first_picture_ms"], row["late_ms"]
+        told = (number(of.get(part)) for of, part in zip(times, ("p50_ms", "p95_ms", "p50_ms", "p99_ms"), strict=True))
+        made.append((row["host"], str(row["clients"]), str(sum(row["requests"].values())), number(row["images_per_s"]), *told))
+    names = [NAMES[name] for name in ("images_per_s", "latency_p50_ms", "latency_p95_ms", "first_picture_p50_ms")]
+    note = "Seen from each host by its own clock."
+    return Table("Clients", ("host", "clients", "requests", *names, "asked late p99, ms"), tuple(made), (note,))
 
 
 def _sweep(report: Report) -> list[Table]:
@@ -210,10 +224,15 @@ def head(report: Report) -> Table:
     rows: Sequence[Row] = [
         ("command", report["command"]),
         ("at", report["at"]),
-        ("machine", f"{machine['processors']} processors ({machine['processor']}), {size(machine['memory'])}"),
+        ("machine", _machine(machine)),
         ("cards", ", ".join(machine["cards"]) or "none"),
         ("load before", number(machine["load"])),
+        *((f"clients on {name}", f"{_machine(m)}, load before {number(m['load'])}") for name, m in report.get("hosts", {}).items()),
         ("versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())),
         *((key, str(value)) for key, value in report["configuration"].items()),
     ]
     return Table("How it was measured", ("", "value"), tuple(rows))
+
+
+def _machine(machine: Report) -> str:
+    return f"{machine['processors']} processors ({machine['processor']}), {size(machine['memory'])}"

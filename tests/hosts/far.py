@@ -16,7 +16,7 @@ from ifmesh.request import STAGES, Request
 from ifmesh.shipped import literal
 from ifmesh.stage import Tensor
 from tests.hosts.kit import LIMIT, ROOT, Host, Hosts, Process, until
-from tests.hosts.mesh import STATE, Mesh, when
+from tests.hosts.mesh import PORT, STATE, Mesh, when
 from tests.mesh.kit import bringing, expected
 
 SSHD = "/usr/sbin/sshd"
@@ -78,13 +78,13 @@ class Asked:
 
 
 class Far(Mesh):
-    """places: copies by stage by host, of those over SSH.  The hub is the host "one", with the encoder unless `here` says otherwise."""
+    """places: copies by stage by host, of those over SSH.  The hub is the host "one", with all other stages.  everywhere: its coordinator
+    listens on loopback, too."""
 
-    def __init__(
-        self, hosts: Hosts, places: Mapping[str, Mapping[str, int]], here: Mapping[str, int] | None = None, step_ms: int = 0
-    ) -> None:
+    def __init__(self, hosts: Hosts, places: Mapping[str, Mapping[str, int]], step_ms: int = 0, everywhere: bool = False) -> None:
         super().__init__(hosts, hub="one")
         self.places = places
+        self._everywhere = everywhere
         self._step_ms = step_ms
         self.sshds: dict[str, Process] = {}
         self.extra: dict[str, dict[str, object]] = {name: {} for name in places}
@@ -123,7 +123,8 @@ class Far(Mesh):
 
     def configure(self) -> None:
         """Write the operator's ifmesh.toml."""
-        text = f'[mesh]\nstate = "{STATE}"\nlisten = "{self.url}"\n[cascade]\ntoy = true\n'
+        listen = f"tcp://0.0.0.0:{PORT}" if self._everywhere else self.url
+        text = f'[mesh]\nstate = "{STATE}"\nlisten = "{listen}"\naddress = "{self.hosts[self.hub].address}"\n[cascade]\ntoy = true\n'
         text += "".join(f"[services.{stage}]\noptions = {{ step_ms = {self._step_ms} }}\n" for stage in STAGES)
         for name, copies in self.places.items():
             told = {
@@ -178,5 +179,10 @@ def ask(client: Client, prefix: str, number: int, **more: object) -> list[Asked]
 
 def far_pids(host: Host, words: str) -> list[int]:
     """Of what runs on that host with these words in its command line, as the host counts."""
-    said = host.run("sh", "-c", f"grep -l -- '[{words[0]}]{words[1:].replace(' ', '.')}' /proc/[0-9]*/cmdline 2>/dev/null || true")
+    said = host.run("sh", "-c", f"grep -al -- '[{words[0]}]{words[1:].replace(' ', '.')}' /proc/[0-9]*/cmdline 2>/dev/null || true")
     return [int(line.split("/")[2]) for line in said.split()]
+
+
+def nothing_stays(host: Host) -> None:
+    """Wait until nothing of ifmesh runs on that host, nor anything that is about to become it."""
+    until(lambda: not far_pids(host, "-m ifmesh") + far_pids(host, "exec(eval("), f"something stays behind on {host.name}")

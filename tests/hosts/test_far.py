@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from tests.hosts.far import Far, ask, far_pids, why_no_ssh
-from tests.hosts.kit import Hosts, until
+from tests.hosts.far import Far, ask, nothing_stays, why_no_ssh
+from tests.hosts.kit import Hosts
 
 PLACES = {"two": {"stage_one": 2}, "three": {"stage_two": 1, "upscaler": 1, "guard": 1}}
 
@@ -55,4 +55,4 @@ def test_one_command_starts_three_hosts_and_any_of_them_may_ask(far: Far) -> Non
     up.signal(signal.SIGTERM)
     assert up.code() == 0
     for name in ("two", "three"):
-        until(lambda name=name: not far_pids(far.hosts[name], "ifmesh"), f"something outlives the mesh on {name}")  # type: ignore[misc]
+        nothing_stays(far.hosts[name])

@@ -2,7 +2,7 @@
 
 ``python mesh_of_scripts.py up STATE [copies]`` runs a real Supervisor over the other two, ``away STATE [copies]``
 one for workers alone.  How a service behaves is the word in the file
-STATE/NAME.does: "well" (the default), "exit N", "deaf" (SIGTERM does nothing).
+STATE/NAME.does: "well" (the default), "exit N", "deaf" (SIGTERM does nothing), "slow" (a worker that never says that it is loaded).
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def serve(state: Path, name: str) -> int:
         part.write_text(json.dumps({"control": "tcp://127.0.0.1:9", "pid": os.getpid()}))
         part.replace(state / "endpoint.json")
     print("here", *sys.argv[3:], flush=True)
+    if name != "coordinator" and word != "slow":
+        print(f"{name} is loaded: nothing", flush=True)
     hear, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)

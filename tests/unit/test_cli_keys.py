@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from ifmesh import authorized, config, exits, identity
+from ifmesh import authorized, config, exits, identity, lease
 from ifmesh.cli import run
 from ifmesh.config import Config
 from ifmesh.errors import Misconfigured
 from ifmesh.identity import Identity
+from ifmesh.journal import locked
 from ifmesh.request import STAGES
 from ifmesh.table import Entry
 
@@ -231,10 +232,23 @@ def test_rotate_one_of_the_meshs_own(state: Path, capsys: Capsys) -> None:
     assert [e.public for e in keys(state)["operator"]] == [old.keys.public, new.keys.public]
 
 
+def test_what_is_left_to_do_for_a_workers_new_key(state: Path, capsys: Capsys) -> None:
+    assert run(["keys", "make"]) == 0
+    assert run(["keys", "rotate", "worker-guard"]) == 0
+    assert "Z: a worker that something else started (Slurm, Kubernetes, a shell) needs the new file" in capsys.readouterr().err
+    with lease.lock(state):
+        assert run(["keys", "rotate", "worker-guard"]) == 0
+    assert f"`ifmesh up` (pid {os.getpid()}) has its workers start again, here and on its hosts; a worker" in capsys.readouterr().err
+
+
 def test_the_coordinators_own_key_is_everybodys_matter(state: Path, capsys: Capsys) -> None:
     old, _ = invited(capsys, "anna")
     assert run(["keys", "rotate", "coordinator"]) == exits.CONFIGURATION
     assert "the invites of anna must be made anew, by `ifmesh keys rotate`: say --yes" in capsys.readouterr().err
+    lock = locked(state)
+    assert run(["keys", "rotate", "coordinator", "--yes"]) == exits.CONFIGURATION
+    assert f"a coordinator runs here already (pid {os.getpid()})" in capsys.readouterr().err
+    os.close(lock)
     assert run(["keys", "rotate", "coordinator", "--yes"]) == 0
     assert "to do: ifmesh keys rotate anna --overlap 0s" in capsys.readouterr().err
     me = identity.read(state / "keys" / "coordinator.key")

@@ -14,6 +14,7 @@ import pytest
 from ifmesh import boarding, kept, shipped
 from ifmesh.config import Config, check_hosts, read
 from ifmesh.errors import Misconfigured
+from ifmesh.hosted import Order
 from ifmesh.hosts import Host
 from ifmesh.request import STAGES
 
@@ -83,7 +84,7 @@ WRONG = {
     "hosts.'10.0.0.2' = {}": ("hosts.10.0.0.2", "a name of letters"),
     "hosts.two = {copies = {guard = 1}}": ("hosts.two.address: missing",),
     "hosts.two = {address = 'a', copies = {guard = 1}}\nhosts.tow = {copies = {guard = 1}}": ("hosts.tow.address", "did you mean two?"),
-    "hosts.two = {address = 'a'}": ("hosts.two.copies: {}", "copies = { stage_one = 2 }"),
+    "hosts.two = {address = 'a'}": ("hosts.two.copies: missing", "copies = { stage_one = 2 }", "copies = {}"),
     "hosts.two = {address = 'a', copies = {stage_on = 1}}": ("hosts.two.copies.stage_on: no such stage", "did you mean stage_one?"),
     "hosts.two = {address = 'a', copies = {guard = 257}}": ("hosts.two.copies.guard: 257", "from 0 to 256"),
     "hosts.two = {address = 'a', devices = ['gpu'], copies = {guard = 1}}": ("hosts.two.devices: 'gpu'", "cuda:N"),
@@ -125,6 +126,7 @@ def test_one_command_for_each_host(write: Write) -> None:
     assert [(s.name, s.host, s.command) for s in kept.hosts(config, ("--config", "c"))] == [
         (name, name, ("remote", name, "--tied", "--config", "c")) for name in ("two", "three")
     ]
+    assert kept.hosts(plain(write("hosts.two = {address = 'a', copies = {}}")), ()) == []
     assert [s.name for s in kept.services(config, ())] == ["coordinator", "encoder-0", "stage_two-0", "upscaler-0"]
 
 
@@ -153,8 +155,8 @@ def test_the_address_that_a_host_is_to_advertise_is_sent(write: Write) -> None:
 def test_nothing_that_a_host_is_told_is_an_argument(tmp_path: Path) -> None:
     """The command is the same for every host and mesh; it becomes a Python with the environment that it was told."""
     spoken = "import os, sys; print(os.environ['FOX'], os.environ['PYTHONSAFEPATH'], sys.argv, sys.orig_argv[1:])"
-    first, _, order = boarding.lines("two", {"FOX": 'it\'s "red" \\ 🦊'}, {"keys": {"guard": "secret"}}).splitlines(keepends=True)
-    told = first + ascii(spoken).encode() + b"\n" + order
+    first, _ = boarding.lines("two", {"FOX": 'it\'s "red" \\ 🦊'}).splitlines(keepends=True)
+    told = first + ascii(spoken).encode() + b"\n" + Order("two", "mesh", "url", "toml", {"guard": "secret"}).line()
     done = subprocess.run(["sh", "-c", boarding.command(sys.executable)], input=told, capture_output=True, timeout=60, check=True)
     assert done.stdout.decode() == f"it's \"red\" \\ 🦊 1 ['-c'] {['-c', boarding.READ]}\n"
-    assert b"secret" in order
+    assert b"secret" in told

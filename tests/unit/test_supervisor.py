@@ -15,10 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ifmesh import lease
+from ifmesh import identity, lease, line
 from ifmesh.config import read
 from ifmesh.errors import MeshError
-from ifmesh.kept import Backoff, Service, ending, killed, services
+from ifmesh.kept import REFUSED, Backoff, Service, ending, killed, services
+from ifmesh.renewal import LEAVING, LOADING, Renewal
 from ifmesh.supervisor import Lines
 
 SCRIPTS = Path(__file__).with_name("mesh_of_scripts.py")
@@ -244,6 +245,97 @@ def test_workers_alone_for_a_coordinator_elsewhere(up: list[Up], tmp_path: Path)
     mesh.process.send_signal(signal.SIGTERM)
     assert mesh.ended() == 0
     assert not [line for line in mesh.said if "coordinator:" in line]
+
+
+def renewed(state: Path, text: str) -> None:
+    """The key of Stage I is this one now."""
+    (state / "keys").mkdir(exist_ok=True)
+    identity.put(state / "keys" / "worker-stage_one.key", text)
+
+
+@pytest.mark.parametrize("what", ["up", "away"])
+def test_a_new_key_has_the_workers_start_again_one_after_another(up: list[Up], tmp_path: Path, what: str) -> None:
+    renewed(tmp_path, "old")
+    mesh = start(up, tmp_path, copies=3, what=what)
+    first = [mesh.pid(f"stage_one-{n}") for n in range(3)]
+    mesh.hears("stage_one-2: .* is loaded")
+    renewed(tmp_path, "new")
+    for n in range(3):
+        mesh.hears(f"up: stage_one-{n}: its key has changed")
+        mesh.hears(f"up: stage_one-{n}: ended by itself; again at once")
+        assert mesh.pid(f"stage_one-{n}") not in first
+        mesh.hears(f"stage_one-{n}: .* is loaded")
+    begun = [line for line in mesh.said if "its key has changed" in line]
+    mesh.process.send_signal(signal.SIGTERM)
+    assert mesh.ended() == 0
+    assert [line for line in mesh.said if "its key has changed" in line] == begun
+
+
+def test_the_others_wait_for_one_that_does_not_come_up_again(up: list[Up], tmp_path: Path) -> None:
+    renewed(tmp_path, "old")
+    mesh = start(up, tmp_path, copies=2)
+    mesh.hears("stage_one-1 is loaded")
+    (tmp_path / "stage_one-0.does").write_text("exit 3")
+    renewed(tmp_path, "new")
+    mesh.hears("up: stage_one-0: its key has changed")
+    for _ in range(3):
+        mesh.hears("up: stage_one-0: exit 3")
+    (tmp_path / "stage_one-0.does").write_text("well")
+    mesh.hears("stage_one-0 is loaded")
+    assert not [line for line in mesh.said if line.startswith("stage_one-1: SIGTERM")]
+    mesh.hears("up: stage_one-1: its key has changed")
+
+
+def test_a_mesh_without_keys_does_not_look_at_them() -> None:
+    config = read(None, {"HOME": "/users/anna"}, {"mesh.curve": "false"})
+    service = Service("guard-0", "guard", ())
+    service.process = subprocess.Popen(["true"])
+    service.process.wait()
+    renewal = Renewal(config)
+    assert renewal.next(0.0, [service]) is None
+
+
+def test_who_does_not_leave_is_killed_and_who_is_never_loaded_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    """The hours pass here, not in the test."""
+    renewed(tmp_path, "old")
+    config = read(None, {}, {"mesh.state": str(tmp_path), "mesh.drain": "90"})
+    kept = [Service(f"stage_one-{n}", "stage_one", ()) for n in range(2)]
+    renewal = Renewal(config)
+    for service in kept:
+        renewal.started(0.0, service)
+        service.starts, service.process = 1, subprocess.Popen(["true"])
+        service.process.wait()
+    assert renewal.next(10.0, kept) is None
+    renewed(tmp_path, "new one")
+    assert renewal.next(20.0, kept) == (kept[0], signal.SIGTERM)
+    assert renewal.asked(kept[0])
+    assert renewal.next(20.0 + 90 + LEAVING - 1, kept) is None
+    assert renewal.next(20.0 + 90 + LEAVING, kept) == (kept[0], signal.SIGKILL)
+    assert renewal.next(20.0 + 90 + LEAVING + 1, kept) is None, "once"
+    renewal.started(200.0, kept[0])
+    kept[0].starts = 2
+    assert not renewal.asked(kept[0])
+    assert renewal.next(200.0 + LOADING - 1, kept) is None
+    assert renewal.next(200.0 + LOADING, kept) == (kept[1], signal.SIGTERM)
+
+
+def test_who_is_refused_has_nothing_to_finish(tmp_path: Path) -> None:
+    """The old key is over already: all are to have the new one, and none waits for another."""
+    assert REFUSED.decode() in line._TROUBLE.values()
+    renewed(tmp_path, "old")
+    kept = [Service(f"stage_one-{n}", "stage_one", (), process=subprocess.Popen(["true"]), starts=1) for n in range(3)]
+    renewal = Renewal(read(None, {}, {"mesh.state": str(tmp_path)}))
+    for service in kept:
+        assert service.process
+        service.process.wait()
+        renewal.started(0.0, service)
+    kept[0].refused = True
+    assert renewal.next(1.0, kept) is None, "there is no other key for it"
+    renewed(tmp_path, "new one")
+    kept[1].refused = True
+    assert renewal.next(2.0, kept) == (kept[0], signal.SIGKILL)
+    assert renewal.next(2.0, kept) == (kept[1], signal.SIGKILL)
+    assert renewal.next(2.0, kept) == (kept[2], signal.SIGTERM)
 
 
 def test_lines_of_a_pipe_that_was_closed_in_the_same_round() -> None:
