@@ -65,7 +65,7 @@ def test_a_guard_that_dies_of_it_costs_nothing(mesh: Make) -> None:
     with one.speaker() as fan:
         guard = one.ready(fan, "guard-0")["guard-0"].pid
         fan.submit("a", FOX, previews=True)
-        fan.until(Progress, lambda m: (m.stage, m.step) == ("stage_two", 2))  # the guard has begun with the picture of Stage I
+        fan.until(Progress, lambda m: m.stage == "stage_two" and m.step >= 2)  # the guard has begun with the picture of Stage I
         os.kill(guard, signal.SIGKILL)
         one.worker("guard", "guard-1")
         finished = fan.finished("a")

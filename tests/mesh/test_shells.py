@@ -208,7 +208,7 @@ def test_kill_nine_of_a_worker_in_mid_step(mesh: Make) -> None:
         rows = one.ready(fan, "stage_two-0", "stage_two-1")
         fan.submit("a", FOX)
         victim = fan.until(Started, lambda m: m.stage == "stage_two").worker
-        fan.until(Progress, lambda m: (m.stage, m.step) == ("stage_two", 2))
+        fan.until(Progress, lambda m: m.stage == "stage_two" and m.step >= 2)
         os.kill(rows[victim].pid, signal.SIGKILL)
         other = fan.until(Started, lambda m: m.stage == "stage_two").worker
         assert other != victim
@@ -364,7 +364,7 @@ def test_a_cancelled_job_is_dropped_within_a_step(mesh: Make) -> None:
     one.all(SMALL)
     with one.speaker() as fan:
         fan.submit("long", Request("a fox", 7, last_stage="stage_one", settings={"stage_one": Settings(steps=1000)}))
-        fan.until(Progress, lambda m: (m.stage, m.step) == ("stage_one", 2))
+        fan.until(Progress, lambda m: m.stage == "stage_one" and m.step >= 2)
         fan.send(Cancel("long"))
         fan.ending("long")
         fan.submit("next", small())
