@@ -1,30 +1,15 @@
-"""The command `ifmesh`.  Heavy things are imported inside the commands: `ifmesh --help` answers in about 0.3 s."""
+"""The command `ifmesh`.  A command is imported when it is asked for, and heavy things inside it: each process of a mesh is one command."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from importlib import import_module
 
 import click
 
-from ifmesh import (
-    cli_bench,
-    cli_candidates,
-    cli_chaos,
-    cli_completion,
-    cli_doctor,
-    cli_jobs,
-    cli_journal,
-    cli_keys,
-    cli_mesh,
-    cli_plan,
-    cli_pull,
-    cli_remote,
-    cli_submit,
-    cli_up,
-    cli_verify,
-    exits,
-)
+from ifmesh import exits
 from ifmesh.errors import BadRequest, DeadlineExceeded, JobCancelled, JobFailed, Lost, MeshBusy, MeshError, Misconfigured
 
 CODES = """\b
@@ -33,11 +18,46 @@ Exit codes: 0 ok, 1 failure, 2 wrong usage, 3 wrong configuration, 4 no mesh ans
 """
 
 
-class Ordered(click.Group):
-    """Lists its commands in the order in which one needs them."""
+COMMANDS: Mapping[str, str] = {
+    "up": "cli_up",
+    "down": "cli_up",
+    "plan": "cli_plan",
+    "pull": "cli_pull",
+    "submit": "cli_submit",
+    "proceed": "cli_candidates",
+    "encode": "cli_submit",
+    "show": "cli_jobs",
+    "cancel": "cli_jobs",
+    "demo": "cli_jobs",
+    "ps": "cli_mesh",
+    "logs": "cli_mesh",
+    "coordinator": "cli_mesh",
+    "worker": "cli_mesh",
+    "keys": "cli_keys",
+    "invite": "cli_invite",
+    "join": "cli_invite",
+    "doctor": "cli_doctor",
+    "journal": "cli_journal",
+    "bench": "cli_bench",
+    "verify": "cli_verify",
+    "chaos": "cli_chaos",
+    "completion": "cli_completion",
+    "remote": "cli_remote",
+}
+"""In which module each is, under its own name; in the order in which one needs them."""
+
+
+class Commands(click.Group):
+    """All of them, each imported when it is asked for: all together take 0.1 s, and most processes of a mesh need one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = getattr(import_module(f"ifmesh.{COMMANDS[cmd_name]}"), cmd_name)
+        return found
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -51,7 +71,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=Ordered, epilog=CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Commands, epilog=CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def cli() -> None:
     """Serve cascaded diffusion models: each stage its own process, tensors over ZeroMQ, no request lost.
@@ -63,15 +83,6 @@ def cli() -> None:
     ifmesh ps                                what runs, and where
     ifmesh down                              finish what is under way, and end
     """
-
-
-for command in (
-    *(cli_up.up, cli_up.down, cli_plan.plan, cli_pull.pull),
-    *(cli_submit.submit, *cli_candidates.COMMANDS, cli_submit.encode),
-    *(*cli_jobs.COMMANDS, *cli_mesh.COMMANDS, *cli_keys.COMMANDS, cli_doctor.doctor, cli_journal.journal),
-    *(cli_bench.bench, cli_verify.verify, cli_chaos.chaos, *cli_completion.COMMANDS, cli_remote.remote),
-):
-    cli.add_command(command)
 
 
 def exit_code(error: BaseException) -> int:

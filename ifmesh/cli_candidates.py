@@ -200,6 +200,3 @@ def proceed(
 
 def _fetched(client: Client, job: str, output: Output) -> Image:
     return run.watcher(output)(client.job(job), "")
-
-
-COMMANDS = (proceed,)

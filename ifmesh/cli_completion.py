@@ -67,6 +67,3 @@ def completion(ctx: click.Context, shell: str) -> None:
     script = script.replace("COMPREPLY+=($value)", "COMPREPLY+=($value)\n            [[ $value == *= ]] && compopt -o nospace")
     first, rest = script.split("\n", 1) if script.startswith("#compdef") else ("", script)  # zsh wants that to be the first line
     click.echo(f"{first}{first and chr(10)}# {INSTALL[shell]}\n{rest.strip()}")
-
-
-COMMANDS = (completion,)

@@ -137,6 +137,3 @@ def demo(prompt: str, out: Path, toy: bool, cascade: str) -> int:
 
     ended: int = show_all.run(out, prompt, cascade, toy)
     return ended
-
-
-COMMANDS = (show, cancel, demo)

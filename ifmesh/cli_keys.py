@@ -188,6 +188,3 @@ def _rotate_coordinator(config: Config, yes: bool) -> int:
     for guest in guests:
         screen.say(f"to do: ifmesh keys rotate {guest} --overlap 0s")
     return 0
-
-
-COMMANDS = (keys, inviting.invite, inviting.join)

@@ -335,6 +335,3 @@ def worker(
     check_services(config, [stage])
     over: int = parent.run(stage, name, config, tied, flags)
     return over
-
-
-COMMANDS = (ps, logs, coordinator, worker)

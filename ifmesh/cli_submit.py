@@ -169,6 +169,3 @@ def encode(prompt: str, out: Path, negative: str, as_json: bool, config_file: Pa
     for note in embeds.notes:
         screen.say(f"{out}: {note}", "yellow")
     return exits.OK
-
-
-COMMANDS = (submit, encode)

@@ -398,15 +398,16 @@ class Dispatch(Ledger):
     def check(self) -> None:
         super().check()
         for job in self.jobs.values():
-            known = job.saved is None or (job.saved.stage in job.tokens and job.saved.token <= job.tokens[job.saved.stage])
-            assert known, f"{job.id}: saved under a grant that nobody knows: {job.saved}"
-            assert not job.resume or job.received or job.saved is not None, f"{job.id}: waits for a checkpoint that is no more"
+            if (saved := job.saved) is not None:
+                known = saved.stage in job.tokens and saved.token <= job.tokens[saved.stage]
+                assert known, f"{job.id}: saved under a grant that nobody knows: {saved}"
+            else:
+                assert not job.resume or job.received, f"{job.id}: waits for a checkpoint that is no more"
             assert not job.relayed or (job.life and not job.received), f"{job.id}: relayed, and nobody waits for its bag"
         for worker in self.roster.lives.values():
             urgent = max([self.jobs[j].request.priority for j in worker.tasks]) if worker.tasks else -inf
             assert worker.urgency == urgent, f"{worker.life}: as urgent as {worker.urgency}, and has {urgent} in hand"
         if self._orphans or self.draining:
             return
-        for job in self.jobs.values():
-            if job.ticket and not (job.avoid or job.blame or job.stage in job.classes):
-                assert self._yielding(job, self.roster.usable(job.at)) is None, f"{job.id} waits while a worker would make way for it"
+        for at, job in self._foremost().items():
+            assert self._yielding(job, self.roster.usable(at)) is None, f"{job.id} waits while a worker would make way for it"

@@ -231,57 +231,72 @@ class Ledger:
             heapq.heapify(self._timers)
             self._sweep_at = 2 * len(self._timers) + STALE
 
-    def check(self) -> None:
-        """The books balance, or AssertionError."""
+    def _foremost(self) -> dict[str, Job]:
+        """By stage, the most urgent of those that wait, and might go to any worker."""
+        found: dict[str, Job] = {}
         for job in self.jobs.values():
-            queued = job.state is State.QUEUED
-            assert queued or job.state is State.RUNNING, f"{job.id}: ended, but in the books"
-            assert bool(job.ticket) == queued or job.id in self._orphans, f"{job.id}: queued and in its queue are one thing"
-            if queued:
-                assert not job.life, f"{job.id}: queued, but {job.life} has it"
-                assert job.step == job.resume == 0, f"{job.id}: queued, but at step {job.step}, or from {job.resume} on"
-                assert job.stage == 0 or job.stage - 1 in job.outputs or job.id in self._orphans, f"{job.id}: waits without its bag"
+            if job.ticket and not (job.avoid or job.blame or job.stage in job.classes):
+                other = found.setdefault(job.at, job)
+                if other.request.priority < job.request.priority:
+                    found[job.at] = job
+        return found
+
+    def check(self) -> None:
+        """The books balance, or AssertionError.  Simulations ask after every event: each book is read once."""
+        jobs, lives, orphans = self.jobs, self.roster.lives, self._orphans
+        looked = {timer[2:] for timer in self._timers}
+        waiting = dict.fromkeys(self.queues, 0)
+        held: set[tuple[str, str]] = set()
+        watchers = 0
+        for job in jobs.values():
+            name, stage, outputs, asked = job.id, job.stage, job.outputs, job.request
+            assert bool(job.ticket) == (job.state is State.QUEUED) or name in orphans, f"{name}: queued and in its queue are one thing"
+            if job.state is State.QUEUED:
+                assert not job.life, f"{name}: queued, but {job.life} has it"
+                assert job.step == job.resume == 0, f"{name}: queued, but at step {job.step}, or from {job.resume} on"
+                assert stage == 0 or stage - 1 in outputs or name in orphans, f"{name}: waits without its bag"
             else:
-                worker = self.roster.lives[job.life]
-                assert (worker.tasks.get(job.id) == job.token) != job.publishing, f"{job.id}: {job.life} disagrees"
-                assert not job.publishing or job.outputs[job.last].life == job.life, f"{job.id}: publishes what nobody holds"
-                assert job.token == job.tokens[job.stage], f"{job.id}: runs under a stale token"
-            assert job.lookers <= job.watchers, f"{job.id}: somebody looks who does not watch"
-            for index, output in job.outputs.items():
-                assert job.id in self.roster.lives[output.life].outputs, f"{job.id}: {output.life} does not know of bag {index}"
-                assert index >= job.floor, f"{job.id}: bag {index} should have been released"
-        for worker in self.roster.lives.values():
-            for job_id in worker.tasks:
-                assert self.jobs[job_id].life == worker.life, f"{job_id}: {worker.life} has it, the job says otherwise"
-            for job_id in worker.outputs:
-                assert any(o.life == worker.life for o in self.jobs[job_id].outputs.values()), f"{job_id}: {worker.life} holds nothing"
-            assert not worker.reserved or self._reserved.get(worker.reserved) == worker.life, f"{worker.life}: reserved for nobody"
-        for job_id, life in self._reserved.items():
-            job, holder = self.jobs[job_id], self.roster.lives.get(life)
-            assert job.blame >= self.policy.alone, f"{job_id}: {life} is kept empty for it without a reason"
+                assert job.state is State.RUNNING, f"{name}: ended, but in the books"
+                assert (lives[job.life].tasks.get(name) == job.token) != job.publishing, f"{name}: {job.life} disagrees"
+                assert not job.publishing or outputs[job.last].life == job.life, f"{name}: publishes what nobody holds"
+                assert job.token == job.tokens[stage], f"{name}: runs under a stale token"
+            if job.ticket:
+                waiting[job.route[stage]] += 1
+            for index, output in outputs.items():
+                assert name in lives[output.life].outputs, f"{name}: {output.life} does not know of bag {index}"
+                assert index >= job.floor, f"{name}: bag {index} should have been released"
+                held.add((output.life, name))
+            assert job.lookers <= job.watchers, f"{name}: somebody looks who does not watch"
+            watchers += len(job.watchers)
+            assert ("deadline", name) in looked or not job.deadlines(), f"{name}: nobody looks after its deadlines"
+            assert not asked.tied or ("tether", name) in looked, f"{name}: tied, and nobody looks after it"
+            assert job.begun is not None or not (job.running or outputs), f"{name}: begun, and nobody knows since when"
+        for life, worker in lives.items():
+            for name in worker.tasks:
+                assert jobs[name].life == life, f"{name}: {life} has it, the job says otherwise"
+            for name in worker.outputs:
+                assert (life, name) in held, f"{name}: {life} holds nothing"
+            assert not worker.reserved or self._reserved.get(worker.reserved) == life, f"{life}: reserved for nobody"
+        for name, life in self._reserved.items():
+            job, holder = jobs[name], lives.get(life)
+            assert job.blame >= self.policy.alone, f"{name}: {life} is kept empty for it without a reason"
             idle = holder is not None and holder.state == "ready" and not (holder.tasks or holder.full or holder.name in self.roster.aside)
-            assert not (idle and job.ticket) or self._orphans or self.draining, f"{job_id} waits while {life} is empty for it"
-        assert self._remembered == sum(closed.weight for closed in self.ended.values()), "the weight of what is remembered"
-        assert sum(map(len, self._watching.values())) == sum(len(job.watchers) for job in self.jobs.values()), "who watches what?"
-        for peer, jobs in self._watching.items():
-            assert jobs, f"{peer!r} watches nothing"
-            assert all(peer in self.jobs[job].watchers for job in jobs), f"{peer!r} watches what does not know of it"
+            assert not (idle and job.ticket) or orphans or self.draining, f"{name} waits while {life} is empty for it"
+        assert self._remembered == sum([closed.weight for closed in self.ended.values()]), "the weight of what is remembered"
+        for peer, watched in self._watching.items():
+            watchers -= len(watched)
+            assert watched, f"{peer!r} watches nothing"
+            for name in watched:
+                assert peer in jobs[name].watchers, f"{peer!r} watches {name}, which does not know of it"
+        assert watchers == 0, "who watches what?"
         assert self._heard.keys() == self._watching.keys(), "who was heard, and watches nothing?"
-        self.uploads.check(self.jobs)
-        looked = {(kind, key) for _, _, kind, key in self._timers}
+        self.uploads.check(jobs)
         assert self._tiring == (("waiting", "") in looked), "who looks after those that wait?"
         assert self._tiring or not len(self.uploads), "those that wait are not looked after"
-        for job in self.jobs.values():
-            assert ("deadline", job.id) in looked or not job.deadlines(), f"{job.id}: nobody looks after its deadlines"
-            assert not job.request.tied or ("tether", job.id) in looked, f"{job.id}: tied, and nobody looks after it"
-            assert job.begun is not None or not (job.running or job.outputs), f"{job.id}: begun, and nobody knows since when"
-        unused = [d for d in self.uploads.stored if d not in self.uploads.users and ("upload", d) not in looked]
-        assert not unused, f"{unused} will never be discarded"
-        if not self._orphans and not self.draining:
-            waiting = [job for job in self.jobs.values() if job.ticket]
-            there = [job.at for job in waiting]
-            for stage, queue in self.queues.items():
-                assert len(queue) == there.count(stage), f"{stage}: the queue miscounts"
-            for job in waiting:
-                picky = job.avoid or job.blame or job.stage in job.classes
-                assert picky or self.roster.least_loaded(job.at) is None, f"{job.id} waits while a worker of {job.at} has room"
+        for digest in self.uploads.stored:
+            assert digest in self.uploads.users or ("upload", digest) in looked, f"{digest} will never be discarded"
+        if not orphans and not self.draining:
+            for at, queue in self.queues.items():
+                assert len(queue) == waiting[at], f"{at}: the queue miscounts"
+            for at, job in self._foremost().items():
+                assert self.roster.least_loaded(at) is None, f"{job.id} waits while a worker of {at} has room"

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from struct import Struct
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from ifmesh import sockets
 from ifmesh.sockets import Socket, Witness
 
 _POLLIN = int(zmq.POLLIN)
+_EVENT = Struct("=hi")  # the first part that a monitor sends: which event, and a value; by hand, for `zmq.utils.monitor` imports asyncio
 IN_THE_CLEAR = "one side speaks in the clear (mesh.curve)"
 _TROUBLE: Mapping[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "this key is not authorised there",
@@ -64,7 +65,8 @@ class Line:
     def tend(self, now: float) -> bool:
         """Hear how the link fares, and connect anew if libzmq will not.  True: that was done."""
         while self._monitor is not None and _speaks(self._monitor):
-            self._told(now, recv_monitor_message(self._monitor, zmq.DONTWAIT)["event"])
+            event, _ = _EVENT.unpack(self._monitor.recv_multipart(zmq.DONTWAIT)[0])
+            self._told(now, event)
         if self._due is None or now < self._due:
             return False
         self._spread = min(self._ceiling, 2 * self._spread)

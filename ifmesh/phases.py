@@ -328,10 +328,13 @@ class Phases(Dispatch):
         for group in {lease.group for lease in self.leases.values()}:
             lent = [lease for lease in self.leases.values() if lease.group == group]
             assert fits(lent) or any(lease.found for lease in lent), f"{group}: more is lent than there is: {lent}"
-        for worker in self.roster.lives.values():
-            lease = self.leases.get(worker.life)
-            leaving = lease is not None and lease.state in ("leaving", "ended") and lease.silent == inf
-            assert worker.leaving == leaving, f"{worker.life}: leaving {worker.leaving}, and its lease is {lease}"
-            assert not worker.leaving or lease is None or lease.state != "ended" or not worker.tasks, f"{worker.life}: ended, and has tasks"
-            member = worker.life in self._groups.get(group_of(worker), {})
-            assert member == bool(worker.hello.needs), f"{worker.life}: in swap, and in no group"
+        for life, worker in self.roster.lives.items():
+            lease, hello = self.leases.get(life), worker.hello
+            if lease is None:
+                assert not worker.leaving, f"{life}: leaving, without a lease"
+            else:
+                leaving = lease.state in ("leaving", "ended") and lease.silent == inf
+                assert worker.leaving == leaving, f"{life}: leaving {worker.leaving}, and its lease is {lease}"
+                assert not leaving or lease.state != "ended" or not worker.tasks, f"{life}: ended, and has tasks"
+            member = life in self._groups.get((hello.host, hello.device), {})
+            assert member == bool(hello.needs), f"{life}: in swap, and in no group"

@@ -167,13 +167,22 @@ class Uploads:
 
     def check(self, jobs: Mapping[str, Job]) -> None:
         """The books balance, or AssertionError."""
-        referred = {(job.request.upload, job.id) for job in jobs.values() if job.request.upload}
-        assert {(digest, job) for digest, users in self.users.items() for job in users} == referred, "uploads: references of no open job"
-        assert all(self.users.values()), "uploads: a place is kept for nobody"
-        assert self.size == sum(stored.size for stored in self.stored.values()), "uploads: the bytes do not add up"
-        places = {(s.request.upload, place) for place, (_, s, _) in self._waiting.items()}
-        assert {(digest, place) for digest, who in self._wanted.items() for place in who} == places, "uploads: who waits for what?"
-        assert all(self._wanted.values()), "uploads: wanted by nobody"
+        uses = 0
+        for job in jobs.values():
+            if job.request.upload:
+                assert job.id in self.users.get(job.request.upload, ()), f"uploads: {job.id} refers to one, and nobody knows"
+                uses += 1
+        for digest, users in self.users.items():
+            assert users, f"uploads: a place is kept for nobody: {digest}"
+            uses -= len(users)
+        assert uses == 0, "uploads: references of no open job"
+        assert self.size == sum([stored.size for stored in self.stored.values()]), "uploads: the bytes do not add up"
+        waits = len(self._waiting)
+        for digest, who in self._wanted.items():
+            assert who, f"uploads: {digest} is wanted by nobody"
+            assert self.sound(digest) is None, f"uploads: {digest} is waited for, and here"
+            for place in who:
+                assert self._waiting[place][1].request.upload == digest, f"uploads: {place} waits for another than {digest}"
+            waits -= len(who)
+        assert waits == 0, "uploads: who waits for what?"
         assert len(self._waiting) <= WAITING, "uploads: too many wait"
-        waits = [digest for digest in self._wanted if self.sound(digest) is not None]
-        assert not waits, f"uploads: {waits} are waited for, and here"

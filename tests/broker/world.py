@@ -119,6 +119,7 @@ class World:
         self._deadly: dict[str, str] = {}  # life -> the job that killed it before a witness
         self._queue: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._serial = 0
+        self._open: tuple[tuple[Patron, Wish], ...] = ()  # one that had not ended when that was last asked
         self._raised: frozenset[str] = frozenset()
 
     # ---- time
@@ -297,8 +298,16 @@ class World:
         self.later(5.0, self._operator)
 
     def _all_ended(self) -> bool:
-        told = all(w.ending is not None for p in self.patrons for w in p.wishes.values() if not p.deserted)
-        return told and all(row.ending is not None for row in self.hub.disk.rows.values())
+        """Asked after every event: whom it met last without an ending is looked at first."""
+        for patron, wish in self._open:
+            if wish.ending is None and not patron.deserted:
+                return False
+        for patron in self.patrons:
+            for wish in patron.wishes.values():
+                if wish.ending is None and not patron.deserted:
+                    self._open = ((patron, wish),)
+                    return False
+        return all(row.ending is not None for row in self.hub.disk.rows.values())
 
     def _unfetched(self) -> list[str]:
         return [

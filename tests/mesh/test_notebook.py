@@ -27,13 +27,19 @@ def shown(cell: Any, kind: str) -> list[str]:
     return [output["data"][kind] for output in cell.outputs if kind in output.get("data", {})]
 
 
-def test_the_notebook_runs_from_top_to_bottom(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stages", ["toy", pytest.param("torch", marks=pytest.mark.slow)])
+def test_the_notebook_runs_from_top_to_bottom(
+    stages: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every picture is there, and what was to be seen of its making."""
-    small = cascade(tmp_path_factory.getbasetemp(), 16)
-    monkeypatch.setenv("IFMESH_CASCADE_PATH", str(small))
+    folder = tmp_path_factory.mktemp("notebook")
+    if stages == "toy":
+        monkeypatch.setenv("IFMESH_CASCADE_TOY", "true")
+    else:
+        monkeypatch.setenv("IFMESH_CASCADE_PATH", str(cascade(tmp_path_factory.getbasetemp(), 16)))
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
-    nbclient.NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(small)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(folder)}}).execute()
     code = {cell.source.splitlines()[-1]: cell for cell in notebook.cells if cell.cell_type == "code"}
     drawn = [line for line, cell in code.items() if shown(cell, "image/png")]
     assert len(drawn) == 7, drawn

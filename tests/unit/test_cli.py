@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from PIL import Image
 
@@ -30,7 +31,7 @@ from ifmesh.protocol import ClientMessage, Inspect, JobRow, ToClient
 from ifmesh.request import DEADLINES, STAGES, Settings
 from tests.unit.stand_in import BOOKS, StandIn
 
-COMMANDS = sorted(cli.cli.commands)
+COMMANDS = sorted(cli.COMMANDS)
 NOBODY = "tcp://127.0.0.1:1"
 NOTHING = [part for stage in STAGES for part in ("--copies", f"{stage}=0")]
 
@@ -42,13 +43,18 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IFMESH_STATE", str(tmp_path / "state"))
 
 
+def _command(name: str) -> click.Command:
+    found = cli.cli.get_command(click.Context(cli.cli), name)
+    assert found is not None
+    assert found.name == name
+    return found
+
+
 def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     said = capsys.readouterr().out
     listed, _, codes = said.partition("Commands:")[2].partition("Exit codes:")
-    assert [line.split()[0] for line in listed.splitlines() if line.strip()] == [
-        name for name, command in cli.cli.commands.items() if not command.hidden
-    ]
+    assert [line.split()[0] for line in listed.splitlines() if line.strip()] == [name for name in cli.COMMANDS if not _command(name).hidden]
     meant = (exits.USAGE, exits.CONFIGURATION, exits.UNREACHABLE, exits.JOB_FAILED, exits.SOME_FAILED, exits.INTERRUPTED)
     assert [int(code) for code in re.findall(r"\d+", codes)] == [exits.OK, exits.FAILURE, *meant]
     every = [
@@ -76,7 +82,7 @@ def test_help_shows_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixtu
         "chaos",
         "completion",
     ]
-    assert [name for name, command in cli.cli.commands.items() if not command.hidden] == every
+    assert [name for name in cli.COMMANDS if not _command(name).hidden] == every
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -261,7 +267,7 @@ def test_the_exit_code_says_whose_fault_it_was(error: MeshError, code: int) -> N
 
 def wished(*flags: str) -> dict[str, object]:
     """Of the flags of a picture."""
-    with cli.cli.commands["submit"].make_context("submit", ["a fox", *flags]) as context:
+    with _command("submit").make_context("submit", ["a fox", *flags]) as context:
         names = ("strength", "negative", "seed", "size", "width", "height", "steps", "timesteps_of", "guidance", "noise_level", "schedule")
         more = ("scheduler", "threshold_ratio", "threshold_max", "aspect_ratio", "seeding", "priority", *DEADLINES, "tied")
         new = ("style", "positive_mixer", "upscale", "format", "keep")
@@ -741,6 +747,15 @@ def test_the_light_half_stays_light(arguments: list[str]) -> None:
     assert not loaded & {"torch", "numpy", "diffusers", "transformers", "ifmesh_services"}
     if "--help" in arguments:
         assert not loaded & {"zmq", "rich", "PIL", "safetensors", "msgpack", "asyncio"}
+
+
+def test_a_process_of_the_mesh_imports_no_more_than_it_needs() -> None:
+    """Each has a parent that is another: what one imports in vain counts ten times in a small mesh."""
+    source = "import sys; from ifmesh import coordinator, worker; from ifmesh.cli import run; run(['worker', '-h']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert {module for module in loaded if module.startswith("ifmesh.cli_")} == {"ifmesh.cli_mesh", "ifmesh.cli_options"}
+    assert not loaded & {"asyncio", "rich", "ssl", "multiprocessing"}
 
 
 @pytest.mark.parametrize("plain", [True, False])
