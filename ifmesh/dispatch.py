@@ -330,7 +330,7 @@ class Dispatch(Ledger):
         self._suspects[worker.life] = ran
         while len(self._suspects) > 1000:
             self._suspects.pop(next(iter(self._suspects)))
-        for job_id in list(worker.outputs):
+        for job_id in sorted(worker.outputs):  # a set: in the same order in every run
             job = self.jobs[job_id]
             for index in [i for i, o in job.outputs.items() if o.life == worker.life]:
                 del job.outputs[index]
@@ -339,7 +339,7 @@ class Dispatch(Ledger):
         for job_id in list(worker.tasks):
             if job_id in self.jobs:
                 self._retry(now, self.jobs[job_id], f"{worker.name} {why}")
-        for job_id in list(worker.outputs):
+        for job_id in sorted(worker.outputs):
             if job_id in self.jobs:
                 self._reconsider(now, self.jobs[job_id], f"its bag died with {worker.name}")
 
