@@ -43,13 +43,13 @@ def _draw(unet: Any, width: int, height: int) -> None:
     noisy = said.class_embed_type is not None or said.num_class_embeds is not None
     labels = torch.tensor([0], device=device).repeat(GUIDED) if noisy else None
     t = torch.tensor([0])[0]
-    with torch.inference_mode():
+    with torch.no_grad():
         x = torch.zeros(GUIDED, said.in_channels, height, width, device=device, dtype=dtype)
         unet(x, t, encoder_hidden_states=embeds, class_labels=labels, return_dict=False)
 
 
 def _read(text_encoder: Any) -> None:
-    with torch.inference_mode():
+    with torch.no_grad():
         ids = torch.zeros(1, LENGTH, dtype=torch.int64, device=text_encoder.device)
         if text_encoder.config.model_type == "t5":
             text_encoder(ids, attention_mask=torch.ones_like(ids))

@@ -221,7 +221,7 @@ class Pool:
         With nothing in hand no weights stay on the card that live in RAM, see offload.py.
         """
         hand = [(job, draw) for job, draw in self._draws.items() if job not in paused]
-        with torch.inference_mode():
+        with torch.no_grad():
             draws = [draw for _, draw in hand]
             self._move(draws, self._predict(draws))
         self._draws = {job: draw for job, draw in self._draws.items() if draw.done < draw.steps}

@@ -135,7 +135,7 @@ class Encoder:
         ids = self._tokenizer(text, verbose=False).input_ids  # verbose: it warns of every text above 512 tokens
         return [len(ids), min(len(ids), LENGTH), ids.count(self._tokenizer.unk_token_id)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _embeds(self, texts: list[str]) -> list[torch.Tensor]:
         """[1, 77, C] of each, in one call.  ArithmeticError: they are not finite."""
         spare = self._rows - len(texts) if self._pooled and self._rows else 0

@@ -98,7 +98,7 @@ class Upscaler:
         self._pool.drop(job)
         self._drawn.pop(job, None)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _embeds(self, text: str) -> torch.Tensor:
         """[1, 77, C].  As the pipeline does it: each text in a call of its own; SD's text encoders attend to the padding."""
         length = self._tokenizer.model_max_length
@@ -107,7 +107,7 @@ class Upscaler:
         embeds: torch.Tensor = self._text(tokens.input_ids.to(self._device), attention_mask=mask)[0]
         return embeds.to(self._dtype)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _output(self, draw: Draw) -> Bag:
         latents = draw.x.to(next(self._vae.post_quant_conv.parameters()).dtype)
         image = self._vae.decode(latents / SCALING, return_dict=False)[0]

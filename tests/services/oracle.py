@@ -65,10 +65,6 @@ def pipeline(folder: Path, stage: str, dtype: torch.dtype = torch.float32, task:
     variant = "fp16" if dtype == torch.float16 else None
     repo = folder / recipe(folder)[stage]["repo"]
     loaded = kind.from_pretrained(repo, use_safetensors=True, variant=variant, dtype=dtype, **extra)
-    if dtype == torch.float16:  # on a CPU torch takes other fp16 kernels for weights that could be trained; the mesh's are frozen
-        for part in loaded.components.values():
-            if isinstance(part, torch.nn.Module):
-                part.requires_grad_(False)
     loaded.set_progress_bar_config(disable=True)
     return loaded
 

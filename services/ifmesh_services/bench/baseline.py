@@ -40,7 +40,7 @@ class Baseline:
     def draw(self, request: Request) -> None:
         """One request, from the text to the last picture."""
         bag: dict[str, Any] = {}
-        with torch.inference_mode():
+        with torch.no_grad():
             given = self._pipes["encoder"].encode_prompt(request.prompt, negative_prompt=request.negative)
             bag[EMBEDS.name] = to_blob(torch.cat([given[1], given[0]]).contiguous())
             for name in list(self._stages)[1:]:

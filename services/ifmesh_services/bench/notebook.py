@@ -150,9 +150,6 @@ class Notebook:
 def _ready(kind: Any, folder: Path, setup: Setup, **parts: Any) -> Any:
     with quiet():
         pipe = kind.from_pretrained(folder, local_files_only=True, **parts)
-    for part in pipe.components.values():
-        if isinstance(part, torch.nn.Module):  # on a CPU torch takes other fp16 kernels for weights that could be trained
-            part.requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

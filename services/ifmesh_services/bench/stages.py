@@ -101,7 +101,7 @@ def _texts(stage: Any, number: int) -> dict[str, Way]:
     crowd.at_once(knows, jobs)
 
     def read(prompts: list[str]) -> object:
-        with torch.inference_mode():
+        with torch.no_grad():
             return pipe.encode_prompt(prompts, do_classifier_free_guidance=False)
 
     return {
