@@ -16,19 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
-from ifmesh_services.nano import builder
+from ifmesh_services.bench import inflated
 
 from ifmesh import Image, Request, Settings
 from ifmesh.request import STAGES
 from tests.mesh.real import Real
 
-OTHER = {
-    "t5": {"relative_attention_num_buckets": 24_000_000},
-    "one": {"time_embedding_dim": 8192},
-    "two": {"time_embedding_dim": 5632},
-    "x4": {"time_embedding_dim": 8192},
-}
-"""What the built-in cascade has more of: 310 to 390 MB for each stage in fp32, 1.4 GB in all, that cost next to nothing to compute with."""
 HEAVY = ("encoder", "stage_one", "stage_two", "upscaler")
 BUDGET = 400_000_000
 """Bytes: for one of them at a time."""
@@ -41,7 +34,7 @@ CGROUPS = ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/cgroup
 def cascade(above: Path) -> Path:
     """Of random weights; it takes some seconds, and 3 GB of disk."""
     folder = above / "large"
-    builder.build(folder, base=16, other=OTHER)
+    inflated.build(folder)
     return folder
 
 
