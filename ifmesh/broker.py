@@ -27,6 +27,7 @@ from ifmesh.protocol import (
     Hello,
     Hi,
     Inspect,
+    Lives,
     Probe,
     Raised,
     Reached,
@@ -83,6 +84,7 @@ class Broker(Survey):
             Reached: self._reached,
             Bye: self._bye,
             Exited: self._exited,
+            Lives: self._lives,
         }
 
     # ---- what the shell calls

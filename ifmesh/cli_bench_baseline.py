@@ -29,20 +29,24 @@ SIZES = {"64": "stage_one", "256": "stage_two", "1024": "upscaler"}
 @click.option("--notebook", is_flag=True, help="diffusers as in the published notebooks: for each picture load, use, free.")
 @click.option("--prompts", type=click.IntRange(1, 1000), default=8, show_default=True, help="With --notebook: asked at once.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="With --notebook: of each stage.  [the cascade's own]")
+@click.option("--turns", is_flag=True, help="With --notebook: both are there, and take turns, round by round.")
+@click.option("--inflated", is_flag=True, help="With --notebook: 1.4 GB of random weights, made for this, and small pictures.")
 @click.option("--memory", metavar="SIZE", help="The mesh in swap, with so much of --device, as in 14GB.")
 @options.cascade
 @options.copies
 @options.sets
 @reported
-def baseline(size: str, notebook: bool, prompts: int, steps: int | None, memory: str | None, report: Any, **given: Any) -> int:
+def baseline(size: str, notebook: bool, memory: str | None, report: Any, **given: Any) -> int:
     """The same prompts through diffusers' pipelines in one process, one after another, and through a mesh of its own, in turns.
 
     --notebook: the published sequence instead, which has one part of the cascade in memory at a time; how often each is loaded is told,
-    and what memory both have taken.  --balance, --threads, --in-flight, --seconds and --warm are not for it.
+    and what memory both have taken.  With --turns a busy machine disturbs both alike, and both need memory at once.  --balance, --threads,
+    --in-flight, --seconds and --warm are not for it.
 
     \b
     ifmesh bench baseline                       two equally heavy stages; diffusers with one thread and with two
     ifmesh bench baseline --cascade if-m --size 1024 --balance 0 --device cuda:0
+    ifmesh bench baseline --notebook --prompts 8 --inflated --memory 400MB --size 1024 --steps 2 --turns --repeat 3
     ifmesh bench baseline --notebook --prompts 8 --cascade if-xl --size 1024 --device cuda:0 --memory 14GB
     """
     from importlib.util import find_spec
@@ -56,10 +60,12 @@ def baseline(size: str, notebook: bool, prompts: int, steps: int | None, memory:
     if memory:  # what shares it is told by its full name
         given["device"] = "cuda:0" if given["device"] == "cuda" else given["device"]
         settings = {f"memory.{given['device']}": memory, **dict.fromkeys(IN_SWAP, "swap"), **settings}
+    noting = {name: given.pop(name) for name in ("prompts", "steps", "turns", "inflated")}
+    noting["steps"] = noting["steps"] or 0
     with report as page:
         if notebook:
             here = {f"services.{stage}.device": given["device"] for stage in STAGES}
-            asked = noted.Wanted(prompts, SIZES[size], steps or 0, given["repeat"] or 1, {**here, **settings})
+            asked = noted.Wanted(last=SIZES[size], repeat=given["repeat"] or 1, settings={**here, **settings}, **noting)
             alone = noted.Notebook(asked, page.tell, page.over)
             page.take(alone.measure, alone.report)
             return exits.OK

@@ -23,7 +23,7 @@ class Policy:
     loading: float = 600.0  # patience with a worker that loads its weights ...
     unloading: float = 60.0  # ... and with one that gives their memory back
     max_phase: float = 60.0  # a stage whose weights are in memory keeps them for so long while others wait for theirs and it has work
-    presumed: float = 60.0  # a life of which nothing is heard any more, and no end was witnessed, holds memory for so long
+    presumed: float = 60.0  # a life of which nothing is heard, and no end was witnessed, holds memory so long; then its parent is to end it
     blames: int = 4  # this death of its own making fails the request as poison
     alone: int = 2  # after so many it runs with nobody beside it
     errors: int = 3  # so many raises of a stage fail the request

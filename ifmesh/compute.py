@@ -207,9 +207,9 @@ class Compute:
         if self._swap is None:
             return 0
         where = f"services.{self._name}"
+        weighs = getattr(load_stage(self._factory), "weighs", None)  # its libraries are here before its turn
         needs = self._swap.needs
         if not needs:
-            weighs = getattr(load_stage(self._factory), "weighs", None)
             if weighs is None:
                 raise Misconfigured(f"{where}.needs: {self._factory} does not know how much memory it takes: say so, as in needs = '3GB'")
             needs = max(1, weighs(self._setup))
@@ -217,6 +217,7 @@ class Compute:
             device = self._setup.device
             remedy = f"a larger memory.{device}, fewer bits (dtype, quantize), offload = 'disk', or another device"
             raise Misconfigured(f"{where}: it needs {needs} bytes, and all in swap on {device} may take {self._swap.budget}: {remedy}")
+        gc.freeze()  # the libraries stay: to look through them at each `_clear` took longer than to load 400 MB
         self._tell(Weighed(needs))
         return needs
 

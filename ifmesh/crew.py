@@ -17,6 +17,8 @@ from ifmesh.protocol import (
     Exited,
     Held,
     Hello,
+    Kill,
+    Lives,
     Noted,
     Raised,
     Received,
@@ -73,6 +75,7 @@ class Crew(Vigil):
             self._send(peer, Refused("", "busy", f"{len(self.roster.lives)} workers are here, the limit", self.policy.retry_after))
             return
         self._suspects.pop(m.life, None)
+        self._unheard.pop(m.life, None)
         self.roster.add(worker := Worker(m, peer, since=now, seen=now, progressed=now))
         self._join(worker, m)
         self._timer(now + self.policy.silence, "silence", m.life)
@@ -276,6 +279,17 @@ class Crew(Vigil):
             self._lose(now, worker, "said good-bye", own=False)
             self._bury(m.life)
             self._freed(m.life)
+
+    def _lives(self, now: float, peer: bytes, m: Lives) -> None:
+        """The parent's word: that process is there.  When nothing is heard of it all the same it is stopped, or wedged, maybe since before
+        this coordinator: nobody else would end it, and it keeps what it has of its host, and its place from a successor."""
+        if m.life in self.roster.lives:
+            return
+        since = self._unheard.setdefault(m.life, now)
+        if now >= max(since, self._woke) + self.policy.presumed:
+            self._send(peer, Kill(m.life))
+        while len(self._unheard) > self.policy.max_workers:
+            self._unheard.pop(next(iter(self._unheard)))
 
     def _exited(self, now: float, peer: bytes, m: Exited) -> None:
         """The parent's word: that life is over, and why.  Repeated until it hears Noted."""

@@ -28,6 +28,7 @@ class Dispatch(Ledger):
         self._grants = 0
         self._over: OrderedDict[str, None] = OrderedDict()  # lives known to have ended: nothing of theirs counts
         self._suspects: dict[str, set[str]] = {}  # lives lost without a witness, and what ran there
+        self._unheard: dict[str, float] = {}  # lives of which only their parents say that they are there, and since when
         self._detours: dict[tuple[str, str], float] = {}  # (holder, receiver), by name: since when bags are relayed, for policy.detour
         self._crimes: dict[str, list[tuple[float, str]]] = {}  # a worker's deaths of its own making: when, and what ran
 
@@ -376,6 +377,7 @@ class Dispatch(Ledger):
     def _bury(self, life: str) -> None:
         self._over[life] = None
         self._suspects.pop(life, None)
+        self._unheard.pop(life, None)
         while len(self._over) > 10000:
             self._over.popitem(last=False)
 

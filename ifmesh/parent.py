@@ -1,7 +1,8 @@
 """The parent of a worker process: it sees how the child ends, in milliseconds, and says so until it is heard.
 
-It stays small (no torch, no stage), so that nothing a stage does can end it.  On the word of the coordinator it kills a child that is
-stalled.  When it is killed itself, the child ends too (`tied`).
+Until then it says that the child is there: of one that is stopped nobody else might know.  It stays small (no torch, no stage), so that
+nothing a stage does can end it.  On the word of the coordinator it kills a child that is stalled.  When it is killed itself, the child
+ends too (`tied`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ifmesh.errors import Misconfigured
 from ifmesh.identity import Identity
 from ifmesh.log import Garbage, logger
 from ifmesh.places import socket_file
-from ifmesh.protocol import Exited, Kill, Noted, Refused
+from ifmesh.protocol import Exited, Kill, Lives, Noted, Refused
 from ifmesh.testament import Testament
 from ifmesh.uplink import Uplink
 from ifmesh.wire import TO_COORDINATOR, TO_PARENT, Garbled
@@ -35,6 +36,8 @@ Cause = Literal["ended", "killed", "crashed", "stalled"]
 
 OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 CALM = frozenset({exits.OK, exits.CONFIGURATION, exits.AT_ONCE})  # as asked, or unable to work as it is configured
+SAYS = 10.0
+"""Seconds between two Lives."""
 AGAIN = 0.5
 """Seconds between two Exited."""
 PATIENCE = {"ended": 1.0, "killed": 10.0, "crashed": 10.0, "stalled": 10.0}
@@ -85,8 +88,12 @@ class Parent:
         self._uplink = Uplink(ctx, self._config, self._me, lambda _: parent_of(self.life))
         self._uplink.dial()
         watched = os.pidfd_open(self._child.pid)
+        lives, due = TO_COORDINATOR.encode(Lives(self.life)), time.monotonic() + SAYS
         while self._child.poll() is None:
             self._turn(1.0, watched)
+            if time.monotonic() >= due:
+                due = time.monotonic() + SAYS
+                self._uplink.send(lives)
         os.close(watched)
         code = self._child.returncode
         cause, detail = classify(code, self._asked, self._stalled)

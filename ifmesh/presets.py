@@ -14,6 +14,8 @@ NAMES: Mapping[str, tuple[str, str]] = {  # by name: the devices and the cascade
     "two-gpu": ("t4,t4,cpu:30GB", "if-xl"),
     "a100": ("a100-40,cpu:80GB", "if-xl"),
 }
+UNIT = 10**7
+"""Bytes: of what is written."""
 
 
 def path(name: str) -> Path:
@@ -24,7 +26,7 @@ def toml(plan: Plan, cascade: str, said: str) -> str:
     """The configuration of a plan.  said: on which devices; cascade: as in cascade.path."""
     tables: list[tuple[str, Mapping[str, object]]] = [("cascade", {"path": cascade})] if cascade else []
     if plan.budgets:
-        tables.append(("memory", {literal(name): f"{size // 10**8 / 10:.1f}GB" for name, size in plan.budgets.items()}))
+        tables.append(("memory", {literal(name): _size(_budget(plan, name)) for name in plan.budgets}))
     for place in plan.places:
         tables.append((f"services.{place.stage}", _service(place)))
         if options := _options(place, cascade.startswith("if-")):
@@ -38,8 +40,22 @@ def _service(place: Place) -> dict[str, object]:
     if place.stage != "guard":
         made["dtype"] = place.dtype
     if place.swap:
-        made |= {"residency": "swap", "needs": f"{-(-(place.weights + place.computed) // 10**8) / 10:.1f}GB"}
+        made |= {"residency": "swap", "needs": _size(_needs(place))}
     return made
+
+
+def _needs(place: Place) -> int:
+    """Whole units, rounded up."""
+    return -(-(place.weights + place.computed) // UNIT)
+
+
+def _budget(plan: Plan, device: str) -> int:
+    """Whole units, rounded down, but room for each that takes turns there."""
+    return max(plan.budgets[device] // UNIT, *(_needs(place) for place in plan.places if place.swap and place.device == device))
+
+
+def _size(units: int) -> str:
+    return f"{units / (10**9 // UNIT):.2f}GB"
 
 
 def _options(place: Place, published: bool) -> dict[str, object]:

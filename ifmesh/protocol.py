@@ -11,7 +11,7 @@ from typing import Literal
 
 from ifmesh.request import Request
 
-VERSION = 6
+VERSION = 7
 
 Token = tuple[int, int]
 """(coordinator epoch, number).  Issuing a newer one is what invalidates the older; (0, 0) is older than any."""
@@ -453,6 +453,13 @@ class Exited:
     ran: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Lives:
+    """From a worker's parent, each 10 s: the process of that life is there, whether it says anything itself or not."""
+
+    life: str
+
+
 # ---- coordinator -> worker, and its parent
 
 
@@ -599,7 +606,7 @@ class Noted:
 
 
 ClientMessage = Hi | Submit | Cancel | Watch | Fetch | Inspect | Probe
-WorkerMessage = Hello | Beat | Step | Received | Done | Raised | Arrived | Reached | Bye | Exited
+WorkerMessage = Hello | Beat | Step | Received | Done | Raised | Arrived | Reached | Bye | Exited | Lives
 ToCoordinator = ClientMessage | WorkerMessage
 ToClient = (
     Welcome | Accepted | Wanted | Refused | Queued | Started | Progress | Preview | Finished | Failed | Cancelled | Result | Books | Probed

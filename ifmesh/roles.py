@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 from ifmesh.commands import parent_of, peer_of
-from ifmesh.protocol import ClientMessage, Exited, Header, Hello, Hi, Inspect, Probe, ToCoordinator, WorkerMessage
+from ifmesh.protocol import ClientMessage, Exited, Header, Hello, Hi, Inspect, Lives, Probe, ToCoordinator, WorkerMessage
 
 _ASKS = frozenset(get_args(ClientMessage)) - {Probe}
 
@@ -49,8 +49,8 @@ def owner(name: str, role: str) -> str | None:
 
 
 def speaks_for(peer: bytes, message: ToCoordinator) -> bool:
-    """Is it about the life of who says it?  That a life is over is said by its parent alone."""
-    if isinstance(message, Exited):
+    """Is it about the life of who says it?  That a process is there, or is over, is said by its parent alone."""
+    if isinstance(message, Exited | Lives):
         return peer == parent_of(message.life)
     if not isinstance(message, WorkerMessage) or peer == peer_of(message.life):
         return True

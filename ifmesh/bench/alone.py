@@ -48,6 +48,10 @@ class Alone:
         """Random weights of a published size in a new folder."""
         self._ask({"build": {"real": real, "folder": str(folder), "stages": self._stages}}, "built")
 
+    def inflate(self, folder: Path) -> None:
+        """Random weights of 1.4 GB in a new folder: much to load, little to compute with."""
+        self._ask({"inflate": {"folder": str(folder)}}, "built")
+
     def open(self, cascade: str) -> str:
         """From now on it draws with this one.  Its name."""
         return str(self._ask({"open": {"cascade": cascade, "stages": self._stages}}, "name"))

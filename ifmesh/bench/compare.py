@@ -80,7 +80,8 @@ def measured(report: Report) -> dict[str, tuple[list[float], str]]:
             for row in report["rows"]:
                 for key, _ in report["columns"]:
                     if row.get(key) is not None:
-                        found[f"{row['name']}: {key}"] = row.get("rounds", {}).get(key, [row[key]]), "less" if "_ms" in key else "more"
+                        better = "more" if key.endswith(("_per_s", "times")) else "less"
+                        found[f"{row['name']}: {key}"] = row.get("rounds", {}).get(key, [row[key]]), better
     return {name: (values, better) for name, (values, better) in found.items() if values and mean(values)}
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ifmesh import config
 from ifmesh.bench import sides
@@ -18,26 +19,30 @@ from ifmesh.bench.meshes import measured
 from ifmesh.bench.peaks import Peaks
 from ifmesh.bench.statistics import median
 from ifmesh.client import Client
-from ifmesh.config import Config
 from ifmesh.own import Settings
 from ifmesh.request import STAGES, Request
 from ifmesh.request import Settings as Drawn
 
 COLUMNS = (
-    *(("seconds_per_image", "seconds per image"), ("loads", "loads"), ("ram_gb", "most memory, GB"), ("vram_gb", "of the cards, GB")),
-    *(("times", "seconds, times ifmesh's"), ("loads_times", "loads, times ifmesh's")),
+    *(("seconds_per_image", "seconds per image"), ("processor_s_per_image", "of a processor"), ("loads", "loads")),
+    *(("ready_s", "seconds until it draws"), ("ram_gb", "most memory, GB"), ("vram_gb", "of the cards, GB")),
+    *(("times", "seconds, times ifmesh's"), ("processor_times", "of a processor"), ("loads_times", "loads, times ifmesh's")),
 )
+SIDES = {"notebook": "diffusers, notebook", "ifmesh": "ifmesh"}
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """prompts: at once, as the mesh is asked.  last: the stage that draws last.  steps: of each stage, 0: the cascade's own.  repeat: so
-    often, after one picture that does not count."""
+    many rounds, after one picture that does not count.  turns: both are there, and take turns, round by round; else one has ended
+    before the other starts.  inflated: with random weights of 1.4 GB instead of the cascade's."""
 
     prompts: int = 8
     last: str = "stage_two"
     steps: int = 0
     repeat: int = 1
+    turns: bool = False
+    inflated: bool = False
     settings: Settings = field(default_factory=dict)
 
     @property
@@ -53,99 +58,156 @@ class Wanted:
         ]
 
 
+@dataclass(slots=True)
+class Side:
+    """One of the two, ready to draw.
+
+    draw: these requests; pids: its processes; told: how often it has loaded each stage so far.  ready_s: seconds from its start on.
+    before: what was told then.  seconds, processor: of each round, per image; loads: in all of them; peaks: of all that time.
+    """
+
+    draw: Callable[[list[Request]], None]
+    pids: Callable[[], list[int]]
+    told: Callable[[], dict[str, int]]
+    ready_s: float
+    peaks: Peaks
+    before: dict[str, int] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    loads: dict[str, int] = field(default_factory=dict)
+
+    def warm(self, asked: list[Request]) -> None:
+        """What does not count."""
+        self.draw(asked)
+        self.before = self.told()
+
+    def round(self, asked: list[Request]) -> None:
+        pids = self.pids()
+        began, worked = time.monotonic(), sides.processor(pids)
+        self.draw(asked)
+        self.seconds.append((time.monotonic() - began) / len(asked))
+        self.processor.append((sides.processor(pids) - worked) / len(asked))
+        self.loads = {stage: count - self.before[stage] for stage, count in self.told().items()}
+
+
 class Notebook:
     """tell, over: as of `bench.load.Load`."""
 
     def __init__(self, wanted: Wanted, tell: Callable[[str, float], None], over: Callable[[], bool]) -> None:
         self._wanted, self._tell, self._over = wanted, tell, over
         self._head: Report = head("baseline", None)
-        self._found: dict[str, Report] = {}
+        self._sides: dict[str, Side] = {}
 
     def measure(self) -> None:
         """Misconfigured: the settings are not right.  MeshError: one of the two cannot draw."""
         wanted = self._wanted
-        read = config.read(None, os.environ, wanted.settings)
-        read.check_weights()
-        self._head["configuration"] = configuration(read)
-        # one after the other: each has the whole machine, and its memory
-        with Alone(read, wanted.stages, self._over) as alone, Peaks(lambda: [alone.pid]) as peaks:
-            self._alone(alone, read)
-        self._found["notebook"] |= sides.memory(peaks)
-        if self._over():
-            return
+        settings = dict(wanted.settings)
         with ExitStack() as stack:
-            self._tell("the mesh starts", 0.5)
-            mesh = stack.enter_context(measured(wanted.settings))
-            peaks = stack.enter_context(Peaks(lambda: mesh.pids))
-            client = stack.enter_context(mesh.ready().client())
-            self._served(client, self._warm())
-            before = sides.loads(mesh.state, wanted.stages)
-            seconds = [self._timed("ifmesh", turn, lambda asked: self._served(client, asked)) for turn in range(wanted.repeat)]
-            if self._over():
+            if wanted.inflated:
+                settings["cascade.path"] = str(self._inflated(Path(stack.enter_context(TemporaryDirectory(prefix="ifmesh-inflated-")))))
+            read = config.read(None, os.environ, settings)
+            read.check_weights()
+            self._head["configuration"] = configuration(read)
+            if wanted.turns:
+                both = [stack.enter_context(self._diffusers(settings)), stack.enter_context(self._mesh(settings))]
+                for turn in range(wanted.repeat):
+                    for side in both:
+                        self._round(side, turn)
                 return
-            loads = sides.loads(mesh.state, wanted.stages)
-            self._found["ifmesh"] = self._side(seconds, {stage: loads[stage] - before[stage] for stage in loads})
-        self._found["ifmesh"] |= sides.memory(peaks)
+            for opened in (self._diffusers, self._mesh):  # one after the other: each has the whole machine, and its memory
+                if self._over():
+                    return
+                with opened(settings) as side:
+                    for turn in range(wanted.repeat):
+                        self._round(side, turn)
 
     def report(self) -> Report:
         wanted = self._wanted
-        ours = self._found.get("ifmesh")
-        rows = [self._row(f"diffusers, {name}" if name == "notebook" else name, found, ours) for name, found in self._found.items()]
-        notes = [f"Loads of {name}: {_listed(found['loads'])}." for name, found in self._found.items()]
-        if ours:
-            kept = [stage for stage, count in ours["loads"].items() if not count]
+        found = {name: side for name, side in self._sides.items() if side.seconds}
+        rows = [self._row(name, side, found.get("ifmesh")) for name, side in found.items()]
+        notes = [f"Loads of {name}: {_listed(side.loads)}." for name, side in found.items()]
+        if (ours := found.get("ifmesh")) is not None:
+            kept = [stage for stage, count in ours.loads.items() if not count]
             notes += [f"ifmesh had {_and(kept)} in memory already."] if kept else []
-        notes.append("Before each, one picture that does not count; diffusers ends before the mesh starts.")
-        asked = {"prompts": wanted.prompts, "last": wanted.last, "steps": wanted.steps, "repeat": wanted.repeat}
+        order = "both are there, and take turns" if wanted.turns else "diffusers ends before the mesh starts"
+        notes.append(f"Before each, one picture that does not count; {order}.")
+        asked = {name: getattr(wanted, name) for name in ("prompts", "last", "steps", "repeat", "turns", "inflated")}
         return {**self._head, "asked": asked, "columns": COLUMNS, "rows": rows, "notes": notes, "interrupted": self._over()}
 
-    def _row(self, name: str, found: Mapping[str, Any], ours: Mapping[str, Any] | None) -> Report:
-        loads = sum(found["loads"].values())
-        gigabytes = {f"{key}_gb": found[key] / 1e9 if found.get(key) is not None else None for key in ("ram", "vram")}
-        row: Report = {"name": name, "seconds_per_image": found["seconds"], "loads": loads, "loads_by_stage": found["loads"], **gigabytes}
-        if ours is not None and found is not ours:
-            most = sum(ours["loads"].values())
-            row |= {"times": found["seconds"] / ours["seconds"], "loads_times": loads / most if most else None}
-        return {**row, "rounds": {"seconds_per_image": found["rounds"]}}
+    def _row(self, name: str, side: Side, ours: Side | None) -> Report:
+        loads = sum(side.loads.values())
+        rounds = {"seconds_per_image": side.seconds, "processor_s_per_image": side.processor}
+        medians = {key: median(values) for key, values in rounds.items()}
+        gigabytes = {f"{key}_gb": count / 1e9 if count is not None else None for key, count in sides.memory(side.peaks).items()}
+        row: Report = {"name": SIDES[name], **medians, "loads": loads, "loads_by_stage": side.loads, "ready_s": side.ready_s, **gigabytes}
+        if ours is not None and side is not ours:
+            row |= {"times": _times(side.seconds, ours.seconds), "processor_times": _times(side.processor, ours.processor)}
+            most = sum(ours.loads.values())
+            row["loads_times"] = loads / most if most else None
+        return {**row, "rounds": rounds}
 
-    def _alone(self, alone: Alone, read: Config) -> None:
+    @contextmanager
+    def _diffusers(self, settings: Settings) -> Iterator[Side]:
+        read = config.read(None, os.environ, settings)
         self._tell("diffusers starts", 0.0)
-        alone.open(read.cascade.path)
-        told: dict[str, int] = {}
+        began = time.monotonic()
+        with Alone(read, self._wanted.stages, self._over) as alone, Peaks(lambda: [alone.pid]) as peaks:
+            told: dict[str, int] = {}
 
-        def drawn(asked: list[Request]) -> None:
-            nonlocal told
-            for request in asked:
-                _, told = alone.draw(request)
+            def drawn(asked: list[Request]) -> None:
+                for request in asked:
+                    told.update(alone.draw(request)[1])
 
-        drawn(self._warm())
-        before = told
-        seconds = [self._timed("diffusers", turn, drawn) for turn in range(self._wanted.repeat)]
-        self._found["notebook"] = self._side(seconds, {stage: told[stage] - before[stage] for stage in told})
+            alone.open(read.cascade.path)
+            side = Side(drawn, lambda: [alone.pid], lambda: dict(told), time.monotonic() - began, peaks)
+            side.warm(self._warm())
+            self._sides["notebook"] = side
+            yield side
+
+    @contextmanager
+    def _mesh(self, settings: Settings) -> Iterator[Side]:
+        self._tell("the mesh starts", 0.0 if self._wanted.turns else 0.5)
+        began = time.monotonic()
+        with ExitStack() as stack:
+            mesh = stack.enter_context(measured(settings))
+            peaks = stack.enter_context(Peaks(lambda: mesh.pids))
+            client = stack.enter_context(mesh.ready().client())
+            loads = lambda: sides.loads(mesh.state, self._wanted.stages)  # noqa: E731
+            side = Side(lambda asked: self._served(client, asked), lambda: mesh.pids, loads, time.monotonic() - began, peaks)
+            side.warm(self._warm())
+            self._sides["ifmesh"] = side
+            yield side
+
+    def _inflated(self, above: Path) -> Path:
+        self._tell("random weights of 1.4 GB", 0.0)
+        with Alone(config.read(None, os.environ, self._wanted.settings), self._wanted.stages, self._over) as builder:
+            builder.inflate(above / "inflated")
+        return above / "inflated"
 
     def _warm(self) -> list[Request]:
         return self._wanted.requests(self._wanted.repeat)[:1]
 
-    def _timed(self, side: str, turn: int, draw: Callable[[list[Request]], None]) -> float:
-        """Seconds per image."""
+    def _round(self, side: Side, turn: int) -> None:
+        """Unless all is over."""
         wanted = self._wanted
-        self._tell(
-            f"{side}: {wanted.prompts} prompts, round {turn + 1} of {wanted.repeat}", (turn / wanted.repeat + (side == "ifmesh")) / 2
-        )
-        began = time.monotonic()
-        draw(wanted.requests(turn))
-        return (time.monotonic() - began) / wanted.prompts
+        name = next(name for name, one in self._sides.items() if one is side)
+        later = (turn + (name == "ifmesh") / 2 if wanted.turns else (turn + wanted.repeat * (name == "ifmesh")) / 2) / wanted.repeat
+        if not self._over():
+            self._tell(f"{SIDES[name]}: {wanted.prompts} prompts, round {turn + 1} of {wanted.repeat}", later)
+            side.round(wanted.requests(turn))
 
     def _served(self, client: Client, asked: list[Request]) -> None:
         """All at once."""
         for job in [client.ask(request) for request in asked]:
             sides.waited(job, self._over)
 
-    def _side(self, seconds: list[float], loads: Mapping[str, int]) -> Report:
-        return {"seconds": median(seconds), "rounds": seconds, "loads": dict(loads)}
+
+def _times(theirs: list[float], ours: list[float]) -> float:
+    """The median of the rounds' ratios: those of one round had the same weather."""
+    return median(a / b for a, b in zip(theirs, ours, strict=False))
 
 
-def _listed(loads: Mapping[str, int]) -> str:
+def _listed(loads: dict[str, int]) -> str:
     return ", ".join(f"{stage} {count}" for stage, count in loads.items())
 
 

@@ -77,3 +77,18 @@ def test_sweeps_meshes_and_bars_are_compared_point_by_point() -> None:
     assert [c.name for c in changes(sweep, sweep)] == ["requests in flight 4: images/s", "requests in flight 4: latency p50, ms"]
     peers = {"kind": "peers", "columns": [("p50_ms", "p50, ms")], "rows": [{"name": "ifmesh", "p50_ms": 3.0}]}
     assert [c.verdict for c in changes(peers, peers)] == ["one run: nobody knows"]
+
+
+def test_of_a_baseline_more_images_and_less_of_all_else_are_better() -> None:
+    keys = ("images_per_s", "seconds_per_image", "processor_s_per_image", "ram_gb", "times")
+
+    def baseline(factor: float) -> dict[str, Any]:
+        rounds = {key: [factor, 1.01 * factor] for key in keys}
+        return {
+            "kind": "baseline",
+            "columns": [(key, key) for key in keys],
+            "rows": [{"name": "ifmesh", "rounds": rounds, **dict.fromkeys(keys, factor)}],
+        }
+
+    told = {c.name.partition(": ")[2]: c.verdict for c in changes(baseline(1.0), baseline(2.0))}
+    assert told == {key: "better" if key in ("images_per_s", "times") else "worse" for key in keys}

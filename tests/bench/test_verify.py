@@ -91,13 +91,19 @@ def test_every_case_through_every_stage(weights: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_notebooks_sequence_stands_beside_the_mesh(weights: Path, tmp_path: Path) -> None:
-    ifmesh("bench", "baseline", "--notebook", "--prompts", "3", "--steps", "2", "--size", "64", "--cascade", weights, "--out", tmp_path)
+    words = ("--prompts", "3", "--steps", "2", "--size", "64", "--turns", "--repeat", "2", "--cascade", weights, "--out", tmp_path)
+    ifmesh("bench", "baseline", "--notebook", *words)
     report = json.loads((tmp_path / "report.json").read_text())
     notebook, mesh = report["rows"]
     assert (notebook["name"], mesh["name"]) == ("diffusers, notebook", "ifmesh")
-    assert notebook["loads_by_stage"] == {"encoder": 3, "stage_one": 3}
+    assert notebook["loads_by_stage"] == {"encoder": 6, "stage_one": 6}
     assert mesh["loads_by_stage"] == {"encoder": 0, "stage_one": 0}, "it has them in memory since it is ready"
-    assert notebook["times"] == pytest.approx(notebook["seconds_per_image"] / mesh["seconds_per_image"])
+    for key, times in (("seconds_per_image", "times"), ("processor_s_per_image", "processor_times")):
+        rounds = [theirs / ours for theirs, ours in zip(notebook["rounds"][key], mesh["rounds"][key], strict=True)]
+        assert notebook[times] == pytest.approx(sum(rounds) / 2)
+        assert len(rounds) == 2
+    assert all(row["ready_s"] > 1.0 for row in report["rows"])
+    assert all(row["processor_s_per_image"] > 0.01 for row in report["rows"])
     assert report["asked"]["prompts"] == 3
 
 

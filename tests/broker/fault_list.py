@@ -292,6 +292,15 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "it does not say that it has them no more": (
         "keeper", '        self._lease = NEVER\n        if self.state == "unloading":', '        if self.state == "unloading":',
     ),
+    # of whom only their parents speak
+    "who is stopped is let be": ("crew", "            self._send(peer, Kill(m.life))\n        while", "            pass\n        while"),
+    "whoever has a parent is ended": (
+        "crew", "        if m.life in self.roster.lives:\n            return\n        since", "        since",
+    ),
+    "the coordinator's sleep is their silence": ("crew", "max(since, self._woke) + self.policy.presumed", "since + self.policy.presumed"),
+    "who was heard again is ended for what was before": (
+        "crew", "        self._unheard.pop(m.life, None)\n        self.roster.add", "        self.roster.add",
+    ),
     # the worker's mind
     "a stale bag is taken": ("keeper", "if task.token != header.token or task.whole:", "if task.whole:"),
     "early bags are thrown away": ("keeper", "self._early[header.job, header.token, header.kind] = header, frame", "pass"),

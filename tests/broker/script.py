@@ -105,6 +105,7 @@ class BrokerStory(Teller):
             "Done": lambda job, token: Done(life, job, token, f"{name}-{job}", 100, 2, 1.0),
             "Arrived": lambda token: protocol.Arrived(life, token), "Reached": lambda *a, **more: protocol.Reached(life, *a, **more),
             "Bye": lambda: protocol.Bye(life),
+            "Lives": lambda: protocol.Lives(life.partition("/")[0]),
             "Exited": lambda cause, detail="", ran=None: Exited(life.partition("/")[0], cause, detail, name, ran),
         }  # fmt: skip
 

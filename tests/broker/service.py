@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ifmesh.commands import Give, parent_of
 from ifmesh.keeper import Carry, Clear, Command, Fill, Forget, Keeper, Rebuild, Send, Stop, Task
 from ifmesh.prober import Cast
-from ifmesh.protocol import Beat, Endpoint, Exited, Header, Hello, Kill, Noted, ToWorker
+from ifmesh.protocol import Beat, Endpoint, Exited, Header, Hello, Kill, Lives, Noted, ToWorker
 from tests.broker.links import Down, Link
 from tests.broker.toyland import alone, checkpoint, digest, output, steps
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SLOW = 200
 """Steps of a job that nobody could wait for."""
+
+SAYS = 10.0
+"""Seconds between two Lives."""
 
 Cause = Literal["ended", "killed", "crashed", "stalled"]
 
@@ -31,6 +34,8 @@ class Parent:
         self.exited: Exited | None = None
         self.alive = True
         self.since = 0.0
+        if self.world.watchful:
+            self.world.later(SAYS, self._watch)
 
     def hear(self, message: Down, payload: bytes) -> None:
         if not self.alive:
@@ -40,6 +45,11 @@ class Parent:
             self.service.die("stalled", "no step for too long", self.life)
         elif isinstance(message, Noted) and self.exited is not None:
             self.leave()
+
+    def _watch(self) -> None:
+        if self.alive and self.exited is None:
+            self.world.links.up(self.link, Lives(self.life))
+            self.world.later(SAYS, self._watch)
 
     def child_ended(self, cause: Cause, detail: str, ran: tuple[str, ...]) -> None:
         told = Exited(self.life, cause, detail, self.service.name, ran if self.world.rng.random() < 0.9 else None)
@@ -74,6 +84,7 @@ class Service:
         self.gone = False  # its host is lost for good
         self.cursed = False  # every life of it crashes in the middle of its first task
         self.paused = False
+        self.stopped = False  # for good
         self.task: Task | None = None
         self.step = 0
         self.steps = 0
@@ -106,7 +117,7 @@ class Service:
             return
         self.lives += 1
         self.life = f"{self.name}.{self.lives}"
-        self.ready = self.draining = self.hung = self.paused = False
+        self.ready = self.draining = self.hung = self.paused = self.stopped = False
         self.task, self.held, self._asleep, self._tick_at = None, (), [], float("inf")
         self._skew = world.rng.uniform(0, 1e6)
         numeric = f"cpu {self.name[-1]}" if world.mixed else "cpu"
@@ -165,13 +176,19 @@ class Service:
             self.world.later(seconds, self.resume, self.life)
 
     def resume(self, life: str) -> None:
-        if self.paused and life == self.life:
+        if self.paused and not self.stopped and life == self.life:
             self.world.say(self.life, "goes on")
             self.paused = False
             asleep, self._asleep = self._asleep, []
             for action, args in asleep:
                 if life == self.life:
                     action(*args)
+
+    def stop(self) -> None:
+        """Nothing but its parent ends it."""
+        if self.life and not (self.paused or self.gone):
+            self.world.say(self.life, "is stopped for good")
+            self.paused = self.stopped = True
 
     def come_back(self) -> None:
         if self.gone:

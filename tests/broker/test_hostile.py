@@ -29,6 +29,7 @@ from ifmesh.protocol import (
     Hello,
     Hi,
     Inspect,
+    Lives,
     Probe,
     Raised,
     Reached,
@@ -95,6 +96,7 @@ class Stranger:
             lambda: Raised(life, job, self._token(), LONG, rng.choice(["request", "stage"])),
             lambda: Bye(life),
             lambda: self._probing(life),
+            lambda: Lives(rng.choice([life, LONG])),
             lambda: Exited(life, rng.choice(["ended", "killed", "crashed", "stalled"]), LONG),
         ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from math import inf
+from random import Random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -83,6 +84,15 @@ class Weather:
     def drained_(self) -> None:
         if service := self._somebody():
             service.drain()
+
+    def stop(self, dice: Random) -> None:
+        """Somebody for good, rather one with memory that others want.  Where parents tell of it."""
+        world = self.world
+        living = [s for s in world.services if s.life and not (s.paused or s.hung or s.gone)]
+        living = [s for s in living if s.life in world.loaded] or living
+        service = dice.choice(living) if living and world.storm else None
+        if service and (service.task is None or world.may_hurt(service.name, service.task.job, count=False)):
+            service.stop()
 
     # ---- links
 

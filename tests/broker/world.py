@@ -26,7 +26,7 @@ from tests.broker.cast import Cast
 from tests.broker.hub import Hub
 from tests.broker.links import Links
 from tests.broker.patron import Patron, Wish
-from tests.broker.service import Service
+from tests.broker.service import SAYS, Service
 from tests.broker.toyland import cascade, luggage, sha
 from tests.broker.weather import Weather
 
@@ -74,6 +74,9 @@ class World:
         stages = [spec.name for spec in self.cascade.stages]
         swapped = memory.sample(stages, memory.randint(2, 5)) if memory.random() < 0.3 else []
         self.needs = {stage: memory.randint(1, 5) for stage in swapped}  # bytes of the weights of those in swap
+        parents = Random(f"the parents of {seed}")
+        self.watchful = parents.random() < 0.4  # parents say that their children live: who stops for good is found
+        self.stops = [parents.uniform(2.0, self.storm_s) for _ in range(parents.choice((0, 1, 2)))] if self.watchful else []
         self.budget = memory.randint(max(self.needs.values()), sum(self.needs.values())) if swapped else 0  # of each device
         self.devices = memory.choice((1, 1, 2))
         self.loaded: dict[str, Service] = {}  # by life, whose weights are in memory, or on their way
@@ -241,6 +244,8 @@ class World:
         self.links.slow = rng.choice((0.0, 0.0, 0.1, 0.5))
         self.at(rng.uniform(0.0, 1.0), self._keep_coordinator)
         self.at(2.0, self.weather.blow)
+        for when in self.stops:
+            self.at(when, self.weather.stop, Random(f"who stops at {when}"))
         self.until(self.storm_s)
         self._clear()
         self.later(5.0, self._operator)
@@ -357,6 +362,8 @@ class World:
     def _settle(self) -> None:
         """Nothing leaks; a new job goes straight through; the mesh drains to the last worker."""
         self.links.mend()
+        self.until(self.now + self.policy.presumed + 3 * SAYS, lambda: not any(s.life and s.stopped for s in self.services))
+        assert not (left := [s.life for s in self.services if s.life and s.stopped]), f"stopped, and nobody has ended them: {left}"
         for service in self.services:
             service.unhang(idle=True)
             service.come_back()

@@ -246,6 +246,7 @@ class Scene(World):
         **policy: Any,
     ) -> None:
         super().__init__(seed, Minds(), trace=print, every=every)
+        self.watchful = True
         self.needs, self.budget, self.devices = dict(needs), max(needs.values(), default=0), 1
         self.storm = self.mixed = self.owned = False
         self.length, self.checkpoint_bytes = 1, 1 << 20

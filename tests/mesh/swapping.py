@@ -1,34 +1,24 @@
-"""A cascade that is too large for the memory it is given, in a mesh that takes turns; and what that costs.
-
-`python -m tests.mesh.swapping [N ...]` serves N requests at once, 1, 8 and 32 if nothing is said, and prints seconds for each image and
-how often each stage was loaded.
-"""
+"""A cascade that is too large for the memory it is given, in a mesh that takes turns."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
-from ifmesh_services.nano import builder
+from ifmesh_services.bench import inflated
 
-from ifmesh import Image, Request, Settings
+from ifmesh import Image, Request, Settings, wishes
+from ifmesh.bench import cases
 from ifmesh.request import STAGES
+from ifmesh.wishes import Brought
 from tests.mesh.real import Real
 
-OTHER = {
-    "t5": {"relative_attention_num_buckets": 24_000_000},
-    "one": {"time_embedding_dim": 8192},
-    "two": {"time_embedding_dim": 5632},
-    "x4": {"time_embedding_dim": 8192},
-}
-"""What the built-in cascade has more of: 310 to 390 MB for each stage in fp32, 1.4 GB in all, that cost next to nothing to compute with."""
+Asked = tuple[Request, Brought]
+
 HEAVY = ("encoder", "stage_one", "stage_two", "upscaler")
 BUDGET = 400_000_000
 """Bytes: for one of them at a time."""
@@ -41,14 +31,18 @@ CGROUPS = ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/cgroup
 def cascade(above: Path) -> Path:
     """Of random weights; it takes some seconds, and 3 GB of disk."""
     folder = above / "large"
-    builder.build(folder, base=16, other=OTHER)
+    inflated.build(folder)
     return folder
 
 
-def requests(number: int) -> list[Request]:
-    """Mixed: of all lengths, one in four as far as each of the three."""
-    last = ("upscaler", "stage_one", "upscaler", "stage_two")
-    return [Request(f"a red fox, number {n}", n, settings=FEW, last_stage=last[n % 4]) for n in range(number)]
+def requests(number: int) -> list[Asked]:
+    """Mixed: of all lengths, one in four as far as each of the three; one in four varies a picture, or repaints a part of it."""
+    sizes, brought = (1024, 64, 1024, 256), {3: (cases.car(), None), 6: (cases.face(), cases.eyes())}
+    made = []
+    for n in range(number):
+        source, mask = brought.get(n % 8, (None, None))
+        made.append(wishes.made(f"a red fox, number {n}", source, mask, {"seed": n, "size": sizes[n % 4], "settings": FEW}))
+    return made
 
 
 def shares(pids: Sequence[int]) -> int:
@@ -112,29 +106,10 @@ def loads(mesh: Real) -> dict[str, int]:
     return {stage: mesh.log(f"{stage}-0").count("is loaded: ") for stage in STAGES}
 
 
-def served(mesh: Real, asked: Sequence[Request]) -> list[Image]:
+def served(mesh: Real, asked: Sequence[Asked]) -> list[Image]:
     """All at once; in their order."""
-    return [job.result() for job in [mesh.client.ask(request) for request in asked]]
+    return [job.result() for job in [mesh.client.ask(request, upload=brought) for request, brought in asked]]
 
 
 def pixels(images: Sequence[Image]) -> list[dict[str, bytes]]:
     return [{name: picture.data for name, picture in image.stages.items()} for image in images]
-
-
-def main(numbers: Sequence[int]) -> None:
-    with tempfile.TemporaryDirectory() as above:
-        weights = cascade(Path(above))
-        for number in numbers:
-            asked = [Request(f"a red fox, number {n}", n, settings=FEW) for n in range(number)]
-            with Real(Path(above) / f"mesh-{number}", weights, settings=SWAP) as mesh:
-                mesh.up()
-                began = time.monotonic()
-                served(mesh, asked)
-                seconds = (time.monotonic() - began) / number
-                told = loads(mesh)
-            figures = {"images": number, "seconds_per_image": round(seconds, 2), "loads": told, "loads_of_a_notebook": number * len(HEAVY)}
-            print(json.dumps(figures), flush=True)
-
-
-if __name__ == "__main__":
-    main([int(n) for n in sys.argv[1:]] or [1, 8, 32])

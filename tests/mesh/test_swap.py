@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ pytestmark = pytest.mark.timeout(240)
 
 SLOW = "stage_two"
 """It takes some time to load."""
+LONG = 120.0
+"""Seconds: the minute in which a silent life counts as one that may come back, and twice ten until its parent says that it is there."""
 IDLE = ("swapped", "ready")
 SETTINGS: dict[str, str | int | float] = {
     "memory.cpu": "5kB",
@@ -38,8 +41,8 @@ Running = tuple[Mesh, Speaker, dict[str, Process]]
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mesh, dict[str, Process]]]:
     """Two of five fit, if one of them is the guard."""
     with Mesh(tmp_path_factory.mktemp("swap"), SETTINGS) as made:
-        made.coordinator()
-        yield made, {stage: made.worker(stage) for stage in STAGES}
+        coordinator = made.coordinator()
+        yield made, {"coordinator": coordinator, **{stage: made.worker(stage) for stage in STAGES}}
 
 
 @pytest.fixture
@@ -117,6 +120,45 @@ def test_the_lease_of_one_that_is_only_stopped_is_not_given_away(mesh: Running) 
     processes["stage_one"] = made.worker("stage_one")
     all_right(speaker, {"stopped": request})
     assert "no room" not in processes[SLOW].log.read_text()
+
+
+def restarted(running: Running) -> None:
+    """The coordinator, by SIGKILL, and started again."""
+    made, _, processes = running
+    processes["coordinator"].popen.kill()
+    assert processes["coordinator"].code() != 0
+    processes["coordinator"] = made.coordinator()
+
+
+@pytest.mark.parametrize("when", ["loading", "resident", "unloading"])
+def test_the_books_of_what_is_lent_are_lost(mesh: Running, when: str) -> None:
+    """Those of the coordinator: it lends nothing before all have said what they hold."""
+    _, speaker, processes = mesh
+    before = {stage: processes[stage].log.read_text().count("no room") for stage in STAGES}
+    wanted = {f"lost-{when}-{n}": Request(f"a fox, {n}", n) for n in range(3)}
+    for job, request in wanted.items():
+        accept(speaker, job, request)
+    stage = SLOW if when == "loading" else "stage_one"
+    speaker.when(lambda books: state(books, stage) in ({"resident": ("ready", "busy")}.get(when, (when,))))
+    restarted(mesh)
+    all_right(speaker, wanted)
+    assert {stage: processes[stage].log.read_text().count("no room") for stage in STAGES} == before
+
+
+@pytest.mark.slow
+def test_one_that_stopped_before_the_coordinator_did_gives_its_memory_back(mesh: Running) -> None:
+    """No coordinator has heard of it, so its host refuses to others what it holds, until its parent is told to end it, after a minute."""
+    made, speaker, processes = mesh
+    request = Request("a fox that stands still", 8)
+    accept(speaker, "still", request)
+    books = speaker.when(lambda books: state(books, "stage_one") in ("ready", "busy"))
+    os.kill(next(row.pid for row in books.services if row.stage == "stage_one"), signal.SIGSTOP)
+    restarted(mesh)
+    began = time.monotonic()
+    assert processes["stage_one"].popen.wait(LONG) != 0
+    print(f"ended after {time.monotonic() - began:.0f} s")
+    processes["stage_one"] = made.worker("stage_one")
+    all_right(speaker, {"still": request})
 
 
 def test_an_urgent_job_cuts_the_phase(mesh: Running) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ifmesh import config, devices, exits, found, planner, presets
+from ifmesh import checks, config, devices, exits, found, planner, presets
 from ifmesh.cli import run
 from ifmesh.demand import PUBLISHED, Demand
-from ifmesh.devices import GB
+from ifmesh.devices import GB, Device
 from ifmesh.errors import Misconfigured
 from ifmesh.planner import Place, Plan
 from ifmesh.request import STAGES
@@ -150,6 +150,20 @@ def test_a_preset_is_what_is_planned_and_a_configuration(name: str, capsys: pyte
     assert read.cascade.path == cascade
     assert read.services["encoder"].dtype == ("bf16" if name == "a100" else "fp16")
     assert read.services["encoder"].residency == ("resident" if name == "a100" else "swap")
+
+
+def test_what_is_written_of_a_plan_has_room_for_each_that_takes_turns() -> None:
+    """Down to the last byte, where the largest has just its own place: sizes are rounded when they are written."""
+    tight = 0
+    for size in range(10, 30):
+        first = planner.plan(PUBLISHED["if-m"], (Device("cpu", size * GB, cores=2),))
+        for memory in (size * GB, first.used["cpu"]) if first.fits and first.budgets else ():
+            plan = planner.plan(PUBLISHED["if-m"], (Device("cpu", memory, cores=2),))
+            tree = tomllib.loads(presets.toml(plan, "if-m", "here"))
+            needs = [checks.size("needs", table["needs"]) for table in tree["services"].values() if "needs" in table]
+            assert max(needs) <= checks.size("memory", tree["memory"]["cpu"])
+            tight += plan.budgets["cpu"] < max(needs)
+    assert tight, "it never mattered"
 
 
 @pytest.mark.usefixtures("alone")

@@ -28,6 +28,7 @@ from ifmesh.protocol import (
     Hi,
     Inspect,
     Kind,
+    Lives,
     Peer,
     Probe,
     Raised,
@@ -60,9 +61,10 @@ MESSAGES: dict[str, ToCoordinator] = {
     "Reached": Reached(LIFE, (1, 1)),
     "Bye": Bye(LIFE),
     "Exited": Exited(LIFE, "killed", ""),
+    "Lives": Lives(LIFE),
 }
 CLIENTS = "Hi Submit Cancel Watch Fetch Inspect"
-WORKERS = "Beat Step Received Done Raised Arrived Reached Bye Exited"
+WORKERS = "Beat Step Received Done Raised Arrived Reached Bye Exited Lives"
 SAID = {
     "client": CLIENTS,
     "gateway": CLIENTS,
@@ -106,7 +108,7 @@ def test_a_life_speaks_for_itself_and_its_parent_of_its_end(name: str) -> None:
     if isinstance(message, ClientMessage):
         assert heard == [True, True, True]
     else:
-        assert heard == ([False, True, False] if name == "Exited" else [True, False, False])
+        assert heard == ([False, True, False] if name in ("Exited", "Lives") else [True, False, False])
 
 
 def test_a_life_that_dials_again_is_the_same() -> None:
@@ -118,6 +120,7 @@ def test_a_life_that_dials_again_is_the_same() -> None:
     for other in (LIFE + "1", LIFE + "~", LIFE + "~x", LIFE + "~1~2", "x" + LIFE + "~1", LIFE[:-1] + "~1", "~1"):
         assert not roles.speaks_for(other.encode(), beat), other
     assert not roles.speaks_for(peer_of(LIFE, 1), MESSAGES["Exited"])
+    assert not roles.speaks_for(peer_of(LIFE, 1), MESSAGES["Lives"])
 
 
 # ---- the gate

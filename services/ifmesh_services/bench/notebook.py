@@ -6,6 +6,7 @@ from_pretrained, and one CPU generator through all of them: what a mesh must giv
 One JSON object a line, on stdin and stdout:
 
     -> {"build": {"real", "folder", "stages"}}               <- {"built": true}          random weights of a published size
+    -> {"inflate": {"folder"}}                               <- {"built": true}          much to load, little to compute with
     -> {"open": {"cascade", "stages"}}                       <- {"name": the cascade's}
     -> {"draw": {"request", "source", "mask", "folder"}}     <- {"drawn": {"seconds", "loads": {stage: so many so far}}}
 
@@ -50,7 +51,7 @@ from ..samplers import alike, thresholded
 from ..schedules import Plan, planned
 from ..tensors import to_blob
 from ..terms import Terms
-from . import published
+from . import inflated, published
 from .rivals import PLAIN
 
 TEXTLESS = {**PLAIN, "text_encoder": None, "tokenizer": None}
@@ -218,12 +219,16 @@ def _draw(notebook: Notebook, request: Mapping[str, Any], source: str | None, ma
 def main() -> None:
     """Until stdin ends."""
     notebook: Notebook | None = None
+    told: dict[str, Any]
     for line in sys.stdin:
         try:
             match json.loads(line):
                 case {"build": wanted}:
                     _build(**wanted)
-                    told: dict[str, Any] = {"built": True}
+                    told = {"built": True}
+                case {"inflate": wanted}:
+                    inflated.build(Path(wanted["folder"]))
+                    told = {"built": True}
                 case {"open": wanted}:
                     recipe = recipes.read(wanted["cascade"])
                     notebook = Notebook(recipe, _setups(wanted["cascade"], wanted["stages"]))
