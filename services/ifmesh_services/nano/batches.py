@@ -17,19 +17,20 @@ from torch import Tensor
 
 from ifmesh_services.nano.painter import Box, paint
 from ifmesh_services.nano.scenes import Scene, scene, seen
-from ifmesh_services.nano.wording import caption
+from ifmesh_services.nano.wording import caption, worded
 
 UNTOLD = 0.1  # how many captions are dropped, for classifier-free guidance
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's scenes and chances.  part, seed, step: what they are drawn from."""
+    """One step's scenes and chances.  part, seed, step: what they are drawn from.  told: how many of the captions leave nothing out."""
 
     part: str
     seed: int
     step: int
     size: int
+    told: float = 0.0
 
     @cached_property
     def draw(self) -> random.Random:
@@ -46,7 +47,12 @@ class Batch:
 
     @cached_property
     def texts(self) -> list[str]:
-        return ["" if self.draw.random() < UNTOLD else caption(one, self.draw) for one in self.scenes]
+        return ["" if self.draw.random() < UNTOLD else self._worded(one) for one in self.scenes]
+
+    def _worded(self, one: Scene) -> str:
+        if self.told and self.draw.random() < self.told:
+            return worded(one.shape, one.colour, one.background, one.size, one.position, self.draw)
+        return caption(one, self.draw)
 
     def noise(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.source)

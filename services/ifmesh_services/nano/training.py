@@ -15,8 +15,8 @@ from ifmesh_services.nano.batches import Batch
 from ifmesh_services.nano.part import Averaged, Models, Part
 
 WARM = 200  # steps in which the learning rate rises
-LEVEL = 2000  # steps after which it falls, as 1 / sqrt(step)
-MATTER = ("seed", "rate", "precision", "device")  # to the weights
+LEVEL = 4000  # steps after which it falls, as 1 / sqrt(step)
+MATTER = ("seed", "rate", "precision", "device", "told")  # to the weights
 MEAN = 20  # steps of which the log gives the mean
 
 
@@ -24,6 +24,7 @@ MEAN = 20  # steps of which the log gives the mean
 class Plan:
     """How to train.
 
+    told: how many captions leave nothing out; the less a caption leaves open, the sooner a stage learns what its words mean.
     steps: the step at which to stop, counted from the very first; seconds: for how long; whichever comes first.  every, sheets: seconds
     between two checkpoints and between two sheets of samples; they change no weights.  Those that change them may be others when a
     training goes on; the state keeps what was when.
@@ -32,6 +33,7 @@ class Plan:
     seed: int = 0
     batch: int = 0
     rate: float = 1e-3
+    told: float = 0.0
     precision: str = "fp32"
     device: str = "cpu"
     steps: int = 1 << 40
@@ -55,7 +57,7 @@ class Training:
         plan, part = self._plan, self._part
         (self._folder / "samples").mkdir(parents=True, exist_ok=True)
         torch.manual_seed(plan.seed)
-        self._models: Models = {name: model.eval().to(self._device) for name, model in part.models().items()}  # eval: no dropout
+        self._models: Models = {name: laid(model.eval().to(self._device)) for name, model in part.models().items()}  # eval: no dropout
         self._mean = Averaged(self._models)
         parameters = [p for model in self._models.values() for p in model.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(parameters, lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -64,7 +66,7 @@ class Training:
         losses: list[tuple[float, float]] = []
         size = plan.batch or part.size
         while self._step < plan.steps and time.monotonic() - begun < plan.seconds:
-            losses.append(self._one(parameters, Batch(part.name, plan.seed, self._step, size)))
+            losses.append(self._one(parameters, Batch(part.name, plan.seed, self._step, size, plan.told)))
             now = time.monotonic()
             if len(losses) == MEAN:
                 self._log(losses, (now - told) / MEAN)
@@ -133,3 +135,8 @@ class Training:
             made = self._part.sample(self._mean.models)
         if made is not None:
             made.save(self._folder / f"samples/{self._step:06d}.png")
+
+
+def laid(model: Any) -> Any:
+    """Channels last: a step of Stage I takes 0.77 of its time on a CPU."""
+    return model.to(memory_format=torch.channels_last)
