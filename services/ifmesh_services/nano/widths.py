@@ -26,5 +26,5 @@ WIDTHS: dict[str, dict[str, Any]] = {
         "time_embedding_dim": 96,
     },
     "x4": {"block_out_channels": [16, 32, 48, 64], "norm_num_groups": GROUPS},
-    "vae": {"block_out_channels": [16, 24, 32], "norm_num_groups": GROUPS},
+    "vae": {"block_out_channels": [16, 24, 32]},
 }
