@@ -1,7 +1,7 @@
 """Trains the built-in cascade, part by part: `python -m ifmesh_services.nano.train stage_one --seconds 3600 --out nano-train`.
 
-Ended early, it goes on where it was when the same command is given again.  text comes first, then stage_one and stage_two, in
-any order; vae, then upscaler.  `folder --to NAME` writes what has been trained as a cascade, whatever is missing of random
+Ended early, it goes on where it was when the same command is given again.  text comes first, then sketch and stage_one (which
+grows from it), and stage_two; vae, then upscaler.  `folder --to NAME` writes what has been trained as a cascade, whatever is missing of random
 weights.  `exam --to NAME.png` has Stage I draw captions it has never seen, and judges them.
 """
 
@@ -21,14 +21,14 @@ from ifmesh_services.nano.batches import picture
 from ifmesh_services.nano.exam import contacts, score
 from ifmesh_services.nano.part import Part, trained
 from ifmesh_services.nano.scenes import questions
-from ifmesh_services.nano.stage_one import StageOne
+from ifmesh_services.nano.stage_one import Sketch, StageOne
 from ifmesh_services.nano.stage_two import StageTwo
 from ifmesh_services.nano.text import Text
 from ifmesh_services.nano.training import Plan, Training
 from ifmesh_services.nano.upscaler import Upscaler
 from ifmesh_services.nano.vae import Vae
 
-PARTS: dict[str, Any] = {"text": Text, "stage_one": StageOne, "stage_two": StageTwo, "vae": Vae, "upscaler": Upscaler}
+PARTS: dict[str, Any] = {"text": Text, "sketch": Sketch, "stage_one": StageOne, "stage_two": StageTwo, "vae": Vae, "upscaler": Upscaler}
 DOZEN = 12  # pictures drawn at once
 
 
@@ -50,18 +50,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--every", type=float, default=usual.every, help="seconds between checkpoints")
     parser.add_argument("--sheets", type=float, default=usual.sheets, help="seconds between sheets of samples")
     parser.add_argument("--to", type=Path, help="of folder, exam: what to write; a folder must not exist")
+    parser.add_argument("--of", choices=["sketch", "stage_one"], default="stage_one", help="of exam: which part")
     parser.add_argument("--captions", type=int, default=len(questions()), help="of exam: how many of them")
     given = vars(parser.parse_args(arguments))
     if threads := given.pop("threads"):
         torch.set_num_threads(threads)
-    name, side, out, to, captions = (given.pop(key) for key in ("part", "side", "out", "to", "captions"))
+    name, side, out, to, captions, of = (given.pop(key) for key in ("part", "side", "out", "to", "captions", "of"))
     if name == "folder":
         if to is None or to.exists():
             parser.error(f"--to {to}: the name of a folder that does not exist yet")
         missing = folder.write(out, to)
         print(f"{to}: {'complete' if not missing else 'random weights for ' + ', '.join(missing)}")
     elif name == "exam":
-        _examine(StageOne(out, side or 64), out, to, captions)
+        _examine(PARTS[of](out), out, to, captions)
     else:
         part: Part = PARTS[name](out, side) if side else PARTS[name](out)
         print(f"{part.name}: {Training(part, out / part.name, Plan(**given)).run()} steps; {out / part.name}")
