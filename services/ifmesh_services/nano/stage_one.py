@@ -36,6 +36,7 @@ SHOWN = (
     "a pink star on a green background at the bottom",
 )
 STILL = 200  # steps
+OUTER = ("conv_", "down_blocks.0.", "up_blocks.3.upsamplers.", "up_blocks.4.")  # the level that is not the sketch's
 _UNet: Any = UNet2DConditionModel
 _DDPM: Any = DDPMScheduler
 
@@ -123,7 +124,12 @@ class Sketch(StageOne):
 
 def _inner(name: str) -> bool:
     """Is this weight of the whole one of the sketch's?"""
-    return "down_blocks.0." not in name and "up_blocks.4." not in name and "up_blocks.3.upsamplers" not in name and not name.startswith("conv_")
+    return (
+        "down_blocks.0." not in name
+        and "up_blocks.4." not in name
+        and "up_blocks.3.upsamplers" not in name
+        and not name.startswith("conv_")
+    )
 
 
 def _grow(unet: Any, sketch: dict[str, Tensor]) -> None:

@@ -1,8 +1,8 @@
 """Trains the built-in cascade, part by part: `python -m ifmesh_services.nano.train stage_one --seconds 3600 --out nano-train`.
 
-Ended early, it goes on where it was when the same command is given again.  text comes first, then sketch and stage_one (which
-grows from it), and stage_two; vae, then upscaler.  `folder --to NAME` writes what has been trained as a cascade, whatever is missing of random
-weights.  `exam --to NAME.png` has Stage I draw captions it has never seen, and judges them.
+Ended early, it goes on where it was when the same command is given again.  text comes first, then sketch and stage_one (which grows
+from it), and stage_two; vae, then upscaler.  `folder --to NAME` writes what has been trained as a cascade, whatever is missing of
+random weights.  `exam --to NAME.png` has Stage I, or its sketch, draw captions it has never seen, and judges them.
 """
 
 from __future__ import annotations
