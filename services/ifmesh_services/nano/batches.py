@@ -67,6 +67,13 @@ class Batch:
         wholes = boxes or [(0.0, 0.0, 1.0, 1.0)] * self.size
         return torch.stack([pixels(paint(one, side, box)) for one, box in zip(self.scenes, wholes, strict=True)])
 
+    def whole(self, side: int, most: int) -> int:
+        """Pixels of a side of the whole pictures of which this step sees so many: from just these up to `most`, by doubling.
+
+        Networks that normalise over all they see must have seen much and little of a picture at once.
+        """
+        return side << self.draw.randint(0, (most // side).bit_length() - 1)
+
     def boxes(self, share: float, cells: int) -> list[Box]:
         """A square of each scene, `share` of its side, on a grid of so many cells; most are on an object's edge, where it matters."""
         return [self._box(one, round(share * cells), cells) for one in self.scenes]

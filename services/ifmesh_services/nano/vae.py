@@ -1,4 +1,4 @@
-"""The upscaler's VAE in training: pictures of 1024 px to latents of 256 and back, on crops."""
+"""The upscaler's VAE in training: pictures of 1024 px to latents of 256 and back, on crops and smaller ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Vae:
         return {"vae": _VAE(**builder.settled(WIDTHS)["vae"], sample_size=HIGH // 4)}
 
     def loss(self, models: Models, batch: Batch, device: torch.device) -> tuple[Tensor, float]:
-        clean = batch.painted(self.side, batch.boxes(self.side / HIGH, HIGH)).to(device)
+        whole = batch.whole(self.side, HIGH)
+        clean = batch.painted(self.side, batch.boxes(self.side / whole, whole)).to(device)
         found = models["vae"].encode(clean).latent_dist
         mean, spread = found.mean.float(), found.logvar.float() / 2
         made = models["vae"].decode(mean + NOISE * batch.noise(*mean.shape).to(device), return_dict=False)[0].float()
