@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ifmesh_services.nano.losses import MOST
 from ifmesh_services.nano.painter import Box, paint
 from ifmesh_services.nano.scenes import Scene, scene, seen
 from ifmesh_services.nano.wording import caption, worded
@@ -24,13 +25,16 @@ UNTOLD = 0.1  # how many captions are dropped, for classifier-free guidance
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's scenes and chances.  part, seed, step: what they are drawn from.  told: how many of the captions leave nothing out."""
+    """One step's scenes and chances.  part, seed, step: what they are drawn from.  told: how many of the captions leave nothing out.
+    most: the greatest weight of a timestep, see losses.weights.
+    """
 
     part: str
     seed: int
     step: int
     size: int
     told: float = 0.0
+    most: float = MOST
 
     @cached_property
     def draw(self) -> random.Random:

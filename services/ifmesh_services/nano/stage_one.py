@@ -73,7 +73,7 @@ class StageOne:
         embeds = self.texts.embeds(self._encoder.to(device), batch.texts, device)
         scale = self._scale.to(device)[t].reshape(-1, 1, 1, 1)
         predicted = models["unet"](x * scale, t, encoder_hidden_states=embeds, return_dict=False)[0]
-        loss, plain = losses.hybrid(self._alphas, t, x, clean, noise, predicted)
+        loss, plain = losses.hybrid(self._alphas, t, x, clean, noise, predicted, batch.most)
         return loss, float(plain)
 
     def _still(self, unet: Any, step: int) -> None:

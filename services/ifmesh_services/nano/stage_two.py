@@ -57,7 +57,7 @@ class StageTwo:
         embeds = self.texts.embeds(self._encoder.to(device), batch.texts, device)
         seen = torch.cat([x, low], dim=1)
         predicted = models["unet"](seen, t, encoder_hidden_states=embeds, class_labels=level, return_dict=False)[0]
-        loss, plain = losses.hybrid(self._schedule.alphas_cumprod, t, x, clean, noise, predicted)
+        loss, plain = losses.hybrid(self._schedule.alphas_cumprod, t, x, clean, noise, predicted, batch.most)
         return loss, float(plain)
 
     def sample(self, models: Models, steps: int = 12, noise_level: int = 100, count: int = 4) -> Image.Image:

@@ -12,11 +12,12 @@ import torch
 
 from ifmesh_services.nano import state
 from ifmesh_services.nano.batches import Batch
+from ifmesh_services.nano.losses import MOST
 from ifmesh_services.nano.part import Averaged, Models, Part
 
 WARM = 200  # steps in which the learning rate rises
 LEVEL = 4000  # steps after which it falls, as 1 / sqrt(step)
-MATTER = ("seed", "rate", "precision", "device", "told")  # to the weights
+MATTER = ("seed", "rate", "precision", "device", "told", "most")  # to the weights
 MEAN = 20  # steps of which the log gives the mean
 
 
@@ -25,6 +26,7 @@ class Plan:
     """How to train.
 
     told: how many captions leave nothing out; the less a caption leaves open, the sooner a stage learns what its words mean.
+    most: the greatest weight of a timestep, see losses.weights.
     steps: the step at which to stop, counted from the very first; seconds: for how long; whichever comes first.  every, sheets: seconds
     between two checkpoints and between two sheets of samples; they change no weights.  Those that change them may be others when a
     training goes on; the state keeps what was when.
@@ -34,6 +36,7 @@ class Plan:
     batch: int = 0
     rate: float = 1e-3
     told: float = 0.0
+    most: float = MOST
     precision: str = "fp32"
     device: str = "cpu"
     steps: int = 1 << 40
@@ -66,7 +69,7 @@ class Training:
         losses: list[tuple[float, float]] = []
         size = plan.batch or part.size
         while self._step < plan.steps and time.monotonic() - begun < plan.seconds:
-            losses.append(self._one(parameters, Batch(part.name, plan.seed, self._step, size, plan.told)))
+            losses.append(self._one(parameters, Batch(part.name, plan.seed, self._step, size, plan.told, plan.most)))
             now = time.monotonic()
             if len(losses) == MEAN:
                 self._log(losses, (now - told) / MEAN)
