@@ -71,10 +71,10 @@ def test_another_seed_and_another_rate_are_other_weights_and_are_told(tmp_path: 
 
 
 def test_it_learns_and_tells_of_it(tmp_path: Path) -> None:
-    main([*["vae", "--steps", "60", "--batch", "2", "--side", "32", "--out"], str(tmp_path)])
+    main([*["vae", "--steps", "60", "--batch", "8", "--side", "16", "--rate", "2e-3", "--out"], str(tmp_path)])
     lines = [json.loads(line) for line in (tmp_path / "vae/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [20, 40, 60]
-    assert lines[-1]["error"] < 0.95 * lines[0]["error"]
+    assert lines[-1]["error"] < 0.9 * lines[0]["error"]
     assert {path.name for path in (tmp_path / "vae").rglob("*")} == {state.FILE, "log.jsonl", "samples", "000060.png"}
 
 
@@ -113,6 +113,13 @@ def test_the_sketch_sees_what_the_whole_sees_from_farther_away(out: Path) -> Non
     assert whole._scale.eq(1).all()
 
 
+def test_crops_are_of_pictures_of_every_size() -> None:
+    """Whole ones, too, or what normalises over all it sees would be at a loss with them."""
+    seen = {Batch("any", 0, step, 1).whole(32, 256) for step in range(40)}
+    assert seen == {32, 64, 128, 256}
+    assert Batch("any", 0, 0, 2).boxes(1.0, 32) == [(0.0, 0.0, 1.0, 1.0)] * 2
+
+
 def test_captions_may_leave_nothing_out(out: Path) -> None:
     batch = Batch("any", 0, 0, 64, told=1.0)
     told = [text for text in batch.texts if text]
@@ -141,6 +148,7 @@ def test_the_loss_is_least_where_it_should_be() -> None:
     assert (float(weight.min()), float(weight.max())) == (1.0, losses.MOST)
     assert weight[0] == 1.0
     assert weight[-1] == losses.MOST
+    assert float(losses.weights(alphas, t, 8.0).max()) == 8.0
 
 
 def test_what_is_trained_becomes_a_cascade(out: Path, tmp_path: Path) -> None:
