@@ -20,13 +20,14 @@ from ifmesh_services.nano.painter import Box, paint
 from ifmesh_services.nano.scenes import Scene, scene, seen
 from ifmesh_services.nano.wording import caption, worded
 
+CHOSEN = (860, 970)  # timesteps of Stage I in which the text chooses the shape: later it can be seen, before there is only noise
 UNTOLD = 0.1  # how many captions are dropped, for classifier-free guidance
 
 
 @dataclass(frozen=True)
 class Batch:
     """One step's scenes and chances.  part, seed, step: what they are drawn from.  told: how many of the captions leave nothing out.
-    most: the greatest weight of a timestep, see losses.weights.
+    most: the greatest weight of a timestep, see losses.weights.  focus: how many of the timesteps lie where the text chooses the shape.
     """
 
     part: str
@@ -35,6 +36,7 @@ class Batch:
     size: int
     told: float = 0.0
     most: float = MOST
+    focus: float = 0.0
 
     @cached_property
     def draw(self) -> random.Random:
@@ -65,6 +67,15 @@ class Batch:
         """[size] whole numbers from 0 to `below` - 1, one in each of as many equal parts, in any order."""
         order = torch.randperm(self.size, generator=self.source)
         return ((order + torch.rand(self.size, generator=self.source)) / self.size * below).long().clamp(max=below - 1)
+
+    def timesteps(self) -> Tensor:
+        """[size], 0 to 999: in equal parts, but `focus` of them in CHOSEN."""
+        t = self.spread(1000)
+        if not self.focus:
+            return t
+        low, high = CHOSEN
+        within = low + (t - 1000 * (1 - self.focus)) / (1000 * self.focus) * (high - low)
+        return torch.where(t < 1000 * (1 - self.focus), t / (1 - self.focus), within).long().clamp(max=999)
 
     def painted(self, side: int, boxes: Sequence[Box] | None = None) -> Tensor:
         """[size, 3, side, side], -1 to 1.  boxes: the part of each scene that is wanted."""

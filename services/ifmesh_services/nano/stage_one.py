@@ -66,7 +66,7 @@ class StageOne:
     def loss(self, models: Models, batch: Batch, device: torch.device) -> tuple[Tensor, float]:
         self._still(models["unet"], batch.step)
         clean = batch.painted(self.side).to(device)
-        t = batch.spread(1000).to(device)
+        t = batch.timesteps().to(device)
         noise = batch.noise(*clean.shape).to(device)
         kept, lost = losses.tables(self._alphas, t)
         x = kept.sqrt() * clean + lost.sqrt() * noise

@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=usual.rate, help="learning rate, after its rise and before its fall")
     parser.add_argument("--told", type=float, default=usual.told, help="share of the captions that leave nothing out, 0 to 1")
     parser.add_argument("--most", type=float, default=usual.most, help="greatest weight of a timestep, of Stage I and II")
+    parser.add_argument("--focus", type=float, default=usual.focus, help="of Stage I: share of timesteps in which the text decides, 0 to 1")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default=usual.precision, help="of the arithmetic; weights are fp32")
     parser.add_argument("--device", default=usual.device)
     parser.add_argument("--threads", type=int, default=0, help="of torch; left out: its own choice.  Another number, other bits")

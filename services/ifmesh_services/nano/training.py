@@ -17,7 +17,7 @@ from ifmesh_services.nano.part import Averaged, Models, Part
 
 WARM = 200  # steps in which the learning rate rises
 LEVEL = 4000  # steps after which it falls, as 1 / sqrt(step)
-MATTER = ("seed", "rate", "precision", "device", "told", "most")  # to the weights
+MATTER = ("seed", "rate", "precision", "device", "told", "most", "focus")  # to the weights
 MEAN = 20  # steps of which the log gives the mean
 
 
@@ -26,7 +26,8 @@ class Plan:
     """How to train.
 
     told: how many captions leave nothing out; the less a caption leaves open, the sooner a stage learns what its words mean.
-    most: the greatest weight of a timestep, see losses.weights.
+    most: the greatest weight of a timestep, see losses.weights.  focus: of Stage I, how many of the timesteps lie where the text chooses
+    the shape, and must be learnt from; evenly spread they are few.
     steps: the step at which to stop, counted from the very first; seconds: for how long; whichever comes first.  every, sheets: seconds
     between two checkpoints and between two sheets of samples; they change no weights.  Those that change them may be others when a
     training goes on; the state keeps what was when.
@@ -37,6 +38,7 @@ class Plan:
     rate: float = 1e-3
     told: float = 0.0
     most: float = MOST
+    focus: float = 0.0
     precision: str = "fp32"
     device: str = "cpu"
     steps: int = 1 << 40
@@ -69,7 +71,7 @@ class Training:
         losses: list[tuple[float, float]] = []
         size = plan.batch or part.size
         while self._step < plan.steps and time.monotonic() - begun < plan.seconds:
-            losses.append(self._one(parameters, Batch(part.name, plan.seed, self._step, size, plan.told, plan.most)))
+            losses.append(self._one(parameters, Batch(part.name, plan.seed, self._step, size, plan.told, plan.most, plan.focus)))
             now = time.monotonic()
             if len(losses) == MEAN:
                 self._log(losses, (now - told) / MEAN)
