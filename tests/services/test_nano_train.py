@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,23 @@ def test_what_is_trained_becomes_a_cascade(out: Path, tmp_path: Path) -> None:
     crops = batch.painted(64, batch.boxes(1 / 16, 1024))
     latents = vae.encode(crops).latent_dist.mode() * SCALING
     assert 0.3 < float(latents.std()) < 3  # what the upscaler's noise is made for
+
+
+def test_a_packed_state_is_small_and_goes_on(out: Path, tmp_path: Path) -> None:
+    """Without the sketch, too, which has grown into Stage I."""
+    main(["pack", "--out", str(out), "--to", str(tmp_path / "small")])
+    whole, small = (where / "stage_one" / state.FILE for where in (out, tmp_path / "small"))
+    assert small.stat().st_size < whole.stat().st_size / 2
+    kept, first = (trained(where, "stage_one")["unet"] for where in (out, tmp_path / "small"))
+    assert all(torch.equal(tensor.half(), first[name]) for name, tensor in kept.items())
+    shutil.rmtree(tmp_path / "small/sketch")
+    part = StageOne(tmp_path / "small", 32)
+    assert Training(part, tmp_path / "small/stage_one", replace(FEW, steps=3)).run() == 3
+    after = trained(tmp_path / "small", "stage_one")["unet"]
+    assert after["conv_in.weight"].dtype == torch.float32
+    assert torch.equal(
+        after["mid_block.resnets.0.conv1.weight"], first["mid_block.resnets.0.conv1.weight"].float()
+    )  # still, and not drawn anew
 
 
 def test_what_is_not_trained_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 
-from ifmesh_services.nano import builder, losses
+from ifmesh_services.nano import builder, losses, state
 from ifmesh_services.nano.batches import Batch, picture, sheet
 from ifmesh_services.nano.part import Models, trained
 from ifmesh_services.nano.text import reader
@@ -60,7 +60,8 @@ class StageOne:
     def models(self) -> Models:
         config = builder.settled(WIDTHS)["one"]
         unet = _UNet(**config, sample_size=64)
-        _grow(unet, trained(self._out, Sketch.name)["unet"])
+        if not (self._out / self.name / state.FILE).exists() or (self._out / Sketch.name / state.FILE).exists():
+            _grow(unet, trained(self._out, Sketch.name)["unet"])  # one that goes on has grown already, and does without
         return {"unet": unet}
 
     def loss(self, models: Models, batch: Batch, device: torch.device) -> tuple[Tensor, float]:

@@ -101,14 +101,15 @@ class Training:
         return float(loss.detach()), plain
 
     def _resume(self) -> None:
+        """From the state, or what part.packed made of it: then the averaged weights are all there is."""
         path = self._folder / state.FILE
         if path.exists():
             known = state.read(path, str(self._device))
-            for models, stored in ((self._models, known["models"]), (self._mean.models, known["averaged"])):
+            for models, stored in ((self._models, known.get("models") or known["averaged"]), (self._mean.models, known["averaged"])):
                 for name, model in models.items():
                     model.load_state_dict(stored[name])
-            of = known["optimiser"]
-            self._optimiser.load_state_dict({**of, "state": {int(number): moments for number, moments in of["state"].items()}})
+            if of := known.get("optimiser"):
+                self._optimiser.load_state_dict({**of, "state": {int(number): moments for number, moments in of["state"].items()}})
             self._step, self._spent, self._history = known["step"], known["seconds"], known["history"]
         matter: dict[str, Any] = {key: value for key, value in asdict(self._plan).items() if key in MATTER}
         matter |= {"batch": self._plan.batch or self._part.size, "side": self._part.side, "threads": torch.get_num_threads()}
