@@ -15,21 +15,28 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ifmesh_services.nano.losses import MOST
 from ifmesh_services.nano.painter import Box, paint
 from ifmesh_services.nano.scenes import Scene, scene, seen
-from ifmesh_services.nano.wording import caption
+from ifmesh_services.nano.wording import caption, worded
 
+CHOSEN = (860, 970)  # timesteps of Stage I in which the text chooses the shape: later it can be seen, before there is only noise
 UNTOLD = 0.1  # how many captions are dropped, for classifier-free guidance
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's scenes and chances.  part, seed, step: what they are drawn from."""
+    """One step's scenes and chances.  part, seed, step: what they are drawn from.  told: how many of the captions leave nothing out.
+    most: the greatest weight of a timestep, see losses.weights.  focus: how many of the timesteps lie where the text chooses the shape.
+    """
 
     part: str
     seed: int
     step: int
     size: int
+    told: float = 0.0
+    most: float = MOST
+    focus: float = 0.0
 
     @cached_property
     def draw(self) -> random.Random:
@@ -46,7 +53,12 @@ class Batch:
 
     @cached_property
     def texts(self) -> list[str]:
-        return ["" if self.draw.random() < UNTOLD else caption(one, self.draw) for one in self.scenes]
+        return ["" if self.draw.random() < UNTOLD else self._worded(one) for one in self.scenes]
+
+    def _worded(self, one: Scene) -> str:
+        if self.told and self.draw.random() < self.told:
+            return worded(one.shape, one.colour, one.background, one.size, one.position, self.draw)
+        return caption(one, self.draw)
 
     def noise(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.source)
@@ -56,10 +68,26 @@ class Batch:
         order = torch.randperm(self.size, generator=self.source)
         return ((order + torch.rand(self.size, generator=self.source)) / self.size * below).long().clamp(max=below - 1)
 
+    def timesteps(self) -> Tensor:
+        """[size], 0 to 999: in equal parts, but `focus` of them in CHOSEN."""
+        t = self.spread(1000)
+        if not self.focus:
+            return t
+        low, high = CHOSEN
+        within = low + (t - 1000 * (1 - self.focus)) / (1000 * self.focus) * (high - low)
+        return torch.where(t < 1000 * (1 - self.focus), t / (1 - self.focus), within).long().clamp(max=999)
+
     def painted(self, side: int, boxes: Sequence[Box] | None = None) -> Tensor:
         """[size, 3, side, side], -1 to 1.  boxes: the part of each scene that is wanted."""
         wholes = boxes or [(0.0, 0.0, 1.0, 1.0)] * self.size
         return torch.stack([pixels(paint(one, side, box)) for one, box in zip(self.scenes, wholes, strict=True)])
+
+    def whole(self, side: int, most: int) -> int:
+        """Pixels of a side of the whole pictures of which this step sees so many: from just these up to `most`, by doubling.
+
+        Networks that normalise over all they see must have seen much and little of a picture at once.
+        """
+        return side << self.draw.randint(0, (most // side).bit_length() - 1)
 
     def boxes(self, share: float, cells: int) -> list[Box]:
         """A square of each scene, `share` of its side, on a grid of so many cells; most are on an object's edge, where it matters."""

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from ifmesh_services.mending import mend_safety_checker, no_bars
+from ifmesh_services.nano import shipped
 from ifmesh_services.nano.tokenizers import write_clip, write_json, write_t5
 from ifmesh_services.nano.words import captions
 
@@ -133,7 +134,12 @@ _VAEModel: Any = AutoencoderKL
 
 
 def ensure() -> Path:
-    """The built-in cascade's folder, $XDG_CACHE_HOME/ifmesh/nano-VERSION; built on first use.  Several processes may ask at once."""
+    """The built-in cascade's folder: what was trained, where the package has it; else one of random weights, built on first use.
+
+    That is $XDG_CACHE_HOME/ifmesh/nano-VERSION.  Several processes may ask at once.
+    """
+    if shipped.FOLDER.exists():
+        return shipped.FOLDER
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ifmesh"
     folder = cache / f"{NAME}-{VERSION}"
     if folder.exists():

@@ -59,3 +59,19 @@ def trained(out: Path, name: str) -> dict[str, dict[str, Tensor]]:
         raise FileNotFoundError(f"{path}: train {name} first: python -m ifmesh_services.nano.train {name} --out {out}")
     averaged: dict[str, dict[str, Tensor]] = state.read(path)["averaged"]
     return averaged
+
+
+def packed(out: Path, name: str, to: Path) -> None:
+    """The state of a part as small as training can go on from: the averaged weights in half precision, and no optimiser's memory.
+
+    to: a folder as `out`.  FileNotFoundError: the part has not been trained.
+    """
+    known = state.read(out / name / state.FILE)
+    halves = {model: {key: _half(tensor) for key, tensor in weights.items()} for model, weights in known["averaged"].items()}
+    (to / name).mkdir(parents=True)
+    kept = {key: known[key] for key in ("step", "seconds", "history")}
+    state.write(to / name / state.FILE, {**kept, "averaged": halves})
+
+
+def _half(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor

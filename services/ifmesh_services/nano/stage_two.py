@@ -44,10 +44,11 @@ class StageTwo:
         return {"unet": _UNet(**builder.settled(WIDTHS)["two"], sample_size=HIGH)}
 
     def loss(self, models: Models, batch: Batch, device: torch.device) -> tuple[Tensor, float]:
-        boxes = batch.boxes(self.side / HIGH, HIGH)
+        high = batch.whole(self.side, HIGH)
+        boxes = batch.boxes(self.side / high, high)
         clean = batch.painted(self.side, boxes).to(device)
-        whole = enlarged(batch.painted(LOW))
-        low = torch.stack([one[_cut(box)] for one, box in zip(whole, boxes, strict=True)]).to(device)
+        small = enlarged(batch.painted(high * LOW // HIGH), high)
+        low = torch.stack([one[_cut(box, high)] for one, box in zip(small, boxes, strict=True)]).to(device)
         level = (batch.spread(NOISIEST)).to(device)
         low = self._noising.add_noise(low, batch.noise(*low.shape).to(device), level)
         t = batch.spread(1000).to(device)
@@ -56,7 +57,7 @@ class StageTwo:
         embeds = self.texts.embeds(self._encoder.to(device), batch.texts, device)
         seen = torch.cat([x, low], dim=1)
         predicted = models["unet"](seen, t, encoder_hidden_states=embeds, class_labels=level, return_dict=False)[0]
-        loss, plain = losses.hybrid(self._schedule.alphas_cumprod, t, x, clean, noise, predicted)
+        loss, plain = losses.hybrid(self._schedule.alphas_cumprod, t, x, clean, noise, predicted, batch.most)
         return loss, float(plain)
 
     def sample(self, models: Models, steps: int = 12, noise_level: int = 100, count: int = 4) -> Image.Image:
@@ -77,11 +78,11 @@ class StageTwo:
         return sheet([picture(each) for each in x])
 
 
-def enlarged(low: Tensor) -> Tensor:
-    """As the pipeline enlarges it: [B, 3, 64, 64] -> [B, 3, 256, 256]."""
-    return functional.interpolate(low, (HIGH, HIGH), mode="bilinear", align_corners=True)
+def enlarged(low: Tensor, side: int = HIGH) -> Tensor:
+    """As the pipeline enlarges it: [B, 3, h, h] -> [B, 3, side, side]."""
+    return functional.interpolate(low, (side, side), mode="bilinear", align_corners=True)
 
 
-def _cut(box: Box) -> tuple[slice, slice, slice]:
-    left, top, right, bottom = (round(part * HIGH) for part in box)
+def _cut(box: Box, side: int) -> tuple[slice, slice, slice]:
+    left, top, right, bottom = (round(part * side) for part in box)
     return slice(None), slice(top, bottom), slice(left, right)

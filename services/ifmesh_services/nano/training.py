@@ -12,11 +12,12 @@ import torch
 
 from ifmesh_services.nano import state
 from ifmesh_services.nano.batches import Batch
+from ifmesh_services.nano.losses import MOST
 from ifmesh_services.nano.part import Averaged, Models, Part
 
 WARM = 200  # steps in which the learning rate rises
-LEVEL = 2000  # steps after which it falls, as 1 / sqrt(step)
-MATTER = ("seed", "rate", "precision", "device")  # to the weights
+LEVEL = 4000  # steps after which it falls, as 1 / sqrt(step)
+MATTER = ("seed", "rate", "precision", "device", "told", "most", "focus")  # to the weights
 MEAN = 20  # steps of which the log gives the mean
 
 
@@ -24,6 +25,9 @@ MEAN = 20  # steps of which the log gives the mean
 class Plan:
     """How to train.
 
+    told: how many captions leave nothing out; the less a caption leaves open, the sooner a stage learns what its words mean.
+    most: the greatest weight of a timestep, see losses.weights.  focus: of Stage I, how many of the timesteps lie where the text chooses
+    the shape, and must be learnt from; evenly spread they are few.
     steps: the step at which to stop, counted from the very first; seconds: for how long; whichever comes first.  every, sheets: seconds
     between two checkpoints and between two sheets of samples; they change no weights.  Those that change them may be others when a
     training goes on; the state keeps what was when.
@@ -32,6 +36,9 @@ class Plan:
     seed: int = 0
     batch: int = 0
     rate: float = 1e-3
+    told: float = 0.0
+    most: float = MOST
+    focus: float = 0.0
     precision: str = "fp32"
     device: str = "cpu"
     steps: int = 1 << 40
@@ -55,7 +62,7 @@ class Training:
         plan, part = self._plan, self._part
         (self._folder / "samples").mkdir(parents=True, exist_ok=True)
         torch.manual_seed(plan.seed)
-        self._models: Models = {name: model.eval().to(self._device) for name, model in part.models().items()}  # eval: no dropout
+        self._models: Models = {name: laid(model.eval().to(self._device)) for name, model in part.models().items()}  # eval: no dropout
         self._mean = Averaged(self._models)
         parameters = [p for model in self._models.values() for p in model.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(parameters, lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -64,7 +71,7 @@ class Training:
         losses: list[tuple[float, float]] = []
         size = plan.batch or part.size
         while self._step < plan.steps and time.monotonic() - begun < plan.seconds:
-            losses.append(self._one(parameters, Batch(part.name, plan.seed, self._step, size)))
+            losses.append(self._one(parameters, Batch(part.name, plan.seed, self._step, size, plan.told, plan.most, plan.focus)))
             now = time.monotonic()
             if len(losses) == MEAN:
                 self._log(losses, (now - told) / MEAN)
@@ -94,14 +101,15 @@ class Training:
         return float(loss.detach()), plain
 
     def _resume(self) -> None:
+        """From the state, or what part.packed made of it: then the averaged weights are all there is."""
         path = self._folder / state.FILE
         if path.exists():
             known = state.read(path, str(self._device))
-            for models, stored in ((self._models, known["models"]), (self._mean.models, known["averaged"])):
+            for models, stored in ((self._models, known.get("models") or known["averaged"]), (self._mean.models, known["averaged"])):
                 for name, model in models.items():
                     model.load_state_dict(stored[name])
-            of = known["optimiser"]
-            self._optimiser.load_state_dict({**of, "state": {int(number): moments for number, moments in of["state"].items()}})
+            if of := known.get("optimiser"):
+                self._optimiser.load_state_dict({**of, "state": {int(number): moments for number, moments in of["state"].items()}})
             self._step, self._spent, self._history = known["step"], known["seconds"], known["history"]
         matter: dict[str, Any] = {key: value for key, value in asdict(self._plan).items() if key in MATTER}
         matter |= {"batch": self._plan.batch or self._part.size, "side": self._part.side, "threads": torch.get_num_threads()}
@@ -133,3 +141,8 @@ class Training:
             made = self._part.sample(self._mean.models)
         if made is not None:
             made.save(self._folder / f"samples/{self._step:06d}.png")
+
+
+def laid(model: Any) -> Any:
+    """Channels last: a step of Stage I takes 0.77 of its time on a CPU."""
+    return model.to(memory_format=torch.channels_last)

@@ -46,7 +46,8 @@ class Upscaler:
         return {"text_encoder": self.texts.encoder(), "unet": _UNet(**builder.settled(WIDTHS)["x4"], sample_size=LOW // 2)}
 
     def loss(self, models: Models, batch: Batch, device: torch.device) -> tuple[Tensor, float]:
-        boxes = batch.boxes(self.side / LOW, LOW)
+        whole = batch.whole(self.side, LOW)
+        boxes = batch.boxes(self.side / whole, whole)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             clean = self._vae.to(device).encode(batch.painted(4 * self.side, boxes).to(device)).latent_dist.mode() * SCALING
         level = batch.spread(NOISIEST).to(device)

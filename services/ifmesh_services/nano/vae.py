@@ -1,4 +1,4 @@
-"""The upscaler's VAE in training: pictures of 1024 px to latents of 256 and back, on crops."""
+"""The upscaler's VAE in training: pictures of 1024 px to latents of 256 and back, on crops and smaller ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from ifmesh_services.nano.scenes import scene
 from ifmesh_services.nano.widths import WIDTHS
 
 HIGH = 1024
-DIVERGENCE = 1e-5  # what the latents' distance from a standard normal counts for
+NOISE = 0.1  # on the latents while it learns, so that it bears the upscaler's errors
+KEPT = 1e-3  # what the latents' size counts for, and how far their told deviation is from that noise's
 SCALING = 0.08333  # what the pipeline multiplies latents by, whatever the VAE's configuration says
 _VAE: Any = AutoencoderKL
 
@@ -38,13 +39,14 @@ class Vae:
         return {"vae": _VAE(**builder.settled(WIDTHS)["vae"], sample_size=HIGH // 4)}
 
     def loss(self, models: Models, batch: Batch, device: torch.device) -> tuple[Tensor, float]:
-        clean = batch.painted(self.side, batch.boxes(self.side / HIGH, HIGH)).to(device)
+        whole = batch.whole(self.side, HIGH)
+        clean = batch.painted(self.side, batch.boxes(self.side / whole, whole)).to(device)
         found = models["vae"].encode(clean).latent_dist
-        mean, spread = found.mean.float(), found.std.float()
-        made = models["vae"].decode(mean + spread * batch.noise(*mean.shape).to(device), return_dict=False)[0].float()
+        mean, spread = found.mean.float(), found.logvar.float() / 2
+        made = models["vae"].decode(mean + NOISE * batch.noise(*mean.shape).to(device), return_dict=False)[0].float()
         apart = functional.l1_loss(made, clean)
-        divergence = 0.5 * (mean.square() + spread.square() - 1 - 2 * spread.log()).mean()
-        return apart + DIVERGENCE * divergence, float(apart.detach())
+        kept = (spread - math.log(NOISE)).square().mean() + mean.square().mean()
+        return apart + KEPT * kept, float(apart.detach())
 
     def sample(self, models: Models) -> Image.Image:
         """Above the crops, below what the VAE makes of them."""

@@ -7,9 +7,10 @@ from typing import Any
 WIDTHS: dict[str, dict[str, Any]] = {
     "t5": {"d_model": 96, "d_kv": 24, "d_ff": 192, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 4},
     "one": {
-        "block_out_channels": [16, 32, 96, 128],
-        "down_block_types": [*["ResnetDownsampleBlock2D"] * 2, *["SimpleCrossAttnDownBlock2D"] * 2],
-        "up_block_types": [*["SimpleCrossAttnUpBlock2D"] * 2, *["ResnetUpsampleBlock2D"] * 2],
+        "block_out_channels": [16, 16, 32, 96, 128],
+        "down_block_types": [*["ResnetDownsampleBlock2D"] * 3, *["SimpleCrossAttnDownBlock2D"] * 2],
+        "up_block_types": [*["SimpleCrossAttnUpBlock2D"] * 2, *["ResnetUpsampleBlock2D"] * 3],
+        "norm_num_groups": 2,
         "attention_head_dim": 32,
         "cross_attention_dim": 96,
         "encoder_hid_dim": 96,
