@@ -272,12 +272,7 @@ class Keeper:
             task.frame = frame
         elif task.resume == header.step:
             task.saved = frame
-        return [] if self._begins(task) else self._received(header.job, task)
-
-    def _begins(self, task: _Task) -> bool:
-        """Is there a slot for it?  Then that it has begun is told, and that says as much."""
-        before = sum(other.whole and not other.over for other in self.tasks.values() if other is not task)
-        return task.whole and self.state in ("ready", "draining") and before < self.hello.slots
+        return self._received(header.job, task)
 
     def _received(self, job: str, task: _Task) -> list[Command]:
         return [Send(Received(self.hello.life, job, task.token))] if task.whole else []

@@ -15,8 +15,6 @@ from ifmesh.request import Request
 from tests.broker.patron import Wish
 from tests.broker.world import World
 
-BAG = 20
-"""Bytes."""
 BEAT = 1.2
 """Seconds from one look at a worker's held set to the next, at most: the beat and its way."""
 
@@ -62,15 +60,10 @@ def gone_round(seed: int, wish: Wish) -> World:
     return world.calm(wish, limit=(len(IF.stages) - 1) * tries + slow(world) + 2.0)
 
 
-def carried(world: World) -> float:
-    """Seconds that its bags are under way, each by two links."""
-    return (len(IF.stages) - 1) * 2 * BAG / world.links.rate
-
-
 def goes_at_once(world: World, wish: Wish) -> None:
     since = world.now
     world.patrons[0].submit(wish)
-    world.run_until(since + slow(world) + carried(world) + 1.0)
+    world.run_until(since + slow(world) + 1.0)
     assert isinstance(wish.ending, Finished), f"it took more than {world.now - since:.1f} s"
 
 

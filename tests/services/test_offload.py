@@ -277,7 +277,7 @@ def test_what_changes_bits_is_in_the_numeric_class() -> None:
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The number of values in the largest tensor that is made within, and how many of them there are."""
+    """The number of values in the largest tensor that is made within; a view of another is none."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -286,7 +286,7 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         for one in made if isinstance(made, tuple | list) else [made]:
-            if isinstance(one, torch.Tensor):
+            if isinstance(one, torch.Tensor) and not func.is_view:
                 self.seen = max(self.seen, one.numel())
         return made
 

@@ -139,16 +139,6 @@ def test_a_bag_may_come_before_its_run_or_after(early: bool) -> None:
     assert (task.job, task.token, task.request, task.frame) == ("a", (1, 1), FOX, b"in")
 
 
-def test_what_begins_at_once_is_not_told_to_have_come() -> None:
-    """That it begins says as much."""
-    keeper = ready()
-    keeper.receive(0.0, Run("a", (1, 1), FOX))
-    keeper.receive(0.0, Run("b", (1, 2), FOX))
-    assert keeper.arrived(0.0, bag("a", (1, 1)), b"in") == []
-    assert keeper.arrived(0.0, bag("b", (1, 2)), b"in") == [Send(Received("enc.1", "b", (1, 2)))]
-    assert keeper.take(0.0)[1] == [Send(Step("enc.1", "a", (1, 1), 0, 0))]
-
-
 def test_one_whose_bag_is_being_packed_leaves_its_slot() -> None:
     keeper = busy()
     given(keeper, "a", (1, 1))
