@@ -213,11 +213,10 @@ def test_the_next_is_asked_for_before_the_bag_is_packed(monkeypatch: pytest.Monk
         assert begun.wait(LIMIT)
         return encode(bag)
 
+    monkeypatch.setattr(bags, "encode", slowly)
     thread = Thread(steps=2)
     thread.give("a")
-    thread.until(lambda event: event == Stepped("a", (1, 1), 0, 2))
-    monkeypatch.setattr(bags, "encode", slowly)
-    assert thread.told.get(timeout=LIMIT) == Stepped("a", (1, 1), 1, 2)
+    thread.until(lambda event: event == Stepped("a", (1, 1), 1, 2))
     assert [thread.told.get(timeout=LIMIT) for _ in range(2)] == [Over("a", (1, 1)), Free()]
     assert packing.wait(LIMIT)
     thread.give("b", 2)
