@@ -233,6 +233,17 @@ def test_what_began_last_is_blamed_though_another_was_not_heard_to_end() -> None
     assert "b" in hub.blamed(hub.hear("enc.1/parent", Exited("enc.1", "crashed", "signal 6")))
 
 
+def test_an_equal_that_begins_in_its_place_has_nothing_make_way() -> None:
+    """The first is over, and its bag is being packed: its story does not say that it waits."""
+    hub = Hub("enc.1")
+    hub.submit("a", FOX)
+    hub.submit("b", FOX)
+    hub.begins("a")
+    hub.now = 0.5
+    hub.begins("b")
+    assert not [text for _, text in hub.broker.jobs["a"].story if "makes way" in text]
+
+
 def test_where_there_is_a_slot_for_both_both_are_blamed() -> None:
     hub = Hub("enc.1", capacity=3)
     hub.submit("a", FOX)
