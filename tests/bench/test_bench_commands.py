@@ -77,7 +77,7 @@ def test_a_full_mesh_refuses_and_says_when_to_come_back(tmp_path: Path) -> None:
 
 def test_a_sweep_goes_from_point_to_point() -> None:
     report: dict[str, Any] = json.loads(
-        bench("sweep", "--sleep", "stage_one=30", "--in-flight", "1,2", "--seconds", "1", "--warm", "0.3", "--unloaded", "0", "--json")
+        bench("sweep", "--sleep", "stage_one=300", "--in-flight", "1,2", "--seconds", "2", "--warm", "0.3", "--unloaded", "0", "--json")
     )
     assert [point["value"] for point in report["points"]] == [1, 2]
     assert report["points"][0]["times"] == 1.0

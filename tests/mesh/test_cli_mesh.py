@@ -367,7 +367,8 @@ def test_down_waits_for_what_is_under_way(shell: Shell) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     *waiting, last = done.stderr.splitlines()
     assert last == "down"
-    assert re.match(r"waiting for [12] jobs? under way \(\w+ in stage_one, step \d+ of 250\), at most \d+ s more; `ifmesh", waiting[0])
+    # a busy machine may have ended the first by now, and the other's first step not be told
+    assert re.match(r"waiting for [12] jobs? under way \(\w+ in stage_one(, step \d+ of 250)?\), at most \d+ s more; `ifmesh", waiting[0])
     shell.gone()
     shell.up()
     for job in jobs:
