@@ -86,7 +86,7 @@ def _wants(config: Config, name: str, stages: tuple[str, ...], said: dict[str, s
         if not published.stages(name):
             return [want(name, variant=said.get("", "fp16"), strict="" in said)]
     elif name in ("", "nano", "built-in"):
-        raise Misconfigured(f"{name!r}: the built-in cascade is nowhere to be fetched: it is built when it is first used")
+        raise Misconfigured(f"{name!r}: the built-in cascade needs no fetching: it came with the package")
     else:
         repos = recipes.read(name).repos
     made = []

@@ -14,6 +14,7 @@ from ifmesh.errors import BadRequest, Misconfigured
 from ifmesh.published import PUBLISHED, UPSCALER
 from ifmesh.request import STAGES, Request, Settings
 from ifmesh.rules import NEEDS, SKETCHED, STRENGTH, STYLED
+from ifmesh_services.nano.shipped import FOLDER
 
 TIMES = 4  # how much larger each stage draws than the one before, unless a source leads it
 _UPSCALER = Settings(steps=75, guidance=9.0, noise_level=100)
@@ -54,7 +55,7 @@ class Recipe:
 
 
 def read(cascade: str) -> Recipe:
-    """The recipe of a cascade: "" (the built-in one, built on first use), a folder with cascade.json, "if-xl", "if-l" or "if-m".
+    """The recipe of a cascade: "" (the built-in one), a folder with cascade.json, "if-xl", "if-l" or "if-m".
 
     Misconfigured when there is no such cascade, or cascade.json is wrong.
     """
@@ -62,12 +63,7 @@ def read(cascade: str) -> Recipe:
         one, two = PUBLISHED[cascade]
         return Recipe(cascade, _repos(one, two, UPSCALER), DEFAULTS)
     if not cascade:
-        from ifmesh_services.nano import builder  # here: nobody who has real weights needs it
-
-        try:
-            return _read(builder.ensure())
-        except OSError as error:
-            raise Misconfigured(f"the built-in cascade cannot be built: {error}; XDG_CACHE_HOME wants a folder with 60 MB free") from error
+        return _read(FOLDER)
     folder = Path(cascade).expanduser()
     if not folder.is_dir():
         near = difflib.get_close_matches(cascade, PUBLISHED, 1)

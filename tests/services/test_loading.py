@@ -16,7 +16,7 @@ from diffusers.models.unets.unet_2d_blocks import ResnetUpsampleBlock2D, SimpleC
 from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
 from diffusers.pipelines.deepfloyd_if.watermark import IFWatermarker
 from ifmesh_services import loading, mending, precision, recipes, shelf
-from ifmesh_services.nano import builder
+from ifmesh_services.nano.shipped import FOLDER
 from ifmesh_services.terms import Terms
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, T5EncoderModel, T5Tokenizer
@@ -66,14 +66,10 @@ def test_a_folder_is_a_recipe(nano64: Path) -> None:
     assert made.settings("upscaler") == dict.fromkeys(("generate", "vary", "inpaint", "upscale"), up)
 
 
-def test_the_built_in_one_is_built_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_the_built_in_one_came_with_the_package() -> None:
     made = recipes.read("")
-    assert Path(made.repos["upscaler"]) == tmp_path / "ifmesh" / f"nano-{builder.VERSION}" / "x4-nano"
-    assert recipes.read("") == made
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "ifmesh" / f"nano-{builder.VERSION}" / "cascade.json"))
-    with pytest.raises(Misconfigured, match="XDG_CACHE_HOME wants"):
-        recipes.read("")
+    assert made.repos == {stage: str(FOLDER / Path(repo).name) for stage, repo in made.repos.items()}
+    assert all(Path(repo).is_dir() for repo in made.repos.values())
 
 
 @pytest.mark.parametrize("name", ["if-xl", "if-l", "if-m"])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +30,6 @@ def test_the_same_seed_writes_the_same_bytes(nano16: Path, tmp_path: Path) -> No
     assert first == again
     assert first.keys() == other.keys()
     assert {Path(name).parent.name for name in first if first[name] != other[name]} == {"unet", "text_encoder", "safety_checker", "vae"}
-
-
-def test_workers_that_start_at_once_share_one_build(tmp_path: Path, nano64: Path) -> None:
-    """Two processes on an empty cache, with the rubbish of one that was killed; and the same bytes as in this process."""
-    left = tmp_path / "ifmesh" / f"nano-{builder.VERSION}.part-killed"
-    left.mkdir(parents=True)
-    paths = os.pathsep.join(sys.path)
-    code = "from ifmesh_services.nano import builder; print(builder.ensure())"
-    environ = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    started = [subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=100)[0].strip() for process in started]
-    folder = tmp_path / "ifmesh" / f"nano-{builder.VERSION}"
-    assert said == [str(folder)] * 2
-    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]
-    assert files(folder) == files(nano64)
 
 
 def test_the_layout_is_the_hubs(nano64: Path) -> None:

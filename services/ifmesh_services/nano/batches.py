@@ -27,7 +27,7 @@ UNTOLD = 0.1  # how many captions are dropped, for classifier-free guidance
 @dataclass(frozen=True)
 class Batch:
     """One step's scenes and chances.  part, seed, step: what they are drawn from.  told: how many of the captions leave nothing out.
-    most: the greatest weight of a timestep, see losses.weights.  focus: how many of the timesteps lie where the text chooses the shape.
+    most: the greatest weight of a timestep, see losses.weights.  focus: how many of the timesteps lie in band.
     """
 
     part: str
@@ -37,6 +37,7 @@ class Batch:
     told: float = 0.0
     most: float = MOST
     focus: float = 0.0
+    band: tuple[int, int] = CHOSEN
 
     @cached_property
     def draw(self) -> random.Random:
@@ -69,11 +70,11 @@ class Batch:
         return ((order + torch.rand(self.size, generator=self.source)) / self.size * below).long().clamp(max=below - 1)
 
     def timesteps(self) -> Tensor:
-        """[size], 0 to 999: in equal parts, but `focus` of them in CHOSEN."""
+        """[size], 0 to 999: in equal parts, but `focus` of them in `band`."""
         t = self.spread(1000)
         if not self.focus:
             return t
-        low, high = CHOSEN
+        low, high = self.band
         within = low + (t - 1000 * (1 - self.focus)) / (1000 * self.focus) * (high - low)
         return torch.where(t < 1000 * (1 - self.focus), t / (1 - self.focus), within).long().clamp(max=999)
 

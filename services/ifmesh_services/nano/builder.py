@@ -1,4 +1,4 @@
-"""Writes the built-in cascade: random weights in the exact folder layout of the hub's DeepFloyd and x4 upscaler repositories.
+"""Writes a cascade of random weights in the exact folder layout of the hub's DeepFloyd and x4 upscaler repositories.
 
 The block types, schedulers and geometry are the published ones; only widths and depths are small.  So whatever loads this loads
 DeepFloyd/IF-I-XL-v1.0, IF-II-L-v1.0 and stabilityai/stable-diffusion-x4-upscaler.  `base` is Stage I's side in pixels: 64 gives
@@ -7,10 +7,7 @@ DeepFloyd/IF-I-XL-v1.0, IF-II-L-v1.0 and stabilityai/stable-diffusion-x4-upscale
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -23,11 +20,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from ifmesh_services.mending import mend_safety_checker, no_bars
-from ifmesh_services.nano import shipped
 from ifmesh_services.nano.tokenizers import write_clip, write_json, write_t5
 from ifmesh_services.nano.words import captions
 
-VERSION = 2  # of what build() writes: raise it with every change, or old caches live on
 NAME = "nano"
 EMBED = 64  # channels of the T5 embeddings
 CLIP = 32  # channels of the upscaler's text encoder
@@ -131,32 +126,6 @@ Configs = Mapping[str, Mapping[str, Any]]
 
 _UNet: Any = UNet2DConditionModel  # diffusers does not type its constructors
 _VAEModel: Any = AutoencoderKL
-
-
-def ensure() -> Path:
-    """The built-in cascade's folder: what was trained, where the package has it; else one of random weights, built on first use.
-
-    That is $XDG_CACHE_HOME/ifmesh/nano-VERSION.  Several processes may ask at once.
-    """
-    if shipped.FOLDER.exists():
-        return shipped.FOLDER
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ifmesh"
-    folder = cache / f"{NAME}-{VERSION}"
-    if folder.exists():
-        return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / f"{folder.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, also by a death
-        if not folder.exists():
-            for left in cache.glob(f"{folder.name}.part-*"):  # by a builder that was killed: whoever lives holds the lock
-                shutil.rmtree(left, ignore_errors=True)
-            part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=cache))
-            try:
-                build(part / NAME)
-                (part / NAME).rename(folder)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
-    return folder
 
 
 def settled(other: Configs = MappingProxyType({})) -> dict[str, dict[str, Any]]:

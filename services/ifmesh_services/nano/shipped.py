@@ -1,7 +1,4 @@
-"""Where trained weights lie in the package, as `train folder` writes them: cascade.json and the three repositories.
-
-Where they are, they are the built-in cascade; where they are not, builder.py makes one of random weights.
-"""
+"""Where the built-in cascade lies in the package, as `train folder` writes it: cascade.json and the three repositories."""
 
 from pathlib import Path
 

@@ -52,6 +52,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--told", type=float, default=usual.told, help="share of the captions that leave nothing out, 0 to 1")
     parser.add_argument("--most", type=float, default=usual.most, help="greatest weight of a timestep, of Stage I and II")
     parser.add_argument("--focus", type=float, default=usual.focus, help="of Stage I: share of timesteps in which the text decides, 0 to 1")
+    parser.add_argument(
+        "--band", type=int, nargs=2, default=usual.band, metavar=("FROM", "TO"), help="of focus: these timesteps, 0 to 1000"
+    )
     parser.add_argument("--precision", choices=["fp32", "bf16"], default=usual.precision, help="of the arithmetic; weights are fp32")
     parser.add_argument("--device", default=usual.device)
     parser.add_argument("--threads", type=int, default=0, help="of torch; left out: its own choice.  Another number, other bits")
@@ -61,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--of", choices=["sketch", "stage_one"], default="stage_one", help="of exam: which part")
     parser.add_argument("--captions", type=int, default=len(questions()), help="of exam: how many of them")
     given = vars(parser.parse_args(arguments))
+    given["band"] = tuple(given["band"])
     if threads := given.pop("threads"):
         torch.set_num_threads(threads)
     name, side, out, to, captions, of = (given.pop(key) for key in ("part", "side", "out", "to", "captions", "of"))

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from ifmesh_services.nano import state
-from ifmesh_services.nano.batches import Batch
+from ifmesh_services.nano.batches import CHOSEN, Batch
 from ifmesh_services.nano.losses import MOST
 from ifmesh_services.nano.part import Averaged, Models, Part
 
 WARM = 200  # steps in which the learning rate rises
 LEVEL = 4000  # steps after which it falls, as 1 / sqrt(step)
-MATTER = ("seed", "rate", "precision", "device", "told", "most", "focus")  # to the weights
+MATTER = ("seed", "rate", "precision", "device", "told", "most", "focus", "band")  # to the weights
 MEAN = 20  # steps of which the log gives the mean
 
 
@@ -39,6 +39,7 @@ class Plan:
     told: float = 0.0
     most: float = MOST
     focus: float = 0.0
+    band: tuple[int, int] = CHOSEN
     precision: str = "fp32"
     device: str = "cpu"
     steps: int = 1 << 40
@@ -71,7 +72,7 @@ class Training:
         losses: list[tuple[float, float]] = []
         size = plan.batch or part.size
         while self._step < plan.steps and time.monotonic() - begun < plan.seconds:
-            losses.append(self._one(parameters, Batch(part.name, plan.seed, self._step, size, plan.told, plan.most, plan.focus)))
+            losses.append(self._one(parameters, Batch(part.name, plan.seed, self._step, size, plan.told, plan.most, plan.focus, plan.band)))
             now = time.monotonic()
             if len(losses) == MEAN:
                 self._log(losses, (now - told) / MEAN)
@@ -111,7 +112,9 @@ class Training:
             if of := known.get("optimiser"):
                 self._optimiser.load_state_dict({**of, "state": {int(number): moments for number, moments in of["state"].items()}})
             self._step, self._spent, self._history = known["step"], known["seconds"], known["history"]
-        matter: dict[str, Any] = {key: value for key, value in asdict(self._plan).items() if key in MATTER}
+        matter: dict[str, Any] = {key: value for key, value in asdict(self._plan).items() if key in MATTER} | {
+            "band": list(self._plan.band)
+        }
         matter |= {"batch": self._plan.batch or self._part.size, "side": self._part.side, "threads": torch.get_num_threads()}
         if not self._history or {key: self._history[-1].get(key) for key in matter} != matter:
             self._history.append({"from": self._step, **matter})

@@ -18,11 +18,12 @@ WIDTHS: dict[str, dict[str, Any]] = {
     },
     "two": {
         "block_out_channels": [16, 32, 48, 64, 64],
+        "norm_num_groups": 2,
         "attention_head_dim": 32,
         "cross_attention_dim": 64,
         "encoder_hid_dim": 96,
         "time_embedding_dim": 96,
     },
-    "x4": {"block_out_channels": [16, 32, 48, 64]},
-    "vae": {"block_out_channels": [16, 24, 32]},
+    "x4": {"block_out_channels": [16, 32, 48, 64], "norm_num_groups": 2},
+    "vae": {"block_out_channels": [16, 24, 32], "norm_num_groups": 2},
 }
