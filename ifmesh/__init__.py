@@ -3,7 +3,7 @@
     from ifmesh import Client
 
     with Client() as mesh:
-        mesh.generate("a red panda reading a map", seed=7).save("panda.png")
+        mesh.generate("a yellow star on a blue background", seed=7).save("star.png")
 
 The layers, each knowing only those above it (a test holds them to it):
 
@@ -15,7 +15,7 @@ The layers, each knowing only those above it (a test holds them to it):
                       published   the hub's repositories, and what each stage reads of them; devices; demand (what a stage needs of one)
   the minds (pure)    job         the life of a job: one table
                       broker      the coordinator's: who does what, when, and what if it dies; phases: whose weights are in memory
-                      keeper      the worker's: tasks, early bags, the outbox, the beat
+                      keeper      the worker's: tasks, early bags, the outbox, the beat; chores: what it has done
                       caller      the client's: repeats what was not answered
                       roles       who may say what: one table
                       planner     which stage goes where, and what to expect

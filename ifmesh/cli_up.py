@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 SILENCE = 3.0  # seconds after which `down` says what it waits for
 BANNER = """\
-This is the built-in cascade: the true geometry (64 -> 256 -> 1024), but small networks without training.  It draws patterns, not pictures.
+This is the built-in cascade: the true geometry (64 -> 256 -> 1024), but small networks.  They know eight shapes in twelve colours on plain
+backgrounds, sizes and places ("a small yellow star on a blue background at the top"), and draw one of these whatever else is said.
 Real weights: accept the licence of DeepFloyd/IF-I-XL-v1.0 on its hub page, log in with `hf auth login`, then
 `ifmesh pull if-xl` and `ifmesh up --cascade if-xl` (smaller: if-l, if-m), or `ifmesh up --cascade FOLDER` with your own
 cascade.json."""
@@ -108,7 +109,7 @@ def readiness(config: Config) -> str:
     lacking = not_ready(books)
     if any(config.copies(stage, host) for stage in lacking for host in ("", *config.hosts)):
         return ""
-    tried = "" if lacking else "; try: ifmesh submit 'a red panda' -o panda.png"
+    tried = "" if lacking else "; try: ifmesh submit 'a yellow star on a blue background' -o star.png"
     said = [f"ready: {len(books.services)} workers, coordinator at {config.control()}{tried}", *modes.told(books.services)]
     if lacking:
         said.append(f"no worker for {', '.join(lacking)} (copies = 0); what needs one waits: start `ifmesh worker {lacking[0]}`")

@@ -20,8 +20,8 @@ from typing import Literal
 
 from ifmesh import bags
 from ifmesh.cascade import Cascade
+from ifmesh.chores import Clear, Fill, Forget, Task
 from ifmesh.errors import BadRequest, Misconfigured
-from ifmesh.keeper import Clear, Fill, Forget, Task
 from ifmesh.lender import Lender
 from ifmesh.log import logger
 from ifmesh.memory import tidy

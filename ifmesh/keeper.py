@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ifmesh.cascade import DRAWN
+from ifmesh.chores import Carry, Clear, Command, Fill, Forget, Frame, Rebuild, Send, Stop, Task
 from ifmesh.looks import Glance, Looks
 from ifmesh.prober import Cast, Prober, Said
 from ifmesh.protocol import (
@@ -42,80 +43,8 @@ from ifmesh.protocol import (
     Unload,
     Verdicts,
     Who,
-    WorkerMessage,
 )
 from ifmesh.request import Request
-
-Frame = bytes | memoryview
-"""A bag as one safetensors frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """To the coordinator."""
-
-    message: WorkerMessage
-
-
-@dataclass(frozen=True, slots=True)
-class Carry:
-    """PUSH this bag to that life ("": the coordinator).  only: this one of its tensors, and the digest made anew."""
-
-    life: str
-    to: tuple[Endpoint, ...]
-    header: Header
-    frame: Frame
-    only: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """To the compute thread: drop this job, before its next step."""
-
-    job: str
-    token: Token
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """To the compute thread: bring the weights into memory.  Told back with `loaded`, or `denied`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clear:
-    """To the compute thread: forget all jobs, and give the memory of the weights back.  Told back with `cleared`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rebuild:
-    """Nothing was heard for too long: close the control socket and make a new one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """The end of this life.  Refused with detail, or drained (detail "")."""
-
-    detail: str
-
-
-Command = Send | Carry | Cast | Forget | Fill | Clear | Rebuild | Stop
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """For the compute thread: start this.
-
-    saved: a checkpoint to go on from.  preview: an early picture; job is the name under which it runs, and nobody waits for it.
-    urgent: beyond its slots; what it has in hand is to make way.
-    """
-
-    job: str
-    token: Token
-    request: Request
-    frame: Frame
-    preview: bool = False
-    urgent: bool = False
-    saved: Frame | None = None
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from threading import Thread
 
 from ifmesh import bags
 from ifmesh.cascade import Cascade
-from ifmesh.keeper import Task
+from ifmesh.chores import Task
 from ifmesh.log import logger
 from ifmesh.protocol import Token
 from ifmesh.stage import Bag

@@ -20,12 +20,13 @@ import zmq
 from ifmesh import bags, credentials, exits, keeper, lender, log, memory, modes, sockets, tied
 from ifmesh.bell import Bell
 from ifmesh.cascade import IF
+from ifmesh.chores import Carry, Clear, Command, Fill, Forget, Rebuild, Send, Stop
 from ifmesh.commands import peer_of
 from ifmesh.compute import Cleared, Compute, Denied, Ended, Event, Free, Loaded, Over, Saved, Spoilt, Stepped, Swap, Threw, Weighed
 from ifmesh.config import Config
 from ifmesh.errors import Misconfigured
 from ifmesh.inlet import deliveries
-from ifmesh.keeper import Carry, Clear, Fill, Forget, Keeper, Rebuild, Send, Stop
+from ifmesh.keeper import Keeper
 from ifmesh.log import Garbage, logger
 from ifmesh.meter import Meter
 from ifmesh.outlets import TRIES, Outlets
@@ -246,7 +247,7 @@ class Worker:
             case Ended(code, error):
                 self._end(code, error)
 
-    def _carry_out(self, commands: list[keeper.Command]) -> None:
+    def _carry_out(self, commands: list[Command]) -> None:
         now = time.monotonic()
         for command in commands:
             match command:

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from ifmesh import keeper
+from ifmesh import chores
 from ifmesh.keeper import Keeper
 from ifmesh.prober import Cast
 from ifmesh.protocol import Endpoint, Header, Hello
@@ -79,13 +79,13 @@ class KeeperStory(Teller):
     def _said(self, commands: list[Any]) -> list[str]:
         out = []
         for c in commands:
-            if isinstance(c, keeper.Send):
+            if isinstance(c, chores.Send):
                 out.append(f"hub < {show(c.message)}")
-            elif isinstance(c, keeper.Carry):
+            elif isinstance(c, chores.Carry):
                 out.append(f"{c.life or 'hub'} << {c.header.kind} of {c.header.job!r} under {c.header.token} to {show(c.to)}")
             elif isinstance(c, Cast):
                 out.append(f"{c.life or 'hub'} << frame {c.header.step} of probe {c.header.token}, {len(c.frame)} bytes, to {show(c.to)}")
-            elif isinstance(c, keeper.Forget):
+            elif isinstance(c, chores.Forget):
                 out.append(f"compute: forget {c.job!r} under {c.token}")
             else:
                 out.append(f"shell: {show(c)}")

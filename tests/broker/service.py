@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from ifmesh.chores import Carry, Clear, Command, Fill, Forget, Rebuild, Send, Stop, Task
 from ifmesh.commands import Give, parent_of
-from ifmesh.keeper import Carry, Clear, Command, Fill, Forget, Keeper, Rebuild, Send, Stop, Task
+from ifmesh.keeper import Keeper
 from ifmesh.prober import Cast
 from ifmesh.protocol import Beat, Endpoint, Exited, Header, Hello, Kill, Lives, Noted, ToWorker
 from tests.broker.links import Down, Link

@@ -13,11 +13,11 @@ from math import inf
 from types import MappingProxyType
 from typing import Any, cast
 
+from ifmesh.chores import Task
 from ifmesh.commands import Blame, Book, Close, Command, Hold, Policy, Send
 from ifmesh.disk import AGAIN as RETRIED
 from ifmesh.disk import Disk as Bider
 from ifmesh.journal import Journal
-from ifmesh.keeper import Task
 from ifmesh.protocol import Beat, Failed, Finished, Header, Hello, Peer, Run, Submit, ToCoordinator, Trusted
 from ifmesh.request import STAGES, Request
 from ifmesh.schema import Unwritable

@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 import ifmesh
-from ifmesh import bags, inlet, keeper
+from ifmesh import bags, chores, inlet
 from ifmesh.broker import Broker
 from ifmesh.cascade import IF
 from ifmesh.commands import Book, Close, Command, Send
@@ -114,7 +114,7 @@ def test_row_27_a_bag_for_an_old_grant_or_an_old_life() -> None:
     assert mind.arrived(1.0, Header("bag", "another", "", (1, 4), "d"), FRAME) == []
     assert mind.take(1.0)[0] is None
     (received,) = mind.arrived(1.0, Header("bag", "a", "", (1, 5), "d"), FRAME)
-    assert isinstance(received, keeper.Send)
+    assert isinstance(received, chores.Send)
     assert mind.arrived(1.0, Header("bag", "a", "", (1, 5), "d"), FRAME) == [], "twice"
     task, _ = mind.take(1.0)
     assert task is not None
@@ -222,7 +222,7 @@ def test_row_60_who_is_refused_ends() -> None:
     mind = Keeper(ENCODER)
     mind.start(0.0)
     assert mind.receive(0.1, Refused("", "version", "run the same ifmesh on both sides")) == [
-        keeper.Stop("run the same ifmesh on both sides")
+        chores.Stop("run the same ifmesh on both sides")
     ]
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from ifmesh import bags, toy
 from ifmesh.cascade import IF
+from ifmesh.chores import Forget, Task
 from ifmesh.compute import Compute, Event, Free, Loaded, Over, Saved, Stepped, Threw
 from ifmesh.errors import BadRequest
-from ifmesh.keeper import Forget, Task
 from ifmesh.packer import Made
 from ifmesh.request import Request
 from ifmesh.stage import DONE, Advance, Bag, Setup, Tensor, counted, steps_done

@@ -15,8 +15,8 @@ import pytest
 
 from ifmesh import memory, toy
 from ifmesh.cascade import IF
+from ifmesh.chores import Clear, Fill, Forget, Task
 from ifmesh.compute import Cleared, Compute, Denied, Ended, Event, Free, Loaded, Over, Stepped, Swap, Weighed
-from ifmesh.keeper import Clear, Fill, Forget, Task
 from ifmesh.lender import Lender
 from ifmesh.packer import Made
 from ifmesh.stage import Setup

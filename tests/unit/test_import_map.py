@@ -20,6 +20,7 @@ MINDS = {
     "job",
     "broker",
     "keeper",
+    "chores",
     "caller",
     "commands",
     "books",

@@ -10,7 +10,8 @@ from itertools import permutations
 import pytest
 
 from ifmesh.cascade import IF
-from ifmesh.keeper import EARLY, Carry, Command, Forget, Keeper, Rebuild, Send, Stop, Task
+from ifmesh.chores import Carry, Command, Forget, Rebuild, Send, Stop, Task
+from ifmesh.keeper import EARLY, Keeper
 from ifmesh.looks import LOOKS
 from ifmesh.protocol import (
     Beat,
