@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import ifmesh
-from ifmesh import caller, keeper
+from ifmesh import caller
 from tests.broker.fault_list import FAULTS
 from tests.broker.script import play
 from tests.broker.world import Minds, World
@@ -50,13 +50,13 @@ def broken(name: str, old: str, new: str) -> Minds:
     texts[name] = texts[name].replace(old, new)
     before = dict(sys.modules)
     try:
-        if name not in BROKER:
-            original: Any = {"keeper": keeper, "caller": caller}[name]
+        if name == "keeper":
+            return Minds(keeper=_executed(name, texts[name]).Keeper)
+        if name == "caller":
             module: Any = _executed(name, texts[name])
-            for command in ("Send", "Carry", "Forget", "Fill", "Clear", "Rebuild", "Stop", "Task", "Tell", "Upload"):
-                if hasattr(original, command):
-                    setattr(module, command, getattr(original, command))
-            return Minds(keeper=module.Keeper) if name == "keeper" else Minds(caller=module.Caller)
+            for command in ("Send", "Tell", "Upload", "Rebuild"):
+                setattr(module, command, getattr(caller, command))
+            return Minds(caller=module.Caller)
         made = [_executed(n, texts[n]) for n in BROKER]
         return Minds(broker=made[-1].Broker)
     finally:
