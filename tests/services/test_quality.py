@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +23,7 @@ from ifmesh.request import Request
 from ifmesh.stage import Stage
 from tests.services.chained import loaded, passed
 
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="no trained weights in the package: see nano/train.py")
-CAPTIONS, BROKEN = 36, 12
+CAPTIONS, BROKEN = 30, 8
 LEAST, MOST = 0.75, 0.5  # of all right: what is asked for, and what no broken sampler reaches
 
 
@@ -88,4 +86,4 @@ def test_the_folder_is_small_and_whole() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 40e6
     assert {path.suffix for path in files} == {".json", ".md", ".model", ".safetensors", ".txt"}
-    assert (Path(FOLDER) / "README.md").exists()
+    assert (FOLDER / "README.md").exists()

@@ -20,7 +20,7 @@ from ifmesh_services.nano.painter import Box, paint
 from ifmesh_services.nano.scenes import Scene, scene, seen
 from ifmesh_services.nano.wording import caption, worded
 
-CHOSEN = (860, 970)  # timesteps of Stage I in which the text chooses the shape: later it can be seen, before there is only noise
+CHOSEN = (860, 970)  # timesteps in which the text chooses the shape: later it can be seen, before there is only noise
 UNTOLD = 0.1  # how many captions are dropped, for classifier-free guidance
 
 

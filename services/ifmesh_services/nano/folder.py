@@ -24,9 +24,21 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {  # part -> model -> where it l
     "vae": {"vae": (f"{THREE}/vae",)},
     "upscaler": {"text_encoder": (f"{THREE}/text_encoder",), "unet": (f"{THREE}/unet",)},
 }
+FIRST = [round(990 * i / 29) for i in reversed(range(30))]  # steps of one length would begin at 957: there the noise has colours in it
 RECIPE: dict[str, dict[str, Any]] = {  # beside the repositories' names; what is not said is as published
-    "stage_one": {"steps": 20, "guidance": 5.0, "vary": {"steps": 30}, "inpaint": {"steps": 24}},
-    "stage_two": {"steps": 12, "guidance": 1.0, "noise_level": 100, "vary": {"steps": 15}, "inpaint": {"steps": 15}},
+    "stage_one": {
+        "timesteps": FIRST,
+        "guidance": 3.0,
+        "vary": {"steps": 40, "guidance": 3.0},
+        "inpaint": {"timesteps": FIRST, "guidance": 3.0},
+    },
+    "stage_two": {
+        "steps": 12,
+        "guidance": 1.0,
+        "noise_level": 60,
+        "vary": {"steps": 15, "guidance": 1.0, "noise_level": 60},
+        "inpaint": {"steps": 15, "guidance": 1.0},
+    },
     "upscaler": {"steps": 10, "guidance": 1.0, "noise_level": 20},
 }
 

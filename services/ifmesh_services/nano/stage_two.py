@@ -24,6 +24,7 @@ from ifmesh_services.nano.wording import caption
 
 LOW, HIGH = 64, 256
 NOISIEST = 400  # the noise level of the low resolution, at most
+OFFSET = 0.3  # deviation of the noise's own mean, so that colours are read off the low resolution: off x they can be only in training
 _UNet: Any = UNet2DConditionModel
 _DDPM: Any = DDPMScheduler
 
@@ -51,8 +52,8 @@ class StageTwo:
         low = torch.stack([one[_cut(box, high)] for one, box in zip(small, boxes, strict=True)]).to(device)
         level = (batch.spread(NOISIEST)).to(device)
         low = self._noising.add_noise(low, batch.noise(*low.shape).to(device), level)
-        t = batch.spread(1000).to(device)
-        noise = batch.noise(*clean.shape).to(device)
+        t = batch.timesteps().to(device)
+        noise = batch.noise(*clean.shape).to(device) + OFFSET * batch.noise(len(clean), 3, 1, 1).to(device)
         x = self._schedule.add_noise(clean, noise, t)
         embeds = self.texts.embeds(self._encoder.to(device), batch.texts, device)
         seen = torch.cat([x, low], dim=1)

@@ -26,8 +26,8 @@ class Plan:
     """How to train.
 
     told: how many captions leave nothing out; the less a caption leaves open, the sooner a stage learns what its words mean.
-    most: the greatest weight of a timestep, see losses.weights.  focus: of Stage I, how many of the timesteps lie where the text chooses
-    the shape, and must be learnt from; evenly spread they are few.
+    most: the greatest weight of a timestep, see losses.weights.  focus, band: of Stage I and II, how many of the timesteps lie in that
+    band, 0 to 1000; evenly spread, those in which the text chooses the shape and the colours are few.
     steps: the step at which to stop, counted from the very first; seconds: for how long; whichever comes first.  every, sheets: seconds
     between two checkpoints and between two sheets of samples; they change no weights.  Those that change them may be others when a
     training goes on; the state keeps what was when.
