@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 from ifmesh_services.nano.exam import contacts, interval, score
-from ifmesh_services.nano.judge import Verdict, judge, pieces
+from ifmesh_services.nano.judge import Verdict, grain, judge, pieces
 from ifmesh_services.nano.painter import paint
 from ifmesh_services.nano.scenes import COLOURS, SHAPES, Scene, scene
 from PIL import Image, ImageFilter
@@ -66,6 +66,14 @@ def test_a_blotch_of_another_colour_is_not_clean() -> None:
     made = paint(scene(random.Random(4), ("circle", "red", "white"), "medium", "left"), 64)
     made.paste(COLOURS["blue"], (44, 20, 56, 32))
     assert judge(made).clean < 0.98
+
+
+def test_grain_is_that_of_the_background_alone() -> None:
+    smooth = paint(scene(random.Random(3), ("star", "yellow", "grey"), "large"), 64)
+    noise = np.random.default_rng(3).normal(0, 10, (64, 64, 3))
+    rough = Image.fromarray((np.asarray(smooth) + noise).clip(0, 255).astype(np.uint8))
+    assert grain(smooth) < 3  # where its edge shades off into the star
+    assert 9 < grain(rough) < 11
 
 
 def test_pieces_touch_by_edges() -> None:

@@ -17,6 +17,7 @@ from ifmesh_services.nano.scenes import COLOURS
 
 SIDE = 160  # pixels of the longer side, to which pictures are brought: a smaller one's edges are found between its pixels
 LEAST = 40.0  # how far an object's colour is from the background's; nearer there is no object.  And how far a blotch's from both
+NEAR = 60.0  # how far from the background's colour its grain may be
 ALIKE = 0.70  # overlap (intersection over union) from which on an object has a shape
 WHOLE = 0.90  # share of all that is not background which one object must be
 OFF = 0.10  # from the middle, as a share of the side: nearer is still the middle
@@ -55,8 +56,7 @@ def judge(picture: Image.Image) -> Verdict:
     """What the picture shows, of whatever size and mode."""
     pixels = _pixels(picture)
     high, wide, _ = pixels.shape
-    rim = SIDE // 50
-    ground: Reals = np.median(np.concatenate([part.reshape(-1, 3) for part in (pixels[:rim], pixels[-rim:], pixels[:, :rim])]), axis=0)
+    ground = _ground(pixels, SIDE // 50)
     away = np.linalg.norm(pixels - ground, axis=2)
     farthest = float(np.quantile(away, 0.99))  # the smallest object covers two per cent
     if farthest < LEAST:
@@ -81,6 +81,13 @@ def judge(picture: Image.Image) -> Verdict:
         whole=round(whole, 4),
         clean=round(float(np.mean(off < LEAST)), 4),
     )
+
+
+def grain(picture: Image.Image) -> float:
+    """How uneven the background is: the deviation of what is near its colour, mean of the channels, 0 to 255."""
+    pixels: Reals = np.asarray(picture.convert("RGB"), np.float64)
+    near = pixels[np.linalg.norm(pixels - _ground(pixels, 1), axis=2) < NEAR]
+    return float(near.std(axis=0).mean())
 
 
 def named(colour: Reals) -> str:
@@ -156,6 +163,12 @@ def _inside(across: Sequence[float] | Reals, down: Sequence[float] | Reals, x: R
         if y1 != y2:
             inside ^= ((y1 > y) != (y2 > y)) & (x < (x2 - x1) * (y - y1) / (y2 - y1) + x1)
     return inside
+
+
+def _ground(pixels: Reals, rim: int) -> Reals:
+    """The background's colour: the middle one along the picture's edges, so many pixels deep."""
+    found: Reals = np.median(np.concatenate([part.reshape(-1, 3) for part in (pixels[:rim], pixels[-rim:], pixels[:, :rim])]), axis=0)
+    return found
 
 
 def _position(x: float, y: float) -> str:
