@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ifmesh.client import Job
     from ifmesh.image import Image
 
-PROMPT = "a yellow star on a blue background"
+PROMPT = "a large yellow star on a blue background"
 SEED = 7
 NAMES = {"stage_one": "64.png", "stage_two": "256.png", "upscaler": "1024.png"}
 PR_SET_PDEATHSIG = 1

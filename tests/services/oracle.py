@@ -173,4 +173,6 @@ def _arguments(folder: Path, task: str, stage: str, given: Settings) -> dict[str
             arguments[keyword] = value
     if (timesteps := listed(given)) is not None:
         return arguments | {"timesteps": timesteps}
+    if given.steps is None and "timesteps" in default:
+        return arguments | {"timesteps": default["timesteps"]}
     return arguments | {"num_inference_steps": given.steps or default["steps"]}
