@@ -69,7 +69,7 @@ def _demands(config: Config) -> Mapping[str, Demand]:
         return demand.PUBLISHED[path]
     if config.cascade.toy:
         raise Misconfigured("cascade.toy: stages without weights need no plan")
-    return footprint.of(Path(path) if path else heavy("nano.shipped", "plan").FOLDER)
+    return footprint.of(Path(path) if path else heavy("nano.shipped", "plan", "ifmesh_services").FOLDER)
 
 
 def _print(plan: Plan, said: str, measured: bool, demands: Mapping[str, Demand]) -> None:

@@ -16,6 +16,7 @@ from ifmesh_services.nano import builder, folder, losses, state, widths
 from ifmesh_services.nano.batches import Batch
 from ifmesh_services.nano.part import trained
 from ifmesh_services.nano.stage_one import STILL, Sketch, StageOne
+from ifmesh_services.nano.stage_two import StageTwo
 from ifmesh_services.nano.train import PARTS, main
 from ifmesh_services.nano.training import Plan, Training
 from ifmesh_services.nano.vae import SCALING, Vae
@@ -128,6 +129,24 @@ def test_captions_may_leave_nothing_out(out: Path) -> None:
     assert len(told) > 48
     assert all(any(colour in text for colour in {w for t in TINTS.values() for w in t}) for text in told)
     assert sum(any(size in text for size in {w for t in SIZES.values() for w in t}) for text in told) == len(told)
+
+
+def test_so_many_timesteps_lie_in_the_band() -> None:
+    t = Batch("any", 0, 0, 40, focus=0.75, band=(600, 700)).timesteps()
+    assert int(((t >= 600) & (t < 700)).sum()) in range(30, 36)  # and a tenth of the ten others, more or less
+    assert len(Batch("any", 0, 0, 40).timesteps().div(100, rounding_mode="floor").unique()) == 10
+
+
+def test_stage_two_cannot_read_colours_off_the_noise(out: Path) -> None:
+    """Where there is next to nothing but noise, its mean is far from that of white noise, 1 / 32."""
+    seen = []
+
+    def unet(x: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor]:
+        seen.append(x[:, :3].mean(dim=(2, 3)))
+        return (torch.zeros(len(x), 6, *x.shape[2:]),)
+
+    StageTwo(out, 32).loss({"unet": unet}, Batch("stage_two", 0, 0, 16, focus=1.0, band=(990, 1000)), torch.device("cpu"))
+    assert 0.2 < float(seen[0].std()) < 0.4
 
 
 def test_the_loss_is_least_where_it_should_be() -> None:

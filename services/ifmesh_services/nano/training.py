@@ -17,7 +17,7 @@ from ifmesh_services.nano.part import Averaged, Models, Part
 
 WARM = 200  # steps in which the learning rate rises
 LEVEL = 4000  # steps after which it falls, as 1 / sqrt(step)
-MATTER = ("seed", "rate", "precision", "device", "told", "most", "focus", "band")  # to the weights
+MATTER = ("seed", "rate", "precision", "device", "told", "most", "focus")  # to the weights
 MEAN = 20  # steps of which the log gives the mean
 
 
@@ -112,9 +112,8 @@ class Training:
             if of := known.get("optimiser"):
                 self._optimiser.load_state_dict({**of, "state": {int(number): moments for number, moments in of["state"].items()}})
             self._step, self._spent, self._history = known["step"], known["seconds"], known["history"]
-        matter: dict[str, Any] = {key: value for key, value in asdict(self._plan).items() if key in MATTER} | {
-            "band": list(self._plan.band)
-        }
+        matter: dict[str, Any] = {key: value for key, value in asdict(self._plan).items() if key in MATTER}
+        matter["band"] = list(self._plan.band)  # as JSON has it
         matter |= {"batch": self._plan.batch or self._part.size, "side": self._part.side, "threads": torch.get_num_threads()}
         if not self._history or {key: self._history[-1].get(key) for key in matter} != matter:
             self._history.append({"from": self._step, **matter})
