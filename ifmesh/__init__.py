@@ -3,7 +3,7 @@
     from ifmesh import Client
 
     with Client() as mesh:
-        mesh.generate("a yellow star on a blue background", seed=7).save("star.png")
+        mesh.generate("a large yellow star on a blue background", seed=7).save("star.png")
 
 The layers, each knowing only those above it (a test holds them to it):
 

@@ -79,7 +79,7 @@ def cli() -> None:
     \b
     ifmesh demo                              everything once, from prompt to pictures
     ifmesh up --toy --detach --wait          a mesh without models, in the background
-    ifmesh submit "a yellow star on a blue background" -o star.png
+    ifmesh submit "a large yellow star on a blue background" -o star.png
     ifmesh ps                                what runs, and where
     ifmesh down                              finish what is under way, and end
     """

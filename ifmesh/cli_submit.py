@@ -53,7 +53,7 @@ def submit(
     """Draw PROMPT and write the picture.  Progress goes to stderr; with --json one line per picture to stdout.
 
     \b
-    ifmesh submit "a yellow star on a blue background" -o star.png --seed 7
+    ifmesh submit "a large yellow star on a blue background" -o star.png --seed 7
     ifmesh submit "a lighthouse" --size 64 --steps I=50 --guidance I=9 --json
     ifmesh submit "a panda in the rain" --image panda.png --strength 0.6
     ifmesh submit "a hat" --image panda.png --mask mask.png --stages-dir stages

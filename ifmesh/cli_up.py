@@ -109,7 +109,7 @@ def readiness(config: Config) -> str:
     lacking = not_ready(books)
     if any(config.copies(stage, host) for stage in lacking for host in ("", *config.hosts)):
         return ""
-    tried = "" if lacking else "; try: ifmesh submit 'a yellow star on a blue background' -o star.png"
+    tried = "" if lacking else "; try: ifmesh submit 'a large yellow star on a blue background' -o star.png"
     said = [f"ready: {len(books.services)} workers, coordinator at {config.control()}{tried}", *modes.told(books.services)]
     if lacking:
         said.append(f"no worker for {', '.join(lacking)} (copies = 0); what needs one waits: start `ifmesh worker {lacking[0]}`")
