@@ -134,7 +134,7 @@ def test_captions_may_leave_nothing_out(out: Path) -> None:
 def test_so_many_timesteps_lie_in_the_band() -> None:
     t = Batch("any", 0, 0, 40, focus=0.75, band=(600, 700)).timesteps()
     assert int(((t >= 600) & (t < 700)).sum()) in range(30, 36)  # and a tenth of the ten others, more or less
-    assert len(Batch("any", 0, 0, 40).timesteps().div(100, rounding_mode="floor").unique()) == 10
+    assert {int(t) // 100 for t in Batch("any", 0, 0, 40).timesteps()} == set(range(10))
 
 
 def test_stage_two_cannot_read_colours_off_the_noise(out: Path) -> None:
