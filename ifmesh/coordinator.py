@@ -30,7 +30,7 @@ from ifmesh.identity import Keys
 from ifmesh.intake import Intake
 from ifmesh.journal import Journal
 from ifmesh.log import Garbage, logger
-from ifmesh.mail import PREVIEWS, RESULTS, Mail, Message
+from ifmesh.mail import NEWS, PREVIEWS, RESULTS, Mail, Message
 from ifmesh.memory import Tidy
 from ifmesh.meter import Meter
 from ifmesh.outlets import TRIES, Outlets
@@ -60,6 +60,7 @@ TURN = 256  # control messages in one turn: then what they led to is carried out
 PAUSE = 0.5  # seconds at most between two looks at who may speak
 EMPTY = bags.encode({})  # the first bag of a job that brings nothing
 TIDY = 1.0  # seconds between two looks at the disk
+VOLATILE = 1 << 30  # bytes of all results together, at the most, where they are in memory
 LOST = {
     "lazy": "a loss of power may lose what was accepted and finished in the last second; the death of a process loses nothing",
     "none": "jobs and results are gone when this process ends, however it ends",
@@ -152,7 +153,8 @@ class Coordinator:
         self._writer.start()
         edges = self._inlet, self._meter, self._gate
         self._intake = Intake(*edges, self._broker, self._writer, self._checkpoints, self._outlets, self._garbage, self._show)
-        self._retention = Retention(self._journal, self._writer, self._config.mesh.keep_results, self._config.mesh.results_bytes)
+        most = min(mesh.results_bytes, VOLATILE) if mesh.durability == "none" else mesh.results_bytes
+        self._retention = Retention(self._journal, self._writer, mesh.keep_results, most)
         known = self._journal.recover(policy.remember)  # it may take its time: the grace of the broker begins behind it
         self._commands += self._broker.recover(time.monotonic(), *known, self._journal.uploads(), self._journal.held())
         self._retention.begin()
@@ -166,6 +168,7 @@ class Coordinator:
             self._writer.stop()
             if self._disk.waiting:
                 logger.error("ending, and the disk has not taken the last of the journal: nobody was told of that")
+            self._mail.flush()
             self._outlets.close()
             self._inlet.close()
             self._control.close()
@@ -186,9 +189,10 @@ class Coordinator:
 
     def _turn(self) -> None:
         """Wait for something, one round of everything, commit once, then carry out."""
-        self._wait()
+        ready = self._wait()
         log.tend(time.monotonic())
-        self._outlets.flush(time.monotonic())
+        self._outlets.flush(time.monotonic(), ready)
+        self._gossip(time.monotonic())
         for number in self._bell.hear():
             self._stop(number)
         self._zap.tend()
@@ -226,7 +230,8 @@ class Coordinator:
         if not self._disk.waiting:
             self._broker.forget(self._retention.turn(now, self._broker.jobs))
 
-    def _wait(self) -> None:
+    def _wait(self) -> set[object]:
+        """The sockets and descriptors on which something has happened."""
         poller = zmq.Poller()
         poller.register(self._control, zmq.POLLIN)
         if not self._disk.waiting and self._intake.open:
@@ -235,8 +240,8 @@ class Coordinator:
         self._outlets.register(poller)
         now = time.monotonic()
         mine = (self._disk.due,) if self._disk.waiting else (self._broker.wakeup(), self._retention.due)
-        until = min(t for t in (now + PAUSE, self._outlets.wakeup(), *mine, self._farewell.wakeup(now), log.wakeup()) if t is not None)
-        poller.poll(int(max(0.0, until - now) * 1000) + 1)
+        until = min(t for t in (now + PAUSE, self._outlets.wakeup(), *mine, self._farewell.wakeup(now), self._mail.due, log.wakeup()) if t is not None)
+        return {who for who, _ in poller.poll(int(max(0.0, until - now) * 1000) + 1)}
 
     def _reread(self) -> None:
         """Who may speak, as the table has it now.  Whose key was revoked is lost at once: what it does counts for nothing."""
@@ -396,13 +401,25 @@ class Coordinator:
         if isinstance(message, ToClient):
             self._farewell.told(time.monotonic(), peer, message)
         try:
+            if isinstance(message, NEWS):
+                self._mail.later(time.monotonic(), peer, message)
+                return
             if self._mail.send(peer, message, payload):
                 return
         except Garbled as error:  # what a stranger made us say is no reason to stop serving the others
             self._garbage.dropped(repr(peer), error)
             return
+        self._gone(peer)
+
+    def _gone(self, peer: bytes) -> None:
         self._broker.gone(time.monotonic(), peer)
         self._farewell.gone(peer)
+
+    def _gossip(self, now: float) -> None:
+        """The news that have waited for their moment."""
+        if self._mail.due is not None and self._mail.due <= now:
+            for peer in self._mail.flush():
+                self._gone(peer)
 
     def _stop(self, received: signal.Signals) -> None:
         """The first time: finish what is under way.  The second time: now; the journal knows the rest."""

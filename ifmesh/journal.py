@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -24,10 +23,9 @@ from ifmesh.errors import Misconfigured
 from ifmesh.protocol import StageRun
 from ifmesh.request import Request
 from ifmesh.schema import OPEN
-from ifmesh.shelf import Shelf, fsync
+from ifmesh.shelf import Shelf, Volatile, fsync
 
 REMEMBER = Policy().remember  # endings given back after a restart, the newest
-VOLATILE = "volatile"  # the folder of results and uploads that no journal on disk knows of
 PAGES = 256  # of the file, given back to the disk at a time
 FREE = 4 * PAGES  # unused pages that are worth it: the next rows use them anyway
 
@@ -58,7 +56,7 @@ class Journal:
 
     def __init__(self, state: Path, database: sqlite3.Connection, lock: int, epoch: int, durability: str = "full") -> None:
         self.state, self.epoch, self.durability = state, epoch, durability
-        self.shelf = Shelf(state / VOLATILE if durability == "none" else state, synced=durability == "full")
+        self.shelf = Volatile() if durability == "none" else Shelf(state, synced=durability == "full")
         self._database, self._lock = database, lock
         self._bytes = 0  # of all results whose endings are here
         self._wrote = self._tired = self._dirty = False  # since somebody last looked; since it last rested; since the last sync
@@ -94,8 +92,6 @@ class Journal:
 
     def close(self) -> None:
         self._database.close()
-        if self.durability == "none":
-            shutil.rmtree(self.state / VOLATILE, ignore_errors=True)
         os.close(self._lock)
 
     # ---- requests and endings
@@ -197,13 +193,13 @@ class Journal:
         """See `Shelf.store`; and so the others."""
         return self.shelf.store(job, frame)
 
-    def load(self, job: str) -> bytes | None:
+    def load(self, job: str) -> bytes | memoryview | None:
         return self.shelf.load(job)
 
     def store_upload(self, digest: str, frame: bytes | memoryview) -> None:
         self.shelf.store_upload(digest, frame)
 
-    def load_upload(self, digest: str) -> bytes | None:
+    def load_upload(self, digest: str) -> bytes | memoryview | None:
         return self.shelf.load_upload(digest)
 
     def discard_upload(self, digest: str) -> None:
@@ -226,8 +222,6 @@ class Journal:
 
     def _begin(self) -> None:
         """What is known of the files before the first commit."""
-        if self.durability == "none":
-            shutil.rmtree(self.state / VOLATILE, ignore_errors=True)
         self.shelf.make()
         with self._understood():
             self._bytes = self._database.execute("SELECT coalesce(sum(size), 0) FROM endings").fetchone()[0]

@@ -7,7 +7,7 @@ monitor (measured: 20 of 20 were still silent when their key had long been let i
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from struct import Struct
 
 import zmq
@@ -62,8 +62,13 @@ class Line:
         """When `tend` has something to do; None: when the monitor says so."""
         return self._due
 
-    def tend(self, now: float) -> bool:
-        """Hear how the link fares, and connect anew if libzmq will not.  True: that was done."""
+    def tend(self, now: float, ready: Container[object] | None = None) -> bool:
+        """Hear how the link fares, and connect anew if libzmq will not.  True: that was done.
+
+        ready: the sockets that a poll has found to be, this one's among them; None: it is asked.
+        """
+        if ready is not None and self._due is None and self._monitor not in ready:
+            return False
         while self._monitor is not None and _speaks(self._monitor):
             event, _ = _EVENT.unpack(self._monitor.recv_multipart(zmq.DONTWAIT)[0])
             self._told(now, event)
@@ -98,5 +103,5 @@ class Line:
 
 
 def _speaks(monitor: Socket) -> bool:
-    """Has it something to say?  Asked for every link in every turn; `poll` would make a poller each time."""
+    """Has it something to say?  `poll` would make a poller each time."""
     return bool(int(monitor.getsockopt(zmq.EVENTS)) & _POLLIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -96,13 +97,18 @@ class Outlets:
         """When `flush` has something to do, if no link has; infinity: never."""
         return min((due for link in self._links.values() if (due := link.line.wakeup()) is not None), default=inf)
 
-    def flush(self, now: float) -> None:
-        """Send what can be sent; give up what has waited too long, and its link, which may be dead without a sign of it."""
+    def flush(self, now: float, ready: Container[object] | None = None) -> None:
+        """Send what can be sent; give up what has waited too long, and its link, which may be dead without a sign of it.
+
+        ready: what a poll of what was registered has found; None: there was none.
+        """
         for life, link in list(self._links.items()):
             try:
-                link.line.tend(now)
+                link.line.tend(now, ready)
             except zmq.ZMQError as error:
                 logger.warning("no way to %s: %s", life or "the coordinator", error)
+            if not link.pending and now - link.busy <= self._idle:
+                continue
             self._flush(now, link)
             late = [place for place, (_, _, since) in link.pending.items() if max(since, link.busy) + self._patience <= now]
             for job, _ in late:

@@ -1,4 +1,4 @@
-"""Results and uploads as files: whole or not at all.  Touches nothing else, so any thread may call it."""
+"""Results and uploads as files, or in memory: whole or not at all.  Touches nothing else, so any thread may call it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
+SUFFIX = ".safetensors"
+
 _JOB = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -22,7 +24,7 @@ class Shelf:
         self.results, self.uploads = folder / "results", folder / "uploads"
         self._synced = synced
         self._unsynced: set[Path] = set()
-        self._lock = Lock()  # over the last
+        self._lock = Lock()  # over what it knows
 
     def make(self) -> None:
         """Its folders are there, without what a death has left half written.  OSError."""
@@ -43,21 +45,21 @@ class Shelf:
         self._put(self.result(job), frame)
         return hashlib.sha256(frame).hexdigest(), memoryview(frame).nbytes
 
-    def load(self, job: str) -> bytes | None:
+    def load(self, job: str) -> bytes | memoryview | None:
         """The published frame; None: there is none."""
-        return _read(self.result(job)) if _JOB.fullmatch(job) else None
+        return self._read(self.result(job)) if _JOB.fullmatch(job) else None
 
     def discard(self, job: str) -> None:
         """Remove its result, if it is there."""
         if _JOB.fullmatch(job):
-            self.result(job).unlink(missing_ok=True)
+            self._remove(self.result(job))
 
     def stored(self) -> Iterator[tuple[str, int]]:
         """Job and bytes of each result that lies here, whoever it belongs to."""
-        return ((job, size) for job, size in _files(self.results) if _JOB.fullmatch(job))
+        return ((job, size) for job, size in self._files(self.results) if _JOB.fullmatch(job))
 
     def result(self, job: str) -> Path:
-        return self.results / f"{job}.safetensors"
+        return self.results / f"{job}{SUFFIX}"
 
     # ---- uploads
 
@@ -70,21 +72,21 @@ class Shelf:
             raise ValueError("an upload's digest has 64 hex digits")
         self._put(self._upload(digest), frame)
 
-    def load_upload(self, digest: str) -> bytes | None:
+    def load_upload(self, digest: str) -> bytes | memoryview | None:
         """The uploaded frame; None: there is none."""
-        return _read(self._upload(digest)) if _SHA256.fullmatch(digest) else None
+        return self._read(self._upload(digest)) if _SHA256.fullmatch(digest) else None
 
     def discard_upload(self, digest: str) -> None:
         """Remove it, if it is there."""
         if _SHA256.fullmatch(digest):
-            self._upload(digest).unlink(missing_ok=True)
+            self._remove(self._upload(digest))
 
     def stored_uploads(self) -> Iterator[tuple[str, int]]:
         """Digest and bytes of each upload that lies here."""
-        return ((digest, size) for digest, size in _files(self.uploads) if _SHA256.fullmatch(digest))
+        return ((digest, size) for digest, size in self._files(self.uploads) if _SHA256.fullmatch(digest))
 
     def _upload(self, digest: str) -> Path:
-        return self.uploads / f"{digest}.safetensors"
+        return self.uploads / f"{digest}{SUFFIX}"
 
     # ---- the disk
 
@@ -122,6 +124,54 @@ class Shelf:
         with self._lock:
             self._unsynced.add(path)
 
+    def _read(self, path: Path) -> bytes | memoryview | None:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def _files(self, folder: Path) -> Iterator[tuple[str, int]]:
+        """Name and bytes of each."""
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.endswith(SUFFIX):
+                    with suppress(FileNotFoundError):
+                        yield entry.name.removesuffix(SUFFIX), entry.stat(follow_symlinks=False).st_size
+
+
+class Volatile(Shelf):
+    """The same in memory: nothing is copied, and all is gone with the process."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+        self._kept: dict[Path, bytes | memoryview] = {}
+
+    def make(self) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def _put(self, path: Path, frame: bytes | memoryview) -> None:
+        with self._lock:
+            self._kept[path] = frame
+
+    def _read(self, path: Path) -> bytes | memoryview | None:
+        with self._lock:
+            return self._kept.get(path)
+
+    def _remove(self, path: Path) -> None:
+        with self._lock:
+            self._kept.pop(path, None)
+
+    def _files(self, folder: Path) -> Iterator[tuple[str, int]]:
+        with self._lock:
+            kept = [(path.stem, memoryview(frame).nbytes) for path, frame in self._kept.items() if path.parent == folder]
+        return iter(sorted(kept))
+
 
 def fsync(path: Path) -> None:
     """This file or folder is on disk when this returns.  OSError."""
@@ -130,18 +180,3 @@ def fsync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-
-
-def _files(folder: Path) -> Iterator[tuple[str, int]]:
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.endswith(".safetensors"):
-                with suppress(FileNotFoundError):
-                    yield entry.name.removesuffix(".safetensors"), entry.stat(follow_symlinks=False).st_size

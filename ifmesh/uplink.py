@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import zmq
 
@@ -65,12 +65,12 @@ class Uplink:
         due = self._line.wakeup()
         return min(time.monotonic() + (1.0 if self.up else 0.2), float("inf") if due is None else due)
 
-    def tend(self) -> None:
-        """Dial where it has to be, send what waits."""
+    def tend(self, ready: Container[object] | None = None) -> None:
+        """Dial where it has to be, send what waits.  ready: what a poll of what was registered has found; None: there was none."""
         if not self.up:
             self.dial()
         try:
-            self._line.tend(time.monotonic())
+            self._line.tend(time.monotonic(), ready)
         except zmq.ZMQError as error:
             logger.warning("cannot dial %s: %s", self._url, error)
         if self._line.trouble != self._trouble:

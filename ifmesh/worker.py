@@ -158,8 +158,8 @@ class Worker:
         ready = self._wait()
         self._zap.tend()
         self._used |= self._meter.look(time.monotonic())
-        self._uplink.tend()
-        self._outlets.flush(time.monotonic())
+        self._uplink.tend(ready)
+        self._outlets.flush(time.monotonic(), ready)
         if self._bell.fileno() in ready:
             for received in self._bell.hear():
                 self._stop(received)

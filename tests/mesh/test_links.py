@@ -18,10 +18,10 @@ from ifmesh.geometry import FILE_BYTES
 from ifmesh.inlet import brought, deliveries
 from ifmesh.journal import Journal
 from ifmesh.log import Garbage
-from ifmesh.mail import PREVIEWS, Mail
+from ifmesh.mail import MOMENT, NEWS, PREVIEWS, Mail
 from ifmesh.outlets import Outlets
 from ifmesh.places import announce, remembered, socket_file, withdraw
-from ifmesh.protocol import Accepted, Endpoint, Header, Kind, Preview
+from ifmesh.protocol import Accepted, Endpoint, Header, Kind, Preview, Progress, Release, Started
 from ifmesh.stage import Tensor
 from ifmesh.wire import HEADER, TO_CLIENT, Garbled
 from ifmesh.writer import Landed, Stored, Unstored, Writer
@@ -279,6 +279,32 @@ def test_a_client_that_does_not_read_gets_only_a_few_pictures(ctx: sockets.Conte
     assert not mail.send(b"nobody", Accepted("j"))
     with pytest.raises(Garbled):
         mail.send(b"reader", Accepted("x" * (2 << 20)))
+
+
+def test_news_wait_for_what_comes_next_or_for_their_moment(ctx: sockets.Context, held: Held) -> None:
+    router, url = sockets.control_server(ctx, "tcp://127.0.0.1:0")
+    held(router)
+    reader = held(sockets.control_client(ctx, url, b"reader"))
+    assert reader.poll(20_000, zmq.POLLOUT)
+    reader.send(b"here")
+    router.recv_multipart()
+    mail = Mail(router)
+    told = [Started("j", "encoder", "encoder-1"), Progress("j", "encoder", 1, 1), Accepted("j")]
+    for news in told[:2]:
+        assert isinstance(news, NEWS)
+        mail.later(5.0, b"reader", news)
+    assert mail.due == 5.0 + MOMENT
+    assert mail.send(b"reader", told[2])
+    for message in told:
+        assert reader.poll(20_000)
+        assert TO_CLIENT.decode(reader.recv()) == message
+    mail.later(6.0, b"nobody", Release("j", (1, 1)))
+    mail.later(7.0, b"reader", Progress("k", "encoder", 1, 1))
+    assert mail.flush() == [b"nobody"]
+    assert mail.due is None
+    assert reader.poll(20_000)
+    assert TO_CLIENT.decode(reader.recv()) == Progress("k", "encoder", 1, 1)
+    assert mail.flush() == []
 
 
 def test_garbage_without_end_is_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:

@@ -35,8 +35,8 @@ def finished(job: str) -> Finished:
 
 
 @contextmanager
-def opened(state: Path) -> Iterator[Journal]:
-    it = Journal.open(state)
+def opened(state: Path, durability: str = "full") -> Iterator[Journal]:
+    it = Journal.open(state, durability)
     try:
         yield it
     finally:
@@ -251,6 +251,21 @@ def test_an_upload_outlives_the_process_until_it_is_discarded(tmp_path: Path) ->
         assert it.uploads() == {}
         assert it.load_upload(DIGEST) is None
     assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_with_durability_none_nothing_but_the_epoch_is_on_disk(tmp_path: Path) -> None:
+    with opened(tmp_path, "none") as it:
+        assert it.store("a", memoryview(FRAME)) == (DIGEST, len(FRAME))
+        it.store_upload(DIGEST, FRAME)
+        assert (it.load("a"), it.load("b"), it.load_upload(DIGEST)) == (FRAME, None, FRAME)
+        assert (list(it.shelf.stored()), it.uploads()) == ([("a", len(FRAME))], {DIGEST: len(FRAME)})
+        it.sync()
+        it.shelf.discard("a")
+        it.discard_upload(DIGEST)
+        assert (it.load("a"), it.uploads()) == (None, {})
+        assert [path for path in tmp_path.rglob("*") if path.suffix == ".safetensors"] == []
+    with opened(tmp_path) as it:
+        assert (it.epoch, it.uploads()) == (2, {})
 
 
 def test_what_a_death_has_left_half_written_is_no_upload(tmp_path: Path) -> None:
