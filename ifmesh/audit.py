@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ifmesh import schema, wire
+from ifmesh import bags, schema, wire
 from ifmesh.errors import Misconfigured
 from ifmesh.journal import Runs, Story
 from ifmesh.protocol import Finished
@@ -18,7 +17,6 @@ from ifmesh.request import Request
 from ifmesh.shelf import Shelf
 
 PAGE = 200  # rows in one transaction: a long one would let the log of a running coordinator grow
-PIECE = 1 << 20  # bytes of a result at a time
 
 Told = Callable[[int, int], None]
 """So many results of so many are looked through."""
@@ -61,7 +59,7 @@ def audit(state: Path, told: Told = lambda done, of: None) -> Audit:
         with closing(connected(path)) as database:
             _rows(it, database, told, shelf)
             _files(it, database, shelf)
-    except sqlite3.Error as error:
+    except schema.Broken as error:
         it.damages.append(f"the database: {error}")
     except PermissionError as error:
         raise Misconfigured(f"{error.filename}: {error.strerror}: look as the user whose mesh it is") from None
@@ -84,7 +82,7 @@ def _rows(it: Audit, database: sqlite3.Connection, told: Told, shelf: Shelf) -> 
     it.damages += [str(line) for (line,) in database.execute("PRAGMA integrity_check(20)") if line != "ok"]
     it.schema = database.execute("PRAGMA user_version").fetchone()[0]
     if it.schema != schema.SCHEMA:
-        it.damages.append(f"a journal of version {it.schema}; this ifmesh has {schema.SCHEMA}: its coordinator brings 3 to 5 up to date")
+        it.damages.append(f"a journal of version {it.schema}; this ifmesh has {schema.SCHEMA}: its coordinator brings 3 to 6 up to date")
         return
     row = database.execute("SELECT epoch FROM meta").fetchone()
     if row is None:
@@ -143,18 +141,15 @@ def _named(it: Audit, what: str) -> Iterator[None]:
 
 def _wrong(path: Path, finished: Finished) -> str:
     """How this file is not the published one; "": it is."""
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            if (size := path.stat().st_size) != finished.size:
-                return f"has {size} bytes instead of {finished.size}"
-            while piece := file.read(PIECE):
-                digest.update(piece)
+        if (size := path.stat().st_size) != finished.size:
+            return f"has {size} bytes instead of {finished.size}"
+        whole = bags.intact(path.read_bytes(), finished.digest)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    return "" if digest.hexdigest() == finished.digest else "holds other bytes than were published"
+    return "" if whole else "holds other bytes than were published"
 
 
 def _still(database: sqlite3.Connection, job: str) -> bool:

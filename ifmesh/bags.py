@@ -7,6 +7,7 @@ them, so every frame is read here, by hand: the header is bounded and must be ex
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -93,8 +94,13 @@ def only(frame: bytes | memoryview, names: Collection[str]) -> bytes:
 
 
 def digest(frame: bytes | memoryview) -> str:
-    """xxh3-128, hex: guards one hop against damage, not against malice."""
+    """xxh3-128, hex: guards against damage, not against malice."""
     return xxhash.xxh3_128_hexdigest(frame)
+
+
+def intact(frame: bytes | memoryview, told: str) -> bool:
+    """Is this its digest?  Of what was published before version 8 of the protocol it is the SHA-256."""
+    return told == (digest(frame) if len(told) == 32 else hashlib.sha256(frame).hexdigest())
 
 
 # ---- inside

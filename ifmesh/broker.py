@@ -145,7 +145,7 @@ class Broker(Survey):
         return known is not None and known.publishing and known.token == token
 
     def landed(self, now: float, job: str, token: Token, digest: str, size: int, beside: str = "") -> list[Command]:
-        """The result is on disk.  digest: SHA-256 (hex) of the frame.  Only the first counts: afterwards the job is gone.
+        """The result is on disk.  digest: xxh3-128 (hex) of the frame.  Only the first counts: afterwards the job is gone.
 
         beside: SHA-256 of what was to be kept beside it; it is, if it is `stored`, now or for another.  "": nothing was.
         """

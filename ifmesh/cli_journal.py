@@ -27,7 +27,7 @@ def journal() -> None:
 @options.as_json
 @options.configured
 def check(as_json: bool, config_file: Path | None) -> int:
-    """Look through the whole journal: the database, every record, and every result against its SHA-256.
+    """Look through the whole journal: the database, every record, and every result against its digest.
 
     A coordinator may run meanwhile.  Exit 0: it is sound; 1: it is damaged, and each damage is named.
 

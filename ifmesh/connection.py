@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import threading
@@ -15,7 +14,7 @@ from math import inf
 
 import zmq
 
-from ifmesh import caller, credentials, sockets, wire
+from ifmesh import bags, caller, credentials, sockets, wire
 from ifmesh.errors import Lost, MeshError, Misconfigured
 from ifmesh.file import File
 from ifmesh.identity import Identity
@@ -233,7 +232,7 @@ class Connection:
                 if len(rest) > 1:
                     raise wire.Garbled("more than two parts")
                 message, payload = wire.TO_CLIENT.decode(first.bytes), rest[0].buffer if rest else b""  # not copied
-                if isinstance(message, Result) and hashlib.sha256(payload).hexdigest() != message.digest:
+                if isinstance(message, Result) and not bags.intact(payload, message.digest):
                     raise wire.Garbled(f"result of {message.job}: not the bytes that were published")
             except wire.VersionMismatch as error:
                 self.failure = versions(self.address, str(error))

@@ -240,7 +240,8 @@ class Coordinator:
         self._outlets.register(poller)
         now = time.monotonic()
         mine = (self._disk.due,) if self._disk.waiting else (self._broker.wakeup(), self._retention.due)
-        until = min(t for t in (now + PAUSE, self._outlets.wakeup(), *mine, self._farewell.wakeup(now), self._mail.due, log.wakeup()) if t is not None)
+        theirs = (self._outlets.wakeup(), self._mail.due, self._farewell.wakeup(now), log.wakeup())
+        until = min(t for t in (now + PAUSE, *mine, *theirs) if t is not None)
         return {who for who, _ in poller.poll(int(max(0.0, until - now) * 1000) + 1)}
 
     def _reread(self) -> None:

@@ -230,7 +230,7 @@ class Journal:
     def _understood(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except schema.Broken as error:
             raise schema.understood(self.state / schema.FILE, error) from error
         except wire.Garbled as error:
             raise schema.damaged(self.state / schema.FILE, str(error)) from None
@@ -249,7 +249,7 @@ class Journal:
                     self._database.execute("ROLLBACK")
             except sqlite3.Error:  # the first error says more
                 pass
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, schema.Broken):
                 raise schema.understood(self.state / schema.FILE, error) from error
             raise
         self._wrote = self._tired = self._dirty = True

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ifmesh.request import Request
 
-VERSION = 7
+VERSION = 8
 
 Token = tuple[int, int]
 """(coordinator epoch, number).  Issuing a newer one is what invalidates the older; (0, 0) is older than any."""
@@ -191,7 +191,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The result is on disk.  digest: SHA-256 (hex) of the published frame, size: its bytes.
+    """The result is on disk.  digest: xxh3-128 (hex) of the published frame, size: its bytes.
 
     reproducible: every stage stayed within one numeric class over all its runs, and that class promises equal bits.  kept: SHA-256
     (hex) of the upload that the mesh has made of what the next stage needs, for Request.keep seconds from now on; "" for none.

@@ -74,7 +74,7 @@ def _copy(it: Salvage, path: Path, new: sqlite3.Connection) -> None:
                 it.lost.append(f"the epoch: {epoch} takes its place")
             for table in schema.NAMES:
                 it.saved[table] = _table(it, old, new, table)
-    except sqlite3.Error as error:  # not even a database
+    except schema.Broken as error:  # not even a database
         it.lost.append(f"all of it: {error}")
     new.execute("UPDATE meta SET epoch = ?", (epoch,))
 
@@ -90,7 +90,7 @@ def _table(it: Salvage, old: sqlite3.Connection, new: sqlite3.Connection, table:
             if row is not None:
                 new.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", row)
                 saved += 1
-        except sqlite3.DatabaseError as error:
+        except schema.Broken as error:
             it.lost.append(f"{table}: row {number}{_whose(old, table, number)}: {error}")
     if not numbers and _one(old, f"SELECT count(*) FROM {table} NOT INDEXED") != 0:
         it.lost.append(f"{table}: all of it")
@@ -102,7 +102,7 @@ def _numbers(old: sqlite3.Connection, table: str) -> range:
     found: set[int] = set()
     for by in ("", "NOT INDEXED"):
         for way in ("ASC", "DESC"):
-            with suppress(sqlite3.DatabaseError):
+            with suppress(*schema.Broken):
                 found.update(n for (n,) in old.execute(f"SELECT rowid FROM {table} {by} ORDER BY rowid {way}") if isinstance(n, int))
     if not found:
         return range(0)
@@ -147,7 +147,7 @@ def _swap(path: Path, fresh: Path) -> Path:
 def _whose(old: sqlite3.Connection, table: str, number: int) -> str:
     """The job of a row that cannot be read, if the index knows it."""
     column = "digest" if table == "holds" else "job"
-    with suppress(sqlite3.DatabaseError):
+    with suppress(*schema.Broken):
         for (name,) in old.execute(f"SELECT {column} FROM {table} INDEXED BY sqlite_autoindex_{table}_1 WHERE +rowid = ?", (number,)):
             return f" ({name})"
     return ""
@@ -155,7 +155,7 @@ def _whose(old: sqlite3.Connection, table: str, number: int) -> str:
 
 def _one(old: sqlite3.Connection, query: str) -> object:
     """None: it cannot be read."""
-    with suppress(sqlite3.DatabaseError):
+    with suppress(*schema.Broken):
         row = old.execute(query).fetchone()
         return row[0] if row else None
     return None

@@ -18,9 +18,10 @@ from ifmesh.protocol import Ended, Finished
 
 T = TypeVar("T")
 
-SCHEMA = 6
-OLDER = (3, 4, 5)
-"""Versions that are brought up to date; the records of each are of the version of the protocol with the same number."""
+SCHEMA = 8
+OLDER = (3, 4, 5, 6)
+"""Versions that are brought up to date; the records of each are of the version of the protocol with the same number, or one that followed
+it before the next of these."""
 SEAL = 8  # bytes of checksum before each record
 FILE = "journal.db"
 WAIT = 0.2  # seconds for somebody else's lock, a `journal check`; the coordinator's loop stands still meanwhile
@@ -54,14 +55,18 @@ _LATER = {  # errors of a disk that may be mended while we wait
     sqlite3.SQLITE_NOMEM,
 }
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+Broken = (sqlite3.Error, UnicodeDecodeError)
+"""What SQLite raises, and Python in the place of an error whose text quotes damaged bytes."""
 
 
 class Unwritable(Exception):
     """The disk does not take it, or give it back, now: full, read-only, failing.  Nothing of it was written; later it may be."""
 
 
-def understood(path: Path, error: sqlite3.Error) -> Exception:
+def understood(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> Exception:
     """What this error means: Unwritable, Misconfigured (the journal is damaged), or the error itself: our bug."""
+    if isinstance(error, UnicodeDecodeError):
+        return damaged(path, "what it holds is no text")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _LATER:
         return Unwritable(str(error))
@@ -81,7 +86,7 @@ def opened(path: Path, synchronous: str) -> tuple[sqlite3.Connection, int]:
     """
     try:
         database = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error as error:
+    except Broken as error:
         raise understood(path, error) from None
     try:
         database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded by a new file only
@@ -97,13 +102,13 @@ def opened(path: Path, synchronous: str) -> tuple[sqlite3.Connection, int]:
         if version == 3:
             _from_3(database)
         if version in OLDER:
-            _renew(database, version)
+            _renew(database, checked=version > 3)
         epoch = made(database)
         database.execute("COMMIT")
         if version == 3:
             database.execute("VACUUM")  # with it the auto_vacuum above counts
         return database, epoch
-    except sqlite3.Error as error:
+    except Broken as error:
         database.close()
         raise understood(path, error) from None
     except wire.Garbled as error:
@@ -163,20 +168,23 @@ def _from_3(database: sqlite3.Connection) -> None:
     database.execute("ALTER TABLE endings ADD COLUMN size INTEGER NOT NULL DEFAULT 0")
 
 
-def _renew(database: sqlite3.Connection, version: int) -> None:
-    """Every record as this version of the protocol writes it: since then it has gained fields at most, and each has a default."""
+def _renew(database: sqlite3.Connection, checked: bool) -> None:
+    """Every record as this version of the protocol writes it: since then it has gained fields at most, and each has a default.
+
+    checked: records have checksums.
+    """
     for number, record in database.execute("SELECT number, request FROM requests").fetchall():
-        database.execute("UPDATE requests SET request = ? WHERE number = ?", (_sealed(_renewed(record, version)), number))
+        database.execute("UPDATE requests SET request = ? WHERE number = ?", (_sealed(_renewed(record, checked)), number))
     for number, *records in database.execute("SELECT number, ending, story, runs FROM endings").fetchall():
-        renewed = [_sealed(_renewed(record, version)) for record in records]
+        renewed = [_sealed(_renewed(record, checked)) for record in records]
         row = (*renewed, size_of(ending(renewed[0])), number)
         database.execute("UPDATE endings SET ending = ?, story = ?, runs = ?, size = ? WHERE number = ?", row)
 
 
-def _renewed(stored: bytes, version: int) -> bytes:
-    """Garbled: it is not as it was stored.  Those of version 3 have no checksum."""
-    if version == 3:
-        return wire.renewed(stored, version)
+def _renewed(stored: bytes, checked: bool) -> bytes:
+    """Garbled: it is not as it was stored."""
+    if not checked:
+        return wire.renewed(stored, OLDER[0])
     if _sealed(stored[SEAL:]) != stored:
         raise wire.Garbled("its checksum is wrong")
-    return wire.renewed(stored[SEAL:], version)
+    return wire.renewed(stored[SEAL:], OLDER[0])

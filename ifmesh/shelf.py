@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
@@ -10,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
+
+from ifmesh import bags
 
 SUFFIX = ".safetensors"
 
@@ -36,14 +37,14 @@ class Shelf:
     # ---- results
 
     def store(self, job: str, frame: bytes | memoryview) -> tuple[str, int]:
-        """Put the published frame on disk; its SHA-256 (hex) and size.  Again is harmless: the same job, the same bytes.
+        """Put the published frame on disk; its xxh3-128 (hex) and size.  Again is harmless: the same job, the same bytes.
 
         ValueError: a job id that is none.  OSError: the disk.
         """
         if not _JOB.fullmatch(job):
             raise ValueError("a job id has 1 to 64 letters, digits, - or _")
         self._put(self.result(job), frame)
-        return hashlib.sha256(frame).hexdigest(), memoryview(frame).nbytes
+        return bags.digest(frame), memoryview(frame).nbytes
 
     def load(self, job: str) -> bytes | memoryview | None:
         """The published frame; None: there is none."""

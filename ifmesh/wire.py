@@ -101,12 +101,12 @@ def unpack(cls: type[T] | UnionType, frame: Frame) -> Any:
     return Door[Any]("in the journal", cls, _RECORD).decode(frame)
 
 
-def renewed(frame: Frame, version: int) -> bytes:
-    """A record of the journal that this older version packed, as this one packs it.  Only for classes that have since gained nothing but
-    fields with defaults.  Garbled: it is no such record."""
+def renewed(frame: Frame, oldest: int) -> bytes:
+    """A record of the journal that an older version packed, but none before the oldest, as this one packs it.  Only for classes that have
+    since gained nothing but fields with defaults.  Garbled: it is no such record."""
     data = _unpacked(frame)
-    if not isinstance(data, dict) or data.get("v") != version:
-        raise Garbled(f"no record of protocol version {version}")
+    if not isinstance(data, dict) or data.get("v") not in range(oldest, VERSION):
+        raise Garbled(f"no record of protocol version {oldest} to {VERSION - 1}")
     again: bytes = msgpack.packb({**data, "v": VERSION})
     return again
 

@@ -26,8 +26,8 @@ UPLOADS = 4  # the same; the next is turned away, and its client pushes again
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """This job's result is on disk.  digest: SHA-256 (hex) of the frame; size: bytes; kept: SHA-256 of what was to be kept beside it; it is
-    Stored, if there was room.  "": nothing was."""
+    """This job's result is on disk.  digest: xxh3-128 (hex) of the frame; size: bytes; kept: SHA-256 of what was to be kept beside it; it
+    is Stored, if there was room.  "": nothing was."""
 
     job: str
     token: Token

@@ -8,7 +8,7 @@ from ifmesh.cascade import IF
 from ifmesh.commands import Blame, Book, Close, Command, Hold
 from ifmesh.protocol import Ended, Failed, Finished, StageRun
 from ifmesh.request import Request
-from tests.broker.toyland import EMPTY, left, names, published, sha
+from tests.broker.toyland import EMPTY, digest, left, names, published, sha
 
 BEGINS = (": begun on ", ": done on ", "stage_one: adopted: ", "stage_two: adopted: ", "upscaler: adopted: ", "guard: adopted: ")
 """Words of a story from which on a stage has begun."""
@@ -86,7 +86,7 @@ class Disk:
                 if isinstance(command.ending, Finished):
                     frame = self.results.get(command.job)
                     assert frame is not None, f"{command.job} is finished, but nothing is on disk"
-                    assert sha(frame) == command.ending.digest, f"{command.job}: digest of something else"
+                    assert digest(frame) == command.ending.digest, f"{command.job}: digest of something else"
                     first = self.brought[row.request.upload] if row.request.upload else EMPTY
                     assert frame == published(row.request, first), f"{command.job}: wrong bytes were published"
                     self._check_kept(now, command.job, row.request, command.ending.kept, left(row.request, first), roomy)

@@ -182,7 +182,7 @@ class Hub:
             if keeps:
                 self.disk.uploads[sha(kept)] = self.disk.brought[sha(kept)] = kept
                 self._inbox.append((sha(kept), len(kept), names(kept)))
-            self._inbox.append((header.job, header.token, sha(frame), len(frame), sha(kept) if kept else ""))
+            self._inbox.append((header.job, header.token, digest(frame), len(frame), sha(kept) if kept else ""))
             self._soon(0.0)
 
     def _soon(self, delay: float) -> None:
@@ -308,7 +308,7 @@ class Hub:
                 self.disk.discard(world.now, command.digest)
         elif isinstance(command, Hand):
             frame = self.disk.results[command.job]
-            assert sha(frame) == command.digest
+            assert digest(frame) == command.digest
             if not world.links.down(command.to, Result(command.job, command.digest, command.request), frame):
                 self._gone(command.to)
         elif isinstance(command, Note):

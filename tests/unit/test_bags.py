@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import safetensors.torch
 import torch
 
 from ifmesh import bags
-from ifmesh.bags import FRAME_LIMIT, HEADER_LIMIT, decode, digest, encode
+from ifmesh.bags import FRAME_LIMIT, HEADER_LIMIT, decode, digest, encode, intact
 from ifmesh.cascade import EMBEDS, FLAGGED, IF, IMAGE64, IMAGE256, RNG, Blob
 from ifmesh.request import Request
 from ifmesh.stage import Tensor
@@ -338,6 +339,14 @@ def test_20000_damaged_frames_give_a_bag_or_garbled(declared: bool) -> None:
         else:
             library(damaged)  # what we take, the library takes
     assert taken < 10_000
+
+
+@pytest.mark.parametrize("told", [digest, lambda frame: hashlib.sha256(frame).hexdigest()])
+def test_a_frame_is_intact_by_the_digest_of_today_and_of_older_versions(told: Callable[[bytes], str]) -> None:
+    frame = encode(SMALL)
+    assert intact(frame, told(frame))
+    assert not intact(frame[:-1] + bytes([frame[-1] ^ 1]), told(frame))
+    assert not intact(frame, "")
 
 
 def test_what_is_declared_for_a_larger_picture_is_refused() -> None:

@@ -249,7 +249,9 @@ def test_a_journal_of_version_3_is_brought_up_to_date(tmp_path: Path) -> None:
         assert it.prune(1e12, 0, 50) == ["ended"], "the sizes of its results are known"
 
 
-def test_a_journal_of_version_4_is_brought_up_to_date(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "spoken"), [(4, 4), (5, 5), (6, 6), (6, 7)])
+def test_a_journal_of_an_older_version_is_brought_up_to_date(tmp_path: Path, version: int, spoken: int) -> None:
+    """spoken: the version of the protocol that packed its records."""
     ending = Finished("ended", hashlib.sha256(b"x").hexdigest(), 1, 7, True, (RUN,))
     with closing(Journal.open(tmp_path)) as it:
         it.commit([Book("open", FOX), Book("ended", FOX), Close("ended", ending, STORY, (RUN,))])
@@ -257,9 +259,9 @@ def test_a_journal_of_version_4_is_brought_up_to_date(tmp_path: Path) -> None:
         for table, columns in {"requests": ("request",), "endings": ("ending", "story", "runs")}.items():
             for column in columns:
                 for number, stored in database.execute(f"SELECT number, {column} FROM {table}").fetchall():
-                    packed = msgpack.packb({**msgpack.unpackb(stored[schema.SEAL :]), "v": 4})
+                    packed = msgpack.packb({**msgpack.unpackb(stored[schema.SEAL :]), "v": spoken})
                     database.execute(f"UPDATE {table} SET {column} = ? WHERE number = ?", (schema._sealed(packed), number))
-        database.execute("PRAGMA user_version = 4")
+        database.execute(f"PRAGMA user_version = {version}")
     with closing(Journal.open(tmp_path)) as it:
         booked, closed = it.recover()
         assert ([b.job for b in booked], closed) == (["open"], [Closed("ended", FOX, ending, STORY, (RUN,))])
