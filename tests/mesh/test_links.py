@@ -225,7 +225,7 @@ def test_a_disk_that_fails_is_told_and_nothing_counts(
         landed += write.landed()
     assert landed == [
         Unstored(digest, "busy", "the mesh cannot store the upload: Is a directory"),
-        Landed("job", (1, 1), digest, len(frame)),
+        Landed("job", (1, 1), bags.digest(frame), len(frame)),
     ]
     assert journal.load("job") == frame
     assert garbage.total == 0
