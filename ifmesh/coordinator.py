@@ -195,7 +195,7 @@ class Coordinator:
         self._gossip(time.monotonic())
         for number in self._bell.hear():
             self._stop(number)
-        self._zap.tend()
+        self._zap.tend(time.monotonic())
         self._descriptors.look(time.monotonic())
         self._meter.look(time.monotonic())
         self._memory.look(time.monotonic())

@@ -156,7 +156,7 @@ class Worker:
     def _turn(self) -> None:
         """Wait for something, then one round of everything."""
         ready = self._wait()
-        self._zap.tend()
+        self._zap.tend(time.monotonic())
         self._used |= self._meter.look(time.monotonic())
         self._uplink.tend(ready)
         self._outlets.flush(time.monotonic(), ready)

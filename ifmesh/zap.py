@@ -17,6 +17,8 @@ from ifmesh.sockets import DOMAIN, Context
 
 ADDRESS = "inproc://zeromq.zap.01"
 VERSION = b"1.0"
+OFTEN = 0.5
+"""Seconds between two looks at the thread."""
 
 
 class Zap:
@@ -26,6 +28,7 @@ class Zap:
         self._ctx, self._allowed = ctx, allowed
         self._strangers = Garbage()
         self._thread: threading.Thread | None = None
+        self._looked = float("-inf")
 
     def start(self) -> None:
         """Before the first socket is bound.  ZMQError: there is one already."""
@@ -38,8 +41,11 @@ class Zap:
             socket.close(0)
             raise
 
-    def tend(self) -> None:
-        """If it has died, start it again.  To be called once a second or so."""
+    def tend(self, now: float) -> None:
+        """If it has died, start it again."""
+        if now < self._looked + OFTEN:
+            return
+        self._looked = now
         if self._thread is not None and not self._thread.is_alive():
             logger.error("the thread that lets others in has died: starting it again; until now nobody new came in")
             try:

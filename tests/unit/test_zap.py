@@ -142,11 +142,11 @@ def test_a_thread_that_has_died_lets_nobody_in_until_it_lives_again(door: Door, 
     until(lambda: troubled(late))
     assert not up(late)
     assert up(old), "who is in stays in"
-    door.zap.tend()
+    door.zap.tend(0.0)
     assert "has died: starting it again" in caplog.text
     until(lambda: up(late))
     until(lambda: up(new))
-    door.zap.tend()
+    door.zap.tend(1.0)
     assert len(threads()) == 1
 
 
