@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -116,6 +117,7 @@ class Ended:
     error: str
 
 
+SOON = 0.005  # seconds that a task which is expected is waited for before anything else is done
 Event = Loaded | Weighed | Denied | Cleared | Free | Stepped | Saved | Over | Made | Spoilt | Threw | Ended
 
 
@@ -173,6 +175,9 @@ class Compute:
         self._each, self._leave = checkpoint_steps, leave
         self._swap = swap
         self._orders: SimpleQueue[Order] = SimpleQueue()
+        self._unpacked: list[tuple[_Work, Bag]] = []
+        self.expecting = False
+        """Set from outside: a task is ready for the next free slot, and will come at once."""
         self._work: dict[str, _Work] = {}
         self._asked = 0
 
@@ -237,6 +242,7 @@ class Compute:
         self._work.clear()
         self._asked = 0
         self._leave(())
+        self._pack()
         self._packer.settle()
         gc.collect()
         torch = sys.modules.get("torch")
@@ -256,7 +262,7 @@ class Compute:
             while True:
                 if not self._work:
                     self._leave(())
-                order = self._orders.get(block=not self._work)
+                order = self._next()
                 if isinstance(order, Clear):
                     return False
                 if isinstance(order, Task):
@@ -268,8 +274,23 @@ class Compute:
                     return True
         except Empty:
             pass
+        self._pack()
         self._step(stage)
         return True
+
+    def _next(self) -> Order:
+        """Empty: there is none now, and there is work to go on with."""
+        if not self._work and self._unpacked:
+            if self.expecting:  # the packer's thread would only be in its way
+                with suppress(Empty):
+                    return self._orders.get(timeout=SOON)
+            self._pack()
+        return self._orders.get(block=not self._work)
+
+    def _pack(self) -> None:
+        for work, gave in self._unpacked:
+            self._packer.pack(work.task, work.bag, gave, work.seconds)
+        self._unpacked.clear()
 
     def _ask(self, stage: Stage) -> None:
         while self._asked + len(self._work) < stage.slots:
@@ -329,7 +350,7 @@ class Compute:
                     del self._work[advance.job]
                     self._tell(Over(advance.job, work.task.token))
                     self._ask(stage)
-                    self._packer.pack(work.task, work.bag, advance.output, work.seconds)
+                    self._unpacked.append((work, advance.output))
         except Exception as error:  # it concerns all that stepped
             for job in [job for job in self._work if job not in paused]:
                 self._failed(stage, self._work.pop(job).task, error)

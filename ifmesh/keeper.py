@@ -231,6 +231,11 @@ class Keeper:
         begun = Task(job, task.token, task.request, task.frame, urgent=urgent, saved=task.saved)
         return begun, [Send(Step(self.hello.life, job, task.token, 0, 0))]
 
+    @property
+    def ready(self) -> bool:
+        """Is there a task whose bag is here, and that waits for a free slot?"""
+        return any(task.whole and not task.running for task in self.tasks.values())
+
     def spoiled(self, now: float, job: str, token: Token, error: str) -> list[Command]:
         """The bag does not decode to what the stage needs: wait for it again; the third time raises it."""
         task = self._current(job, token)

@@ -156,34 +156,40 @@ class Worker:
     def _turn(self) -> None:
         """Wait for something, then one round of everything."""
         ready = self._wait()
+        if self._bell.fileno() in ready:
+            for received in self._bell.hear():
+                self._stop(received)
+        self._rung = False  # before they are looked at: what comes now rings again
+        while not self._events.empty():
+            self._happened(self._events.get_nowait())
+        self._begin()  # first: the compute thread may have nothing to do
         self._zap.tend(time.monotonic())
         self._used |= self._meter.look(time.monotonic())
         self._uplink.tend(ready)
         self._outlets.flush(time.monotonic(), ready)
-        if self._bell.fileno() in ready:
-            for received in self._bell.hear():
-                self._stop(received)
         if self._uplink.socket in ready:
             for parts in self._uplink.received():
                 self._heard(parts)
         if self._inlet in ready:
             for header, frame in deliveries(self._inlet, INLET, self._garbage, self._trust.wants, self._meter.heard):
                 self._carry_out(self._keeper.arrived(time.monotonic(), header, frame))
-        self._rung = False  # before they are looked at: what comes now rings again
-        while not self._events.empty():
-            self._happened(self._events.get_nowait())
         if time.monotonic() >= self._keeper.wakeup():
             self._carry_out(self._keeper.tick(time.monotonic()))
-        while True:
-            task, commands = self._keeper.take(time.monotonic(), urgent=not self._wanted)
-            self._carry_out(commands)
-            if task is None:
-                break
-            self._wanted -= not task.urgent
-            self._compute.give(task)
+        self._begin()
         if not ready and self._used and not self._keeper.tasks and not self._keeper.outbox:
             self._used = False
             memory.tidy()
+
+    def _begin(self) -> None:
+        """Give the compute thread what it may begin with."""
+        while True:
+            task, commands = self._keeper.take(time.monotonic(), urgent=not self._wanted)
+            self._carry_out(commands)
+            self._compute.expecting = self._keeper.ready
+            if task is None:
+                return
+            self._wanted -= not task.urgent
+            self._compute.give(task)
 
     def _wait(self) -> set[object]:
         """The sockets and descriptors on which something has happened."""

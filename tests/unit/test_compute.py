@@ -226,6 +226,40 @@ def test_the_next_is_asked_for_before_the_bag_is_packed(monkeypatch: pytest.Monk
     assert made == ["a", "b"]
 
 
+@pytest.mark.parametrize("comes", [True, False])
+def test_what_is_to_be_packed_waits_while_the_next_is_about_to_come(monkeypatch: pytest.MonkeyPatch, comes: bool) -> None:
+    """Until that is admitted; or, where it does not come, for a moment."""
+    monkeypatch.setattr("ifmesh.compute.SOON", LIMIT if comes else 0.01)
+    order: list[str] = []
+    encode = bags.encode
+
+    def packed(bag: Bag) -> bytes:
+        order.append("packed")
+        return encode(bag)
+
+    class Telling(toy.StageOne):
+        def admit(self, job: str, request: Request, bag: Bag, saved: Bag | None = None) -> int:
+            order.append(f"{job} begun")
+            return super().admit(job, request, bag, saved)
+
+    monkeypatch.setattr(bags, "encode", packed)
+    monkeypatch.setattr(toy, "StageOne", Telling)
+    thread = Thread(steps=2)
+    thread.compute.expecting = True
+    thread.give("a")
+    thread.until(lambda event: event == Stepped("a", (1, 1), 1, 2))
+    assert [thread.told.get(timeout=LIMIT) for _ in range(2)] == [Over("a", (1, 1)), Free()]
+    if comes:
+        thread.compute.expecting = False
+        thread.give("b", 2)
+        thread.until(lambda event: isinstance(event, Made) and event.job == "b")
+        assert order[:2] == ["a begun", "b begun"]
+        assert order[2:] == ["packed", "packed"]
+    else:
+        thread.until(lambda event: isinstance(event, Made))
+        assert order == ["a begun", "packed"]
+
+
 def test_a_stage_that_gives_too_little_is_told_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     events = Thread(kind=f"{__name__}:Meagre", steps=2).run("a")
     assert events[-1] == Threw("a", (1, 1), "ValueError: stage_one gave no image64", "stage")
