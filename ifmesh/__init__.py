@@ -37,7 +37,7 @@ The layers, each knowing only those above it (a test holds them to it):
                       gate        the coordinator's: who said this, and may it; trust: the same of a worker
                       journal     requests and endings in SQLite; results on disk; with schema (its tables), shelf (files), disk (one
                                   that fails), retention (what is forgotten), audit and salvage (is it sound, and if not)
-                      coordinator Broker behind a ROUTER
+                      coordinator Broker behind a ROUTER; with mail (what it says), counter (results, handed out), intake (what comes in)
                       worker      Keeper beside a stage; a parent watches it; lender: who on this host has a device's memory
                       connection  Caller behind a DEALER, in a thread of its own; with parcels (uploads) and a file for each job
                       talk        what to wait for: one story for threads and tasks

@@ -21,6 +21,7 @@ from ifmesh.cascade import IF
 from ifmesh.checkpoints import Checkpoints
 from ifmesh.commands import Blame, Book, Close, Command, Discard, Forget, Give, Hand, Hold, Note, Policy, Restore, Send
 from ifmesh.config import Config
+from ifmesh.counter import Counter
 from ifmesh.descriptors import Count
 from ifmesh.disk import Disk
 from ifmesh.errors import Misconfigured
@@ -30,7 +31,7 @@ from ifmesh.identity import Keys
 from ifmesh.intake import Intake
 from ifmesh.journal import Journal
 from ifmesh.log import Garbage, logger
-from ifmesh.mail import NEWS, PREVIEWS, RESULTS, Mail, Message
+from ifmesh.mail import NEWS, PREVIEWS, Mail, Message
 from ifmesh.memory import Tidy
 from ifmesh.meter import Meter
 from ifmesh.outlets import TRIES, Outlets
@@ -126,6 +127,7 @@ class Coordinator:
         self._zap.start()
         self._control, url = self._bind(keys)
         self._mail = Mail(self._control)
+        self._counter = Counter(self._mail)
         host = sockets.host_id()
         sweep(state)
         path = socket_file(state, "coordinator")
@@ -210,6 +212,8 @@ class Coordinator:
         if wakeup is not None and wakeup <= time.monotonic():
             self._commands += self._broker.tick(time.monotonic())
         self._carry_out()
+        while (asked := self._counter.next(time.monotonic())) is not None:
+            self._hand(*asked)
         self._tidy(time.monotonic())
         self._leave(time.monotonic())
 
@@ -240,7 +244,7 @@ class Coordinator:
         self._outlets.register(poller)
         now = time.monotonic()
         mine = (self._disk.due,) if self._disk.waiting else (self._broker.wakeup(), self._retention.due)
-        theirs = (self._outlets.wakeup(), self._mail.due, self._farewell.wakeup(now), log.wakeup())
+        theirs = (self._outlets.wakeup(), self._mail.due, self._counter.due, self._farewell.wakeup(now), log.wakeup())
         until = min(t for t in (now + PAUSE, *mine, *theirs) if t is not None)
         return {who for who, _ in poller.poll(int(max(0.0, until - now) * 1000) + 1)}
 
@@ -358,7 +362,7 @@ class Coordinator:
             case Discard(digest):
                 self._discard(digest)
             case Hand(peer, job, digest, request):
-                self._hand(peer, Result(job, digest, request))
+                self._counter.ask(peer, Result(job, digest, request))
             case Note(job, text):
                 log.note(job, text)
             case Book() | Close() | Hold() | Blame():
@@ -385,9 +389,7 @@ class Coordinator:
             logger.error("an upload cannot be removed: %s", error)
 
     def _hand(self, peer: bytes, told: Result) -> None:
-        """The picture, unless this client has not even taken the last few: it asks again, ever more slowly."""
-        if not self._mail.room(peer, RESULTS):
-            return
+        """The picture."""
         try:
             payload = self._journal.load(told.job)
         except OSError as error:
@@ -415,6 +417,7 @@ class Coordinator:
     def _gone(self, peer: bytes) -> None:
         self._broker.gone(time.monotonic(), peer)
         self._farewell.gone(peer)
+        self._counter.gone(peer)
 
     def _gossip(self, now: float) -> None:
         """The news that have waited for their moment."""

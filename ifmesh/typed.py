@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
+from itertools import repeat
 from operator import attrgetter
 from pathlib import Path
 from reprlib import Repr
@@ -166,15 +167,16 @@ def _dataclass(cls: type) -> _Build:
         if strict:
             _known(data, names)
         found: dict[str, Any] = {}
-        for name, part, required in parts:
-            if name in data:
-                try:
+        name = ""
+        try:
+            for name, part, required in parts:
+                if name in data:
                     found[name] = part(data[name], strict)
-                except _Wrong as wrong:
-                    wrong.path.append(name)
-                    raise
-            elif required:
-                raise _Wrong(None, "missing", name)
+                elif required:
+                    raise _Wrong(None, "missing")
+        except _Wrong as wrong:
+            wrong.path.append(name)
+            raise
         return cls(**found)
 
     return make
@@ -195,6 +197,8 @@ def _near(text: str, names: Iterable[str]) -> list[str]:
 
 
 def _int(data: Any, strict: bool) -> int:
+    if type(data) is int and -(2**63) <= data < 2**64:
+        return data
     if not isinstance(data, int) or isinstance(data, bool):
         raise _Wrong(data, "a whole number")
     if not -(2**63) <= data < 2**64:
@@ -275,7 +279,7 @@ def _tuple(hint: Any) -> _Build:
         _listed(data)
         if len(data) > MOST_ENTRIES:
             raise _Wrong(f"{len(data)} entries", f"at most {MOST_ENTRIES} entries")
-        return tuple(_entry(part, i, value, strict) for i, value in enumerate(data))
+        return _entries(repeat(part), data, strict)
 
     return make
 
@@ -287,7 +291,7 @@ def _fixed(hints: tuple[Any, ...]) -> _Build:
         _listed(data)
         if len(data) != len(parts):
             raise _Wrong(data, f"exactly {len(parts)} entries")
-        return tuple(_entry(part, i, value, strict) for i, (part, value) in enumerate(zip(parts, data, strict=True)))
+        return _entries(parts, data, strict)
 
     return make
 
@@ -297,12 +301,15 @@ def _listed(data: Any) -> None:
         raise _Wrong(data, "a list")
 
 
-def _entry(part: _Build, index: int, value: Any, strict: bool) -> Any:
+def _entries(parts: Iterable[_Build], data: Sequence[Any], strict: bool) -> tuple[Any, ...]:
+    made: list[Any] = []
     try:
-        return part(value, strict)
+        for part, value in zip(parts, data, strict=False):  # there may be more parts
+            made.append(part(value, strict))
     except _Wrong as wrong:
-        wrong.path.append(index)
+        wrong.path.append(len(made))
         raise
+    return tuple(made)
 
 
 def _dict(hint: Any) -> _Build:

@@ -15,6 +15,7 @@ import zmq
 
 from ifmesh import bags, exits
 from ifmesh.credentials import called
+from ifmesh.mail import RESULTS
 from ifmesh.parent import classify
 from ifmesh.protocol import (
     VERSION,
@@ -23,11 +24,13 @@ from ifmesh.protocol import (
     Books,
     Cancel,
     Failed,
+    Fetch,
     Finished,
     Header,
     Hi,
     Progress,
     Refused,
+    Result,
     Run,
     Started,
     Welcome,
@@ -85,6 +88,23 @@ def test_asking_again_runs_nothing_again(calm: Mesh) -> None:
         assert fan.finished("again") == first
         fan.submit("again", small(seed=8))
         assert fan.until(Refused).reason == "conflict"
+
+
+def test_many_results_that_are_asked_for_at_once_all_come(calm: Mesh) -> None:
+    """More than may be under way to one client, each asked for once."""
+    with calm.speaker() as fan:
+        fan.submit("whole", FOX)
+        fan.finished("whole")
+        jobs = [f"many-{number}" for number in range(3 * RESULTS)]
+        for number, job in enumerate(jobs):
+            fan.submit(job, small(seed=number))
+        for job in jobs:
+            if not any(isinstance(m, Finished) and m.job == job for m in fan.heard):
+                fan.finished(job)
+        for job in ("whole", *jobs):
+            fan.send(Fetch(job))
+        came = [fan.until(Result).job for _ in range(1 + len(jobs))]
+        assert came == ["whole", *jobs]
 
 
 def test_finished_bags_are_kept_for_the_curious(calm: Mesh) -> None:
