@@ -58,7 +58,8 @@ class Journal:
         self.state, self.epoch, self.durability = state, epoch, durability
         self.shelf = Volatile() if durability == "none" else Shelf(state, synced=durability == "full")
         self._database, self._lock = database, lock
-        self._bytes = 0  # of all results whose endings are here
+        self.bytes = 0
+        """Of all results whose endings are here."""
         self._wrote = self._tired = self._dirty = False  # since somebody last looked; since it last rested; since the last sync
 
     @classmethod
@@ -104,7 +105,7 @@ class Journal:
         wall = time.time()
         with self._transaction():
             grown = sum(self._write(command, wall) for command in wanted)
-        self._bytes += grown
+        self.bytes += grown
 
     def held_by_us(self) -> None:
         """Misconfigured: another coordinator has taken this journal over.  Unwritable: it cannot be read now."""
@@ -140,7 +141,7 @@ class Journal:
         `most` bytes; at most so many at once, the oldest first.  Their ids: their results can go."""
         with self._understood():
             rows = self._database.execute("SELECT job, wall, size FROM endings ORDER BY number LIMIT ?", (batch,)).fetchall()
-        before, left, gone = time.time() - keep, self._bytes, []
+        before, left, gone = time.time() - keep, self.bytes, []
         for job, wall, size in rows:
             if wall >= before and left <= most:
                 break
@@ -151,7 +152,7 @@ class Journal:
         with self._transaction():
             for table in ("endings", "requests", "blames"):
                 self._database.executemany(f"DELETE FROM {table} WHERE job = ?", gone)
-        self._bytes = left
+        self.bytes = left
         return [job for (job,) in gone]
 
     def unclaimed(self, jobs: Iterable[str]) -> list[str]:
@@ -224,7 +225,7 @@ class Journal:
         """What is known of the files before the first commit."""
         self.shelf.make()
         with self._understood():
-            self._bytes = self._database.execute("SELECT coalesce(sum(size), 0) FROM endings").fetchone()[0]
+            self.bytes = self._database.execute("SELECT coalesce(sum(size), 0) FROM endings").fetchone()[0]
 
     @contextmanager
     def _understood(self) -> Iterator[None]:

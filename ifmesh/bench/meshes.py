@@ -10,7 +10,7 @@ from ifmesh.own import Own, Settings
 from ifmesh.request import STAGES
 
 TRANSPORTS = ("ipc", "tcp", "tcp+curve")
-RESULTS = 1 << 29
+RESULTS = 128 << 20
 """Bytes of pictures that nobody fetches again."""
 
 

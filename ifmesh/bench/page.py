@@ -26,7 +26,7 @@ p.said { color: #6b6f77; margin: .2rem 0 1.5rem } p.note { margin: .35rem 0 }
 th, td { padding: .28rem .8rem; text-align: right; border-bottom: 1px solid #e4e1d9; vertical-align: top }
 th { font-weight: 600; color: #6b6f77; border-bottom: 2px solid #c9c6bf }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
-table.text td { text-align: left; word-break: break-word }
+table.text th, table.text td { text-align: left; overflow-wrap: anywhere } table.text td:first-child { white-space: nowrap }
 figure { margin: 1.2rem 0 } svg { max-width: 100%; height: auto } code { background: #efece4; padding: .1rem .35rem; border-radius: 3px }
 """
 

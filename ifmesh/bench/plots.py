@@ -101,7 +101,7 @@ def _load(report: Report, make: Make) -> list[Figure]:
         left.plot([ms / 1000 for ms in by_percent], range(101), color=SERIES[0], lw=2)
         if goal := run.get("slo"):
             left.axvline(goal["seconds"], color=GREY, ls="--", lw=1)
-            left.text(goal["seconds"], 3, f" {goal['seconds']:g} s", color=GREY)
+            left.text(goal["seconds"], 3, f"{goal['seconds']:g} s ", color=GREY, ha="right")
     left.set(title="Latency from when it was due", xlabel="seconds", ylabel="% of the images", ylim=(0, 101))
     left.set_xlim(left=0)
     _stack(right, run["stages"])

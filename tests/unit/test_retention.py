@@ -20,7 +20,7 @@ from ifmesh.journal import FREE, Journal, Runs, Story
 from ifmesh.log import Garbage
 from ifmesh.protocol import Cancelled, Finished, StageRun
 from ifmesh.request import Request
-from ifmesh.retention import BATCH, Retention
+from ifmesh.retention import BATCH, HURRY, Retention
 from ifmesh.writer import Writer
 
 FOX = Request("a fox", 7)
@@ -96,6 +96,21 @@ def test_beyond_the_quota_the_oldest_go_and_no_more_than_needed(tmp_path: Path, 
     with closing(Journal.open(tmp_path)) as it:
         assert it.prune(DAY, 7_000, 50) == [], "how much there is, is known after a restart"
         assert it.prune(DAY, 6_999, 50) == ["j3"]
+
+
+def test_far_beyond_the_quota_nobody_waits_for_the_next_look(journal: Journal) -> None:
+    with closing(Bell()) as bell:
+        it = Retention(journal, Writer(journal, bell, Garbage()), DAY, 10_000)
+        assert it.turn(100.0, ()) == []
+        for n in range(10):
+            finish(journal, f"j{n}", 1000)
+        finish(journal, "small", 500)
+        assert it.turn(101.0, ()) == [], "a little more waits"
+        finish(journal, "more", 1000)
+        assert it.turn(101.0, ()) == ["j0", "j1"]
+        finish(journal, "most", 3000)
+        assert it.turn(101.0 + HURRY / 2, ()) == [], "not in every turn"
+        assert it.turn(101.0 + HURRY, ()) == ["j2", "j3", "j4"]
 
 
 def test_what_is_rolled_back_counts_for_nothing(journal: Journal) -> None:
