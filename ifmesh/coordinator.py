@@ -127,7 +127,7 @@ class Coordinator:
         self._zap.start()
         self._control, url = self._bind(keys)
         self._mail = Mail(self._control)
-        self._counter = Counter(self._mail)
+        self._counter = Counter(self._mail, self._journal.load, self._say)
         host = sockets.host_id()
         sweep(state)
         path = socket_file(state, "coordinator")
@@ -212,8 +212,7 @@ class Coordinator:
         if wakeup is not None and wakeup <= time.monotonic():
             self._commands += self._broker.tick(time.monotonic())
         self._carry_out()
-        while (asked := self._counter.next(time.monotonic())) is not None:
-            self._hand(*asked)
+        self._counter.serve(time.monotonic())
         self._tidy(time.monotonic())
         self._leave(time.monotonic())
 
@@ -387,18 +386,6 @@ class Coordinator:
             self._writer.discard(digest)
         except OSError as error:
             logger.error("an upload cannot be removed: %s", error)
-
-    def _hand(self, peer: bytes, told: Result) -> None:
-        """The picture."""
-        try:
-            payload = self._journal.load(told.job)
-        except OSError as error:
-            logger.error("the result cannot be read: %s", error, extra={"job": told.job})
-            payload = None
-        if payload is None:
-            self._say(peer, Refused(told.job, "unknown", "the result is no longer on disk"))
-        else:
-            self._say(peer, told, payload)
 
     def _say(self, peer: bytes, message: Message, payload: bytes | memoryview | None = None) -> None:
         if isinstance(message, ToClient):
