@@ -42,7 +42,8 @@ class Mesh:
     this host reaches a coordinator elsewhere. silence, grace, transfer: seconds, see `commands.Policy`. slowest_link: bytes a second; a bag
     gets so much more time as it may take at this rate. durability: "full" (on disk before
     it is told), "lazy" (at most a second later) or "none" (in memory). keep_results: seconds after its end that a job and its result are
-    kept; results_bytes: all results together, the oldest go first; with "none" at most 1 GiB. reserve_bytes: with less free space on the disk nothing new is taken.
+    kept; results_bytes: all results together, the oldest go first; with "none" at most 1 GiB. reserve_bytes: with less free space on the
+    disk nothing new is taken.
     checkpoint_bytes: of memory for checkpoints.  max_phase: seconds, see `commands.Policy`.
     """
 
