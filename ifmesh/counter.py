@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ifmesh.log import logger
-from ifmesh.mail import RESULTS, Mail
+from ifmesh.mail import RESULTS, Mail, key
 from ifmesh.protocol import Refused, Result
 
 SOONEST, LATEST = 0.005, 0.5  # seconds between two looks whether somebody has read
-MOST = 4096  # results that wait here; who asks for more asks again
+MOST = 4096  # results that wait here for the clients of one key; who asks for more asks again
 
 
 class Counter:
@@ -29,7 +29,7 @@ class Counter:
 
     def ask(self, peer: bytes, told: Result) -> None:
         """This client wants that result, which is to follow.  Asked twice before it has it, it gets it once."""
-        if sum(map(len, self._asked.values())) < MOST:
+        if sum(len(asked) for who, asked in self._asked.items() if key(who) == key(peer)) < MOST:
             self._asked.setdefault(peer, {})[told.job] = told
 
     def serve(self, now: float) -> None:

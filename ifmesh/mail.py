@@ -66,7 +66,7 @@ class Mail:
     def room(self, peer: bytes, most: int) -> bool:
         """Are fewer than so many pictures still on their way to this client, and not too many to all who have its key?"""
         self._under_way = {who: left for who, all_ in self._under_way.items() if (left := [one for one in all_ if not one[0].done])}
-        unread = sum(size for who, all_ in self._under_way.items() if _key(who) == _key(peer) for _, size in all_)
+        unread = sum(size for who, all_ in self._under_way.items() if key(who) == key(peer) for _, size in all_)
         return len(self._under_way.get(peer, ())) < most and unread < UNREAD
 
     def _said(self, peer: bytes, parts: Sequence[bytes | zmq.Frame]) -> bool:
@@ -84,8 +84,8 @@ class Mail:
         return True
 
 
-def _key(peer: bytes) -> bytes:
-    """The tag of its key, which its routing id begins with (`roles.tag`); in a mesh without keys all are one."""
+def key(peer: bytes) -> bytes:
+    """Whose client that is: the tag of its key, which its routing id begins with (`roles.tag`); in a mesh without keys all are one."""
     return peer[:16] if peer[16:17] == b"." else b""
 
 

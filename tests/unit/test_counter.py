@@ -97,6 +97,16 @@ def test_what_is_no_more_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert "the result cannot be read: no" in caplog.text
 
 
+def test_who_asks_for_too_much_is_in_the_way_of_nobody_else() -> None:
+    desk = Desk()
+    greedy, other = b"a" * 16 + b".client", b"b" * 16 + b".client"
+    desk.mail.handed[greedy] = RESULTS
+    for number in range(MOST + 10):
+        desk.counter.ask(greedy + b"%d" % (number % 7), Result(f"j{number}", "", FOX))
+    desk.counter.ask(other, Result("mine", "", FOX))
+    assert (other, "mine") in desk.handed(0.0)
+
+
 def test_only_so_many_wait() -> None:
     desk = Desk()
     counter, mail = desk.counter, desk.mail
