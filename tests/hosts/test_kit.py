@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -82,11 +83,12 @@ def test_a_host_has_its_own_name_files_and_identity(hosts: Hosts) -> None:
     ids = {host.python(HOST_ID) for host in (a, b)}
     here = subprocess.run([sys.executable, "-c", HOST_ID], env=environment(), capture_output=True, text=True, check=True).stdout
     assert len(ids | {here}) == 3
+    note = f"note-{os.getpid()}"
     for path in ("/tmp", "/run", "/var/tmp", "/dev/shm"):
-        a.run("touch", f"{path}/note")
-        assert (a.files / path[1:] / "note").exists()
-        assert not (b.files / path[1:] / "note").exists()
-        assert not Path(path, "note").exists()
+        a.run("touch", f"{path}/{note}")
+        assert (a.files / path[1:] / note).exists()
+        assert not (b.files / path[1:] / note).exists()
+        assert not Path(path, note).exists()
     for folder in ("/", str(ROOT)):
         with pytest.raises(subprocess.CalledProcessError, match=r"touch|exit status"):
             a.run("touch", f"{folder}/note")
