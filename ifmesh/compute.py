@@ -31,6 +31,8 @@ from ifmesh.protocol import Token
 from ifmesh.stage import Bag, Foreign, Setup, Stage, steps_done
 from ifmesh.wire import Garbled
 
+SOON = 0.005  # seconds that a task which is expected is waited for before anything else is done
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -117,7 +119,6 @@ class Ended:
     error: str
 
 
-SOON = 0.005  # seconds that a task which is expected is waited for before anything else is done
 Event = Loaded | Weighed | Denied | Cleared | Free | Stepped | Saved | Over | Made | Spoilt | Threw | Ended
 
 
