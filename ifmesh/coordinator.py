@@ -271,7 +271,7 @@ class Coordinator:
 
     def _heard(self, peer: bytes, parts: list[zmq.Frame]) -> None:
         """Garbled: it is no message, or not one that the speaker may say."""
-        speaker = self._gate.speaker(peer, sockets.speaker(parts[0])) if self._gate.keyed else None
+        speaker = self._gate.speaker(peer, sockets.speaker(parts[0]))
         if len(parts) != 1:
             raise Garbled("more than one part")
         message = TO_COORDINATOR.decode(parts[0].bytes)

@@ -55,19 +55,26 @@ class Dispatch(Ledger):
         if self._orphans:
             return
         for stage in reversed(self.queues):
-            queue = self.queues[stage]
-            if not queue or not self.roster.stages[stage]:
+            if self.queues[stage] and self.roster.stages[stage]:
+                while self._assigned(now, stage):
+                    pass
+
+    def _assigned(self, now: float, stage: str) -> bool:
+        """One round of those that wait for this stage.  True: a worker that was kept for one of them is free for those before it, too."""
+        queue, again = self.queues[stage], False
+        for job in queue.drain():
+            if self.draining and job.stage == 0:
                 continue
-            for job in queue.drain():
-                if self.draining and job.stage == 0:
-                    continue
-                picky = job.avoid or job.blame >= self.policy.alone or job.stage in job.classes
-                worker = self._pick(job) if picky else self._soonest(job)
-                if worker is not None:
-                    queue.remove(job)
-                    self._grant(now, job, worker)
-                elif not picky and not self._reserved:
-                    break  # nobody has room; but one that must run alone, further back, may have its worker ready
+            picky = job.avoid or job.blame >= self.policy.alone or job.stage in job.classes
+            kept = self._reserved.get(job.id, "")
+            worker = self._pick(job) if picky else self._soonest(job)
+            again |= kept not in ("", self._reserved.get(job.id))
+            if worker is not None:
+                queue.remove(job)
+                self._grant(now, job, worker)
+            elif not picky and not self._reserved:
+                break  # nobody has room; but one that must run alone, further back, may have its worker ready
+        return again
 
     def _soonest(self, job: Job) -> Worker | None:
         """The least loaded with room; rather one where it begins at once: a slot is free, or else all that is there makes way for it."""

@@ -27,11 +27,6 @@ class Gate:
         self._looked = float("-inf")
         self._number = 0
 
-    @property
-    def keyed(self) -> bool:
-        """Has everybody a key?"""
-        return self._table is not None
-
     def refresh(self, now: float) -> bool:
         """Look at the table again, unless that was just done.  True: it is another than when this was last asked."""
         if self._table is None or now - self._looked < OFTEN:

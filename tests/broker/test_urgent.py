@@ -160,6 +160,23 @@ def test_a_closed_door_is_closed_to_the_urgent_too(hindrance: str) -> None:
     assert hub.where() == before
 
 
+def test_a_worker_that_is_kept_for_another_no_more_is_free_for_those_before_it_at_once() -> None:
+    """Seed 78431: who must run alone finds a better place in the same turn, after the others have looked."""
+    hub = Hub("enc.1")
+    for job in ("b", "f", "a"):
+        hub.submit(job, FOX)
+    danger = hub.broker.jobs["a"]
+    danger.blame = hub.broker.policy.alone
+    hub.done("b")
+    for job in ("c", "d", "e"):
+        hub.submit(job, NOW)
+    assert (hub.where(), hub.broker.roster.lives["enc.1"].reserved) == ({"enc.1": {"f"}}, "a")
+    danger.avoid.add("enc")
+    hub.join("free.1", 2)
+    assert hub.where() == {"enc.1": {"f", "e"}, "free.1": {"c", "d"}}
+    assert hub.broker.roster.lives["free.1"].reserved == "a"
+
+
 def test_what_makes_way_is_not_blamed() -> None:
     hub = Hub("enc.1")
     hub.submit("a", FOX)
